@@ -1,1 +1,59 @@
-//! ABI
+//! ABI between the eBPF programs and the agent: record layouts, map and global names, histogram maths.
+//!
+//! Everything here is plain data with a fixed layout (`repr(C)`, no padding, no `bool`), compiled for the BPF target and for
+//! the host. The programs that fill it are in the folder of the same name beside each ABI file.
+#![no_std]
+
+#[path = "counters/abi.rs"]
+pub mod counters;
+pub mod hist;
+#[path = "process/abi.rs"]
+pub mod process;
+#[path = "sched/abi.rs"]
+pub mod sched;
+#[path = "tcp/abi.rs"]
+pub mod tcp;
+
+/// A slot of a record array that holds nothing.
+pub const SLOT_FREE: u32 = 0;
+/// A slot whose socket, thread or process is alive.
+pub const SLOT_LIVE: u32 = 1;
+/// A slot whose socket, thread or process is gone; the record is final until the agent frees the slot.
+pub const SLOT_CLOSED: u32 = 2;
+
+/// The offset of a field that this kernel's BTF does not have: the load is pruned by the verifier.
+pub const FIELD_ABSENT: u32 = u32::MAX;
+
+/// Where an [`Event`] comes from.
+pub const EVENT_FLOW_OPEN: u32 = 1;
+/// A flow reached `TCP_CLOSE`: its record is final.
+pub const EVENT_FLOW_CLOSE: u32 = 2;
+/// A process matched a comm rule.
+pub const EVENT_PROCESS: u32 = 3;
+/// The leader of a tracked process exited.
+pub const EVENT_PROCESS_EXIT: u32 = 4;
+
+/// A wake-up for the agent; the record itself is in the array slot.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Event {
+    /// One of the `EVENT_*` constants.
+    pub kind: u32,
+    /// Index into the array that belongs to the kind.
+    pub slot: u32,
+    /// Thread-group id of the process concerned.
+    pub tgid: u32,
+    /// Unused; keeps the layout free of padding.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Event>() == 16);
+
+/// Index of the flow array in the level map.
+pub const LEVEL_FLOWS: u32 = 0;
+/// Index of the thread array.
+pub const LEVEL_THREADS: u32 = 1;
+/// Index of the process array.
+pub const LEVEL_PROCESSES: u32 = 2;
+/// Number of levels. Each holds one more than the highest slot ever used: the agent looks no further.
+pub const LEVELS: usize = 3;

@@ -1,0 +1,99 @@
+//! Reading kernel memory: typed loads where the verifier knows the pointer, `bpf_probe_read_kernel` where it does not.
+
+use core::mem::{MaybeUninit, zeroed};
+
+use aya_ebpf::{
+    Global,
+    helpers::generated::{bpf_probe_read_kernel, bpf_skc_to_tcp_sock},
+};
+use dwcp_observer_ebpf::FIELD_ABSENT;
+
+/// How a program reaches kernel memory; picked by its rung of the ladder.
+pub trait Access {
+    /// Whether sockets and tasks are tagged in local storage (needs typed pointers) or in a hash.
+    const TYPED: bool;
+
+    /// Reads a field; zero when this kernel does not have it.
+    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T;
+
+    /// The `tcp_sock` of a full TCP socket, null for any other.
+    unsafe fn tcp_sock(sk: *const u8) -> *const u8;
+}
+
+/// `tp_btf` and iterators: direct, fault-handled loads; an offset outside the struct does not load.
+pub struct Typed;
+
+impl Access for Typed {
+    const TYPED: bool = true;
+
+    #[inline(always)]
+    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T {
+        if offset == FIELD_ABSENT {
+            return zeroed();
+        }
+        *base.add(offset as usize).cast::<T>()
+    }
+
+    #[inline(always)]
+    unsafe fn tcp_sock(sk: *const u8) -> *const u8 {
+        bpf_skc_to_tcp_sock(sk.cast_mut().cast()).cast()
+    }
+}
+
+/// `raw_tp`: arguments are plain numbers to the verifier.
+pub struct Probed;
+
+impl Access for Probed {
+    const TYPED: bool = false;
+
+    #[inline(always)]
+    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T {
+        if offset == FIELD_ABSENT {
+            return zeroed();
+        }
+        let mut value = MaybeUninit::<T>::uninit();
+        let source = base.wrapping_add(offset as usize);
+        if bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, source.cast()) == 0 {
+            value.assume_init()
+        } else {
+            zeroed()
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tcp_sock(sk: *const u8) -> *const u8 {
+        sk
+    }
+}
+
+macro_rules! offsets {
+    ($($name:ident,)*) => {
+        $(
+            /// Byte offset from the running kernel's BTF, set by the loader and frozen.
+            #[unsafe(no_mangle)]
+            pub static $name: Global<u32> = Global::new(FIELD_ABSENT);
+        )*
+    };
+}
+
+offsets! {
+    SK_FAMILY, SK_STATE, SK_LPORT, SK_DPORT, SK_DADDR, SK_SADDR, SK_V6_DADDR, SK_V6_SADDR, SK_FLAGS, SK_NET, NET_INUM,
+    SK_PROTOCOL, SK_STORAGE, SK_ERR,
+    TP_BYTES_ACKED, TP_BYTES_RECEIVED, TP_BYTES_SENT, TP_BYTES_RETRANS, TP_WRITE_SEQ, TP_SND_UNA, TP_SND_NXT, TP_RCV_NXT,
+    TP_COPIED_SEQ, TP_SEGS_OUT, TP_SEGS_IN, TP_DATA_OUT, TP_DATA_IN, TP_TOTAL_RETRANS, TP_DELIVERED, TP_LOST, TP_SRTT,
+    TP_MDEV, TP_MIN_RTT, TP_CWND, TP_SSTHRESH, TP_MSS, TP_SND_WND, TP_RCV_WND, TP_MSTAMP, TP_CHRONO_TYPE, TP_CHRONO_START,
+    TP_CHRONO_STAT, TP_RACK_RTT,
+    TASK_PID, TASK_TGID, TASK_COMM, TASK_LEADER, TASK_STORAGE, TASK_START, TASK_EXEC, TASK_RUN_DELAY, TASK_PCOUNT,
+    TASK_NVCSW, TASK_NIVCSW, TASK_MOVES,
+    SOCKET_SK,
+}
+
+/// Bit of `SOCK_DONE` in `sk_flags`, from the enum in BTF.
+#[unsafe(no_mangle)]
+pub static SOCK_DONE_BIT: Global<u32> = Global::new(FIELD_ABSENT);
+/// Shift of `chrono_type` within its byte: a bit field on some kernels.
+#[unsafe(no_mangle)]
+pub static CHRONO_SHIFT: Global<u32> = Global::new(0);
+/// Mask of `chrono_type` after the shift.
+#[unsafe(no_mangle)]
+pub static CHRONO_MASK: Global<u32> = Global::new(0xff);

@@ -1,0 +1,53 @@
+//! Named counters, one bank per CPU: everything that an early return would otherwise lose in silence.
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+        /// Index of a counter in the per-CPU bank.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Counter { $($(#[$doc])* $name,)* }
+
+        impl Counter {
+            /// Every counter, in index order.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The counter's name in metrics: `map:reason`.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// No free flow slot: the flow counts in its process' overflow totals only.
+    FlowSlotsFull = "flows:full",
+    /// Socket storage could not be allocated: the flow is retried at its next event.
+    FlowTagFailed = "flows:storage",
+    /// No free thread slot: the thread is not measured.
+    ThreadSlotsFull = "threads:full",
+    /// Task storage could not be allocated.
+    TaskTagFailed = "threads:storage",
+    /// No free process slot: its flows count in the overflow process.
+    ProcessSlotsFull = "processes:full",
+    /// The lifecycle ring buffer was full: the agent notices at its next cycle instead of at once.
+    EventsFull = "events:full",
+    /// The event was seen while a helper refused (recursion on the same CPU, map lock contended).
+    HelperBusy = "helpers:busy",
+    /// An RTT sample of zero or beyond the histogram's range.
+    RttDiscarded = "rtt:discarded",
+    /// A run-queue wait that went backwards or beyond the histogram's range.
+    RunqDiscarded = "runqueue:discarded",
+}
+
+/// Number of counters.
+pub const COUNTERS: usize = Counter::ALL.len();
+
+/// One CPU's bank.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct CounterBank {
+    /// Indexed by [`Counter`].
+    pub values: [u64; COUNTERS],
+}

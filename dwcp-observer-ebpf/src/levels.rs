@@ -1,0 +1,19 @@
+//! How far each record array has been used.
+
+use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
+use dwcp_observer_ebpf::LEVELS;
+pub use dwcp_observer_ebpf::{LEVEL_FLOWS, LEVEL_PROCESSES, LEVEL_THREADS};
+
+#[map]
+static LEVEL: Array<[u32; LEVELS + 1]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// A racing raise may be lost; the next one on a higher slot repairs it, and the agent learns each slot from its event as well.
+#[inline(always)]
+pub unsafe fn raise(which: u32, slot: u32) {
+    if let Some(levels) = LEVEL.get_ptr_mut(0) {
+        let level = (&raw mut *levels).cast::<u32>().add(which as usize);
+        if *level <= slot {
+            level.write_volatile(slot + 1);
+        }
+    }
+}

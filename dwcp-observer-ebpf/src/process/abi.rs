@@ -1,0 +1,68 @@
+//! Processes that may migrate, and the rules by which the kernel side recognises them.
+
+/// Length of a task's `comm`, including its NUL.
+pub const COMM_LEN: usize = 16;
+/// Entries of the comm rule table.
+pub const COMM_RULES: usize = 64;
+/// `u64` words of the port bitmap: one bit per TCP port.
+pub const PORT_WORDS: usize = 65536 / 64;
+
+/// Matches a `comm` by value under mask: an exact name or a prefix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CommRule {
+    /// `comm` under `mask`, native byte order.
+    pub value: [u64; 2],
+    /// Bits that must match; all zero ends the table.
+    pub mask: [u64; 2],
+    /// Non-zero: a thread-group leader with this name may migrate; the number is the agent's rule number.
+    pub process: u32,
+    /// Non-zero: a thread with this name has this role (`sched::ROLE_*`).
+    pub role: u32,
+}
+
+/// What the kernel keeps of a process that may migrate.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Process {
+    /// `SLOT_*`.
+    pub state: u32,
+    /// Bumped by the agent when it frees the slot; tags of an older generation are void.
+    pub generation: u32,
+    /// Thread-group id in the initial pid namespace.
+    pub tgid: u32,
+    /// Number of the comm rule that matched, 0 when a port or the agent named the process.
+    pub rule: u32,
+    /// Written by the agent: non-zero while the threads are to be measured.
+    pub watch: u32,
+    /// Unused; keeps the layout free of padding.
+    pub reserved: u32,
+    /// `task_struct.start_boottime` of the leader: ns since boot; with `tgid` it identifies the process for ever.
+    pub start_boottime: u64,
+    /// When the leader exited, `CLOCK_MONOTONIC` ns; 0 while it lives.
+    pub exited_ns: u64,
+    /// Name of the leader when it was recognised.
+    pub comm: [u8; COMM_LEN],
+    /// Totals of flows that found no slot; exact once these flows are closed.
+    pub overflow: FlowOverflow,
+}
+
+/// Totals of the flows of one process that have no record of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowOverflow {
+    /// Flows that found no slot.
+    pub flows: u64,
+    /// Of these, closed.
+    pub closed: u64,
+    /// Payload bytes queued by `sendmsg`: acknowledged and still to be acknowledged.
+    pub bytes_queued: u64,
+    /// Payload bytes acknowledged by the peer.
+    pub bytes_delivered: u64,
+    /// Payload bytes received in order.
+    pub bytes_received: u64,
+    /// `tcp_sock.bytes_retrans`.
+    pub bytes_retrans: u64,
+    /// `tcp_sock.total_retrans`.
+    pub segs_retrans: u64,
+}

@@ -1,0 +1,221 @@
+//! TCP flows: one end of one connection.
+
+use crate::hist::{Hist, RTT_BUCKETS};
+
+/// Number of TCP states in `include/net/tcp_states.h`, index 0 unused.
+pub const TCP_STATES: usize = 13;
+/// `TCP_ESTABLISHED`.
+pub const TCP_ESTABLISHED: u32 = 1;
+/// `TCP_SYN_SENT`.
+pub const TCP_SYN_SENT: u32 = 2;
+/// `TCP_SYN_RECV`.
+pub const TCP_SYN_RECV: u32 = 3;
+/// `TCP_FIN_WAIT1`.
+pub const TCP_FIN_WAIT1: u32 = 4;
+/// `TCP_CLOSE`.
+pub const TCP_CLOSE: u32 = 7;
+/// `TCP_CLOSE_WAIT`.
+pub const TCP_CLOSE_WAIT: u32 = 8;
+/// `TCP_LAST_ACK`.
+pub const TCP_LAST_ACK: u32 = 9;
+
+/// `TCP_LISTEN`.
+pub const TCP_LISTEN: u32 = 10;
+
+/// Number of congestion states (`TCP_CA_Open` to `TCP_CA_Loss`, `include/uapi/linux/tcp.h`).
+pub const CA_STATES: usize = 5;
+
+/// The flow's `connect()` was seen: it is the active opener.
+pub const FLOW_ACTIVE_OPEN: u32 = 1 << 0;
+/// The flow's passive open was seen.
+pub const FLOW_PASSIVE_OPEN: u32 = 1 << 1;
+/// The flow was found by the socket sweep: it was open before the observer saw it.
+pub const FLOW_FOUND_OPEN: u32 = 1 << 2;
+/// A FIN was queued for sending.
+pub const FLOW_FIN_SENT: u32 = 1 << 3;
+/// The peer's FIN was received in order.
+pub const FLOW_FIN_RECEIVED: u32 = 1 << 4;
+/// A port rule matched the local or the peer's port.
+pub const FLOW_PORT_MATCH: u32 = 1 << 5;
+
+/// The socket's own counters and gauges at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Snapshot {
+    /// Odd while being written.
+    pub sequence: u32,
+    /// `sk_state`.
+    pub tcp_state: u32,
+    /// `tcp_sock.tcp_mstamp` (us, `CLOCK_MONOTONIC`) when taken by an event; ktime in us when taken by the sweep.
+    pub at_us: u64,
+    /// `tcp_sock.bytes_acked` (RFC 4898 tcpEStatsAppHCThruOctetsAcked): includes 1 for an active opener's SYN and 1 for a FIN.
+    pub bytes_acked: u64,
+    /// `tcp_sock.bytes_received` (RFC 4898 tcpEStatsAppHCThruOctetsReceived): includes 1 for a FIN.
+    pub bytes_received: u64,
+    /// `tcp_sock.bytes_sent`: payload put on the wire, retransmissions included.
+    pub bytes_sent: u64,
+    /// `tcp_sock.bytes_retrans`.
+    pub bytes_retrans: u64,
+    /// `tcp_sock.write_seq`: end of what the application has queued.
+    pub write_seq: u32,
+    /// `tcp_sock.snd_una`: first unacknowledged sequence number.
+    pub snd_una: u32,
+    /// `tcp_sock.snd_nxt`.
+    pub snd_nxt: u32,
+    /// `tcp_sock.rcv_nxt`.
+    pub rcv_nxt: u32,
+    /// `tcp_sock.copied_seq`: what the application has read.
+    pub copied_seq: u32,
+    /// `tcp_sock.segs_out`.
+    pub segs_out: u32,
+    /// `tcp_sock.segs_in`.
+    pub segs_in: u32,
+    /// `tcp_sock.data_segs_out`.
+    pub data_segs_out: u32,
+    /// `tcp_sock.data_segs_in`.
+    pub data_segs_in: u32,
+    /// `tcp_sock.total_retrans`: segments retransmitted.
+    pub total_retrans: u32,
+    /// `tcp_sock.delivered`: segments.
+    pub delivered: u32,
+    /// `tcp_sock.lost`: segments marked lost.
+    pub lost: u32,
+    /// `tcp_sock.srtt_us`: smoothed RTT, us x 8.
+    pub srtt_us8: u32,
+    /// `tcp_sock.mdev_us`: RTT mean deviation, us x 4.
+    pub mdev_us4: u32,
+    /// `tcp_sock.rtt_min.s[0].v`: windowed minimum RTT, us; `u32::MAX` before the first sample.
+    pub min_rtt_us: u32,
+    /// `tcp_sock.snd_cwnd`: segments.
+    pub snd_cwnd: u32,
+    /// `tcp_sock.snd_ssthresh`: segments.
+    pub snd_ssthresh: u32,
+    /// `tcp_sock.mss_cache`: bytes.
+    pub mss: u32,
+    /// `tcp_sock.snd_wnd`: the peer's advertised window, bytes.
+    pub snd_wnd: u32,
+    /// `tcp_sock.rcv_wnd`: the own advertised window, bytes.
+    pub rcv_wnd: u32,
+    /// `tcp_sock.chrono_type`: 0 none, 1 busy, 2 rwnd-limited, 3 sndbuf-limited.
+    pub chrono_type: u32,
+    /// `tcp_sock.chrono_start`: jiffies.
+    pub chrono_start: u32,
+    /// `tcp_sock.chrono_stat`: jiffies spent busy, rwnd-limited, sndbuf-limited.
+    pub chrono_stat: [u32; 3],
+    /// Jiffies when the snapshot was taken, low 32 bits.
+    pub jiffies: u32,
+}
+
+/// What the kernel keeps of a flow.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Flow {
+    /// `SLOT_*`; written last when a record is begun or finished.
+    pub state: u32,
+    /// Bumped by the agent when it frees the slot.
+    pub generation: u32,
+    /// Slot of the process that first moved data on the socket.
+    pub process: u32,
+    /// Its thread-group id; 0 while nobody has moved data.
+    pub tgid: u32,
+    /// Thread that last sent on the socket; 0 none.
+    pub send_tid: u32,
+    /// Thread that last received from the socket; 0 none.
+    pub recv_tid: u32,
+    /// Process that called `connect()`; differs from `tgid` when the descriptor was passed on.
+    pub opener_tgid: u32,
+    /// `FLOW_*` bits.
+    pub flags: u32,
+    /// `net.ns.inum`: the network namespace.
+    pub netns: u32,
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u16,
+    /// Local port, host byte order.
+    pub local_port: u16,
+    /// Peer's port, host byte order.
+    pub peer_port: u16,
+    /// Unused; keeps the layout free of padding.
+    pub reserved: u16,
+    /// `sk_err` last reported by `inet_sk_error_report`: errno, 0 none.
+    pub last_error: u32,
+    /// Local address, network byte order; IPv4 in the first four bytes.
+    pub local_addr: [u8; 16],
+    /// Peer's address.
+    pub peer_addr: [u8; 16],
+    /// When the record was begun, `CLOCK_MONOTONIC` ns.
+    pub tagged_ns: u64,
+    /// When the process first moved data, `CLOCK_MONOTONIC` ns; 0 not yet.
+    pub first_data_ns: u64,
+    /// When each TCP state was last entered, `CLOCK_MONOTONIC` ns, indexed by state; 0 never seen.
+    pub state_ns: [u64; TCP_STATES],
+    /// Current congestion state.
+    pub ca_state: u32,
+    /// `tcp_retransmit_skb` events: one may carry several segments.
+    pub retransmit_events: u32,
+    /// RSTs sent for this socket.
+    pub resets_sent: u32,
+    /// RSTs received.
+    pub resets_received: u32,
+    /// Errors reported to the application.
+    pub errors: u32,
+    /// Unused; keeps the layout free of padding.
+    pub reserved2: u32,
+    /// When the current congestion state was entered, `CLOCK_MONOTONIC` ns.
+    pub ca_since_ns: u64,
+    /// Time in each congestion state before the current one, ns.
+    pub ca_ns: [u64; CA_STATES],
+    /// Written by events, under the socket's lock.
+    pub event: Snapshot,
+    /// Written by the socket sweep each cycle: still right when no packet arrives.
+    pub swept: Snapshot,
+    /// RTT samples, us: `tcp_sock.rack.rtt_us` of each ACK that delivered data.
+    pub rtt: Hist<RTT_BUCKETS>,
+}
+
+/// Payload bytes of a flow: what applications wrote and read, without the sequence numbers that SYN and FIN consume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Payload {
+    /// Queued by the local application.
+    pub queued: u64,
+    /// Acknowledged by the peer.
+    pub delivered: u64,
+    /// Received in order from the peer.
+    pub received: u64,
+}
+
+impl Snapshot {
+    /// Whether the socket opened actively, derived from its counters; `None` when a retransmission blurs them.
+    ///
+    /// `bytes_acked` plus what is in flight counts SYN, payload and FIN; `bytes_sent` counts payload alone.
+    #[inline(always)]
+    #[must_use]
+    pub fn opened_actively(&self, flags: u32) -> Option<bool> {
+        if self.bytes_retrans != 0 || self.tcp_state == TCP_SYN_SENT || self.tcp_state == TCP_SYN_RECV {
+            return None;
+        }
+        let sequence_space = self.bytes_acked + u64::from(self.snd_nxt.wrapping_sub(self.snd_una));
+        let control = sequence_space.wrapping_sub(self.bytes_sent);
+        let fin = u64::from(flags & FLOW_FIN_SENT != 0 && self.snd_nxt == self.write_seq);
+        match control.wrapping_sub(fin) {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+
+    /// The payload behind the socket's counters, exact once it is known who opened the connection.
+    #[inline(always)]
+    #[must_use]
+    pub fn payload(&self, flags: u32) -> Payload {
+        let syn = u64::from(flags & FLOW_ACTIVE_OPEN != 0);
+        let fin_queued = u64::from(flags & FLOW_FIN_SENT != 0);
+        let unacked = self.write_seq.wrapping_sub(self.snd_una);
+        let fin_acked = if unacked == 0 { fin_queued } else { 0 };
+        let fin_received = u64::from(flags & FLOW_FIN_RECEIVED != 0);
+        Payload {
+            queued: (self.bytes_acked + u64::from(unacked)).saturating_sub(syn + fin_queued),
+            delivered: self.bytes_acked.saturating_sub(syn + fin_acked),
+            received: self.bytes_received.saturating_sub(fin_received),
+        }
+    }
+}

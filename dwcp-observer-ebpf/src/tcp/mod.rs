@@ -1,0 +1,440 @@
+//! TCP flows: tagged at first data, measured from the socket's own counters.
+
+mod snapshot;
+
+use core::hint::black_box;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::BPF_F_MMAPABLE,
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    macros::map,
+    maps::{Array, Stack},
+};
+use aya_log_ebpf::debug;
+use dwcp_observer_ebpf::{
+    EVENT_FLOW_CLOSE, EVENT_FLOW_OPEN, SLOT_CLOSED, SLOT_LIVE,
+    counters::Counter,
+    hist::{HOST_HIST_RTT, RTT_BUCKETS, bucket_of},
+    tcp::{
+        CA_STATES, FLOW_ACTIVE_OPEN, FLOW_FIN_RECEIVED, FLOW_FIN_SENT, FLOW_FOUND_OPEN, FLOW_PASSIVE_OPEN,
+        FLOW_PORT_MATCH, Flow, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_LISTEN, TCP_STATES, TCP_SYN_RECV,
+        TCP_SYN_SENT,
+    },
+};
+
+use crate::{
+    access::{
+        Access, NET_INUM, SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_FLAGS, SK_LPORT, SK_NET, SK_PROTOCOL, SK_SADDR,
+        SK_STATE, SK_V6_DADDR, SK_V6_SADDR, SOCK_DONE_BIT, SOCKET_SK, TP_DELIVERED, TP_MSTAMP, TP_RACK_RTT,
+    },
+    counters::{add, bump, host_sample},
+    events::emit,
+    levels::{self, LEVEL_FLOWS},
+    process::{self, PROCESSES},
+    store::{self, FlowTag, NO_SLOT},
+};
+
+#[map]
+static FLOWS: Array<Flow> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Free slots, filled by the agent.
+#[map]
+static FLOW_FREE: Stack<u32> = Stack::with_max_entries(1, 0);
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const IPPROTO_TCP: u16 = 6;
+/// `MSG_PEEK`: the data stay in the queue.
+const MSG_PEEK: i32 = 2;
+/// Least time between two snapshots of a flow by packets: totals are read each second, so 1 ms is fine enough.
+const SNAPSHOT_EVERY_US: u64 = 1000;
+
+/// Whether `sk` is a TCP socket over IPv4 or IPv6; other protocols share the socket tracepoints.
+#[inline(always)]
+unsafe fn is_tcp<A: Access>(sk: *const u8) -> bool {
+    let family: u16 = A::read(sk, SK_FAMILY.load());
+    (family == AF_INET || family == AF_INET6) && A::read::<u16>(sk, SK_PROTOCOL.load()) == IPPROTO_TCP
+}
+
+#[inline(always)]
+unsafe fn ports<A: Access>(sk: *const u8) -> (u16, u16) {
+    (A::read(sk, SK_LPORT.load()), u16::from_be(A::read(sk, SK_DPORT.load())))
+}
+
+/// The record behind a tag; `None` for a flow that found no slot.
+#[inline(always)]
+unsafe fn record(tag: &FlowTag) -> Option<*mut Flow> {
+    if tag.slot == NO_SLOT {
+        return None;
+    }
+    let flow = FLOWS.get_ptr_mut(tag.slot)?;
+    if (*flow).generation == tag.generation { Some(flow) } else { None }
+}
+
+/// Tags a socket and begins its record.
+#[inline(always)]
+unsafe fn track<A: Access>(sk: *const u8, process: u32, flags: u32) -> Option<&'static mut FlowTag> {
+    let slot = match FLOW_FREE.pop() {
+        Ok(Some(slot)) => slot,
+        Ok(None) => NO_SLOT,
+        Err(_) => {
+            bump(Counter::HelperBusy);
+            return None;
+        }
+    };
+    let token = bpf_get_current_pid_tgid();
+    let mut tag = FlowTag {
+        slot,
+        generation: 0,
+        process,
+        flags,
+        token,
+        snapshot_us: 0,
+        delivered: 0,
+        data_seen: 0,
+        counted: [0; 5],
+    };
+    let flow = if slot == NO_SLOT { None } else { FLOWS.get_ptr_mut(slot) };
+    if let Some(flow) = flow {
+        tag.generation = (*flow).generation;
+        begin::<A>(sk, flow, process, flags);
+    }
+    let Some(tag) = store::create_flow::<A>(sk, &mut tag) else {
+        bump(Counter::FlowTagFailed);
+        give_back(slot);
+        return None;
+    };
+    if tag.slot != slot || tag.token != token {
+        give_back(slot);
+        return Some(tag);
+    }
+    match flow {
+        Some(flow) => {
+            let tp = A::tcp_sock(sk);
+            if !tp.is_null() {
+                snapshot::take::<A>(sk, tp, &raw mut (*flow).swept, (*flow).tagged_ns / 1000);
+            }
+            (&raw mut (*flow).state).write_volatile(SLOT_LIVE);
+            levels::raise(LEVEL_FLOWS, slot);
+            emit(EVENT_FLOW_OPEN, slot, (*flow).tgid);
+        }
+        None => {
+            bump(Counter::FlowSlotsFull);
+            if let Some(process) = PROCESSES.get_ptr_mut(process) {
+                add(&raw mut (*process).overflow.flows, 1);
+            }
+        }
+    }
+    Some(tag)
+}
+
+#[inline(always)]
+fn give_back(slot: u32) {
+    if slot != NO_SLOT && FLOW_FREE.push(slot, 0).is_err() {
+        bump(Counter::HelperBusy);
+    }
+}
+
+/// Fills in who the flow is. The agent hands out zeroed slots.
+#[inline(always)]
+unsafe fn begin<A: Access>(sk: *const u8, flow: *mut Flow, process: u32, flags: u32) {
+    (*flow).process = process;
+    (*flow).flags = flags;
+    (*flow).family = A::read(sk, SK_FAMILY.load());
+    addresses::<A>(sk, flow);
+    let net: *const u8 = A::read(sk, SK_NET.load());
+    if !net.is_null() {
+        (*flow).netns = A::read(net, NET_INUM.load());
+    }
+    (*flow).tagged_ns = bpf_ktime_get_ns();
+}
+
+/// An active opener gets its port and address after `TCP_SYN_SENT` is set (tcp_v4_connect), so this runs again later.
+#[inline(always)]
+unsafe fn addresses<A: Access>(sk: *const u8, flow: *mut Flow) {
+    let (local_port, peer_port) = ports::<A>(sk);
+    (*flow).local_port = local_port;
+    (*flow).peer_port = peer_port;
+    if (*flow).family == AF_INET6 {
+        (*flow).local_addr = A::read(sk, SK_V6_SADDR.load());
+        (*flow).peer_addr = A::read(sk, SK_V6_DADDR.load());
+    } else {
+        set_v4(&raw mut (*flow).local_addr, A::read(sk, SK_SADDR.load()));
+        set_v4(&raw mut (*flow).peer_addr, A::read(sk, SK_DADDR.load()));
+    }
+}
+
+#[inline(always)]
+unsafe fn set_v4(to: *mut [u8; 16], addr: [u8; 4]) {
+    to.cast::<[u8; 4]>().write(addr);
+}
+
+/// Reads the socket into the flow's record, or into its process' overflow totals. Runs under the socket's lock.
+#[inline(always)]
+unsafe fn refresh<A: Access>(sk: *const u8, tp: *const u8, tag: &mut FlowTag, at_us: u64) {
+    tag.snapshot_us = at_us;
+    let done = SOCK_DONE_BIT.load();
+    if done < 64 && A::read::<u64>(sk, SK_FLAGS.load()) >> done & 1 != 0 {
+        tag.flags |= FLOW_FIN_RECEIVED;
+    }
+    let Some(flow) = record(tag) else {
+        if tag.slot == NO_SLOT {
+            snapshot::count_overflow::<A>(sk, tp, tag);
+        }
+        return;
+    };
+    snapshot::take::<A>(sk, tp, &raw mut (*flow).event, at_us);
+    if tag.flags & (FLOW_ACTIVE_OPEN | FLOW_PASSIVE_OPEN) == 0 {
+        tag.flags |= opener(&(*flow).event, tag.flags);
+    }
+    (*flow).flags = tag.flags;
+}
+
+#[inline(always)]
+fn opener(snapshot: &dwcp_observer_ebpf::tcp::Snapshot, flags: u32) -> u32 {
+    match snapshot.opened_actively(flags) {
+        Some(true) => FLOW_ACTIVE_OPEN,
+        Some(false) => FLOW_PASSIVE_OPEN,
+        None => 0,
+    }
+}
+
+/// Counts one RTT sample for each ACK that delivered data since the last look. Runs under the socket's lock.
+#[inline(always)]
+unsafe fn sample_rtt<A: Access>(tp: *const u8, tag: &mut FlowTag) {
+    let delivered: u32 = A::read(tp, TP_DELIVERED.load());
+    if delivered == tag.delivered {
+        return;
+    }
+    tag.delivered = delivered;
+    let rtt_us = u64::from(A::read::<u32>(tp, TP_RACK_RTT.load()));
+    // As in the scheduler: the verifier must see the index itself compared.
+    let bucket = black_box(bucket_of(rtt_us));
+    if rtt_us == 0 || bucket >= RTT_BUCKETS {
+        bump(Counter::RttDiscarded);
+        return;
+    }
+    host_sample(HOST_HIST_RTT, bucket, rtt_us);
+    if let Some(flow) = record(tag) {
+        (*flow).rtt.buckets[bucket] += 1;
+        (*flow).rtt.sum += rtt_us;
+        (*flow).rtt.count += 1;
+    }
+}
+
+/// `sock_send_length(struct sock *sk, int ret, int flags)` and `sock_recv_length`: process context, so the running thread is the
+/// one that moves the data. A socket is tagged here, since a manager may open it and pass the descriptor on.
+#[inline(always)]
+pub unsafe fn on_data<A: Access>(ctx: &impl EbpfContext, sk: *const u8, moved: i32, flags: i32, sent: bool) {
+    if moved <= 0 || (!sent && flags & MSG_PEEK != 0) || !is_tcp::<A>(sk) {
+        return;
+    }
+    let tag = match store::flow::<A>(sk) {
+        Some(tag) => tag,
+        None => {
+            let (local, peer) = ports::<A>(sk);
+            let by_port = process::port_matches(local) || process::port_matches(peer);
+            let Some(process) = process::slot_of::<A>(process::current::<A>(), by_port) else { return };
+            let flags = if by_port { FLOW_PORT_MATCH } else { 0 };
+            let Some(tag) = track::<A>(sk, process, flags) else { return };
+            debug!(ctx, "flow {} tagged at first data, process {}", tag.slot, process);
+            tag
+        }
+    };
+    if tag.data_seen == 0 {
+        let Some(process) = process::slot_of::<A>(process::current::<A>(), true) else { return };
+        tag.data_seen = 1;
+        tag.process = process;
+        if let Some(flow) = record(tag) {
+            (*flow).process = process;
+            (*flow).tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+            (*flow).first_data_ns = bpf_ktime_get_ns();
+            emit(EVENT_FLOW_OPEN, tag.slot, (*flow).tgid);
+        }
+    }
+    if let Some(flow) = record(tag) {
+        let tid = bpf_get_current_pid_tgid() as u32;
+        let cell = if sent { &raw mut (*flow).send_tid } else { &raw mut (*flow).recv_tid };
+        if *cell != tid {
+            *cell = tid;
+        }
+    }
+}
+
+/// `tcp_probe(struct sock *sk, struct sk_buff *skb)`: each segment on an established connection, before it is processed.
+#[inline(always)]
+pub unsafe fn on_segment<A: Access>(sk: *const u8) {
+    let Some(tag) = store::flow::<A>(sk) else { return };
+    let tp = A::tcp_sock(sk);
+    if tp.is_null() {
+        return;
+    }
+    sample_rtt::<A>(tp, tag);
+    let now_us: u64 = A::read(tp, TP_MSTAMP.load());
+    if now_us.wrapping_sub(tag.snapshot_us) >= SNAPSHOT_EVERY_US {
+        refresh::<A>(sk, tp, tag, now_us);
+    }
+}
+
+/// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`.
+#[inline(always)]
+pub unsafe fn on_state<A: Access>(ctx: &impl EbpfContext, sk: *const u8, old: u32, new: u32) {
+    let tag = match store::flow::<A>(sk) {
+        Some(tag) => tag,
+        None => match track_at_open::<A>(sk, old, new) {
+            Some(tag) => tag,
+            None => return,
+        },
+    };
+    let tp = A::tcp_sock(sk);
+    if tp.is_null() {
+        return;
+    }
+    let now = bpf_ktime_get_ns();
+    if new == TCP_CLOSE {
+        sample_rtt::<A>(tp, tag);
+    }
+    refresh::<A>(sk, tp, tag, now / 1000);
+    // The FIN is queued after this event, in the same locked section: the snapshot above does not hold it yet.
+    if new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK {
+        tag.flags |= FLOW_FIN_SENT;
+    }
+    let Some(flow) = record(tag) else {
+        if new == TCP_CLOSE && tag.slot == NO_SLOT {
+            if let Some(process) = PROCESSES.get_ptr_mut(tag.process) {
+                add(&raw mut (*process).overflow.closed, 1);
+            }
+            store::delete_flow::<A>(sk);
+        }
+        return;
+    };
+    (*flow).flags = tag.flags;
+    if new == TCP_ESTABLISHED {
+        addresses::<A>(sk, flow);
+    }
+    if (new as usize) < TCP_STATES {
+        (*flow).state_ns[new as usize] = now;
+    }
+    if new == TCP_CLOSE {
+        enter_ca_state(flow, (*flow).ca_state, now);
+        let slot = tag.slot;
+        store::delete_flow::<A>(sk);
+        (&raw mut (*flow).state).write_volatile(SLOT_CLOSED);
+        emit(EVENT_FLOW_CLOSE, slot, (*flow).tgid);
+        debug!(ctx, "flow {} closed, from state {}", slot, old);
+    }
+}
+
+/// Tags at `connect()` by a tracked process, and both opens on a port that a rule names.
+#[inline(always)]
+unsafe fn track_at_open<A: Access>(sk: *const u8, old: u32, new: u32) -> Option<&'static mut FlowTag> {
+    let active = new == TCP_SYN_SENT;
+    let passive = old == TCP_SYN_RECV && new == TCP_ESTABLISHED;
+    if !(active || passive) || !is_tcp::<A>(sk) {
+        return None;
+    }
+    let (local, peer) = ports::<A>(sk);
+    let by_port = process::port_matches(local) || process::port_matches(peer);
+    let matched = if by_port { FLOW_PORT_MATCH } else { 0 };
+    if passive {
+        // Softirq: the running thread has nothing to do with this socket.
+        return if by_port { track::<A>(sk, 0, FLOW_PASSIVE_OPEN | matched) } else { None };
+    }
+    let process = process::slot_of::<A>(process::current::<A>(), by_port)?;
+    let tag = track::<A>(sk, process, FLOW_ACTIVE_OPEN | matched)?;
+    if let Some(flow) = record(tag) {
+        (*flow).opener_tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    }
+    Some(tag)
+}
+
+/// `tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb)`.
+#[inline(always)]
+pub unsafe fn on_retransmit<A: Access>(sk: *const u8) {
+    let Some(tag) = store::flow::<A>(sk) else { return };
+    let tp = A::tcp_sock(sk);
+    if tp.is_null() {
+        return;
+    }
+    refresh::<A>(sk, tp, tag, A::read(tp, TP_MSTAMP.load()));
+    if let Some(flow) = record(tag) {
+        (*flow).retransmit_events += 1;
+    }
+}
+
+/// `tcp_cong_state_set(struct sock *sk, const u8 ca_state)`: before the change.
+#[inline(always)]
+pub unsafe fn on_ca_state<A: Access>(sk: *const u8, new: u32) {
+    let Some(tag) = store::flow::<A>(sk) else { return };
+    if let Some(flow) = record(tag) {
+        enter_ca_state(flow, new, bpf_ktime_get_ns());
+    }
+}
+
+#[inline(always)]
+unsafe fn enter_ca_state(flow: *mut Flow, new: u32, now: u64) {
+    let old = (*flow).ca_state as usize;
+    let since = if (*flow).ca_since_ns == 0 { (*flow).tagged_ns } else { (*flow).ca_since_ns };
+    if old < CA_STATES {
+        (*flow).ca_ns[old] += now.wrapping_sub(since);
+    }
+    (*flow).ca_since_ns = now;
+    (*flow).ca_state = new;
+}
+
+/// `tcp_send_reset` (its `sk` may be null or not a full socket) and `tcp_receive_reset`.
+#[inline(always)]
+pub unsafe fn on_reset<A: Access>(sk: *const u8, sent: bool) {
+    if sk.is_null() {
+        return;
+    }
+    let Some(tag) = store::flow::<A>(sk) else { return };
+    if let Some(flow) = record(tag) {
+        if sent {
+            (*flow).resets_sent += 1;
+        } else {
+            (*flow).resets_received += 1;
+        }
+    }
+}
+
+/// `inet_sk_error_report(const struct sock *sk)`.
+#[inline(always)]
+pub unsafe fn on_error<A: Access>(sk: *const u8) {
+    let Some(tag) = store::flow::<A>(sk) else { return };
+    if let Some(flow) = record(tag) {
+        (*flow).errors += 1;
+        (*flow).last_error = A::read(sk, SK_ERR.load());
+    }
+}
+
+/// `iter/task_file`: finds flows that were open before the observer, and reads tracked ones without waiting for a packet.
+#[inline(always)]
+pub unsafe fn on_sweep<A: Access>(task: *const u8, socket: *const u8) {
+    let sk: *const u8 = A::read(socket, SOCKET_SK.load());
+    if sk.is_null() || !is_tcp::<A>(sk) {
+        return;
+    }
+    let tp = A::tcp_sock(sk);
+    let state = u32::from(A::read::<u8>(sk, SK_STATE.load()));
+    if tp.is_null() || state == TCP_CLOSE || state == TCP_LISTEN {
+        return;
+    }
+    if let Some(tag) = store::flow::<A>(sk) {
+        if let Some(flow) = record(tag) {
+            snapshot::take_unlocked::<A>(sk, tp, &raw mut (*flow).swept);
+        }
+        return;
+    }
+    let (local, peer) = ports::<A>(sk);
+    let by_port = process::port_matches(local) || process::port_matches(peer);
+    let Some(process) = process::slot_of::<A>(task, by_port) else { return };
+    let matched = if by_port { FLOW_PORT_MATCH } else { 0 };
+    let Some(tag) = track::<A>(sk, process, FLOW_FOUND_OPEN | matched) else { return };
+    if state != TCP_ESTABLISHED && state != TCP_SYN_SENT && state != TCP_CLOSE_WAIT {
+        tag.flags |= FLOW_FIN_SENT;
+    }
+    if let Some(flow) = record(tag) {
+        (*flow).flags = tag.flags;
+    }
+}

@@ -1,0 +1,43 @@
+//! Points the agent at its eBPF object, and says how to get one when there is none.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+fn main() {
+    println!("cargo::rerun-if-env-changed=DWCP_EBPF_OBJECT");
+    println!("cargo::rerun-if-changed=../dwcp-observer-ebpf/src");
+    let given = env::var_os("DWCP_EBPF_OBJECT").map(PathBuf::from);
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
+    let object = given.clone().unwrap_or_else(|| manifest.join("../target/ebpf/dwcp-observer.bpf.o"));
+    println!("cargo::rerun-if-changed={}", object.display());
+    let Ok(built) = fs::metadata(&object).and_then(|meta| meta.modified()) else {
+        println!(
+            "cargo::error=the eBPF object {} is missing: run `cargo xtask build-ebpf` first (`cargo xtask setup` installs what it needs)",
+            object.display()
+        );
+        return;
+    };
+    if given.is_none() && newest(&manifest.join("../dwcp-observer-ebpf/src")).is_some_and(|source| source > built) {
+        println!("cargo::error=the eBPF object is older than its sources: run `cargo xtask build-ebpf`");
+        return;
+    }
+    match fs::canonicalize(&object) {
+        Ok(object) => println!("cargo::rustc-env=DWCP_EBPF_OBJECT={}", object.display()),
+        Err(error) => println!("cargo::error=cannot resolve {}: {error}", object.display()),
+    }
+}
+
+/// The newest modification below `directory`.
+fn newest(directory: &Path) -> Option<SystemTime> {
+    fs::read_dir(directory)
+        .ok()?
+        .flatten()
+        .filter_map(|entry| {
+            let path = entry.path();
+            if path.is_dir() { newest(&path) } else { entry.metadata().and_then(|meta| meta.modified()).ok() }
+        })
+        .max()
+}

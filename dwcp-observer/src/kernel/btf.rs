@@ -1,0 +1,299 @@
+//! Where fields lie in this kernel's structs, read from its BTF (Documentation/bpf/btf.rst).
+//!
+//! aya-obj keeps struct members private, so this reads what it needs itself: members by path, through anonymous structs and
+//! unions, bit fields, and enum values.
+
+use std::{collections::HashMap, path::Path};
+
+use thiserror::Error;
+
+/// Why BTF could not be used.
+#[derive(Debug, Error)]
+pub enum BtfError {
+    /// The file could not be read.
+    #[error("cannot read {path}: {source}; the kernel needs CONFIG_DEBUG_INFO_BTF=y, or point --btf-path at a BTF file of this kernel")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not BTF.
+    #[error("{path} is not a BTF file of this machine's byte order: {what}")]
+    Malformed {
+        /// The file.
+        path: String,
+        /// Which part of the format is broken.
+        what: &'static str,
+    },
+}
+
+/// A field of a struct.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Byte offset from the start of the outermost struct.
+    pub offset: u32,
+    /// Shift within the byte at `offset`, for a bit field.
+    pub bit_shift: u32,
+    /// Width in bits; 0 for a whole field.
+    pub bit_width: u32,
+}
+
+const KIND_ARRAY: u32 = 3;
+const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+const KIND_ENUM: u32 = 6;
+const KIND_TYPEDEF: u32 = 8;
+const KIND_VOLATILE: u32 = 9;
+const KIND_CONST: u32 = 10;
+const KIND_RESTRICT: u32 = 11;
+const KIND_TYPE_TAG: u32 = 18;
+
+/// Bytes that follow the 12-byte head of a type.
+const fn trailer(kind: u32, vlen: u32) -> Option<u32> {
+    Some(match kind {
+        1 | 14 | 17 => 4,
+        KIND_ARRAY => 12,
+        KIND_STRUCT | KIND_UNION | 15 | 19 => vlen * 12,
+        KIND_ENUM | 13 => vlen * 8,
+        2 | 7..=12 | 16 | KIND_TYPE_TAG => 0,
+        _ => return None,
+    })
+}
+
+/// Parsed BTF: the raw bytes and where each type begins.
+pub struct Layout {
+    data: Vec<u8>,
+    strings: usize,
+    /// Byte position of each type; id 0 is void.
+    types: Vec<u32>,
+    /// Structs and typedefs by name.
+    named: HashMap<Vec<u8>, u32>,
+}
+
+impl Layout {
+    /// Reads and indexes a BTF file.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not BTF.
+    pub fn from_file(path: &Path) -> Result<Self, BtfError> {
+        let name = path.display().to_string();
+        let data = std::fs::read(path).map_err(|source| BtfError::Read { path: name.clone(), source })?;
+        Self::parse(data).map_err(|what| BtfError::Malformed { path: name, what })
+    }
+
+    /// Indexes BTF of this machine's byte order.
+    ///
+    /// # Errors
+    /// Names the part of the format that is broken.
+    pub fn parse(data: Vec<u8>) -> Result<Self, &'static str> {
+        let word = |at: usize| -> Option<u32> {
+            Some(u32::from_ne_bytes(data.get(at..at.checked_add(4)?)?.try_into().ok()?))
+        };
+        let magic = data.get(0..2).ok_or("shorter than its header")?;
+        if magic != 0xeb9f_u16.to_ne_bytes() {
+            return Err("wrong magic");
+        }
+        let header = word(4).ok_or("header cut short")? as usize;
+        let [type_off, type_len, str_off] =
+            [8, 12, 16].map(|at| word(at).map(|value| value as usize));
+        let (Some(type_off), Some(type_len), Some(str_off)) = (type_off, type_len, str_off) else {
+            return Err("header cut short");
+        };
+        let begin = header.checked_add(type_off).ok_or("type section out of range")?;
+        let end = begin.checked_add(type_len).filter(|end| *end <= data.len()).ok_or("type section out of range")?;
+        let strings = header.checked_add(str_off).filter(|at| *at < data.len()).ok_or("string section out of range")?;
+        let mut types = vec![0u32];
+        let mut named = HashMap::new();
+        let mut at = begin;
+        while at < end {
+            let (Some(name), Some(info)) = (word(at), word(at + 4)) else { return Err("type cut short") };
+            let (kind, vlen) = (info >> 24 & 0x1f, info & 0xffff);
+            let id = types.len() as u32;
+            types.push(u32::try_from(at).map_err(|_| "larger than 4 GiB")?);
+            if matches!(kind, KIND_STRUCT | KIND_ENUM | KIND_TYPEDEF) && name != 0 {
+                named.entry(cstr(&data, strings + name as usize).to_vec()).or_insert(id);
+            }
+            at += 12 + trailer(kind, vlen).ok_or("unknown kind of type")? as usize;
+        }
+        Ok(Self { data, strings, types, named })
+    }
+
+    fn word(&self, at: usize) -> u32 {
+        self.data
+            .get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map_or(0, u32::from_ne_bytes)
+    }
+
+    fn head(&self, id: u32) -> Option<(usize, u32, u32, bool, u32)> {
+        let at = *self.types.get(id as usize).filter(|_| id != 0)? as usize;
+        let info = self.word(at + 4);
+        Some((at, info >> 24 & 0x1f, info & 0xffff, info >> 31 != 0, self.word(at + 8)))
+    }
+
+    fn name(&self, offset: u32) -> &[u8] {
+        cstr(&self.data, self.strings + offset as usize)
+    }
+
+    /// Follows typedefs and qualifiers.
+    fn resolve(&self, mut id: u32) -> u32 {
+        for _ in 0..32 {
+            match self.head(id) {
+                Some((_, KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG, _, _, target)) => {
+                    id = target;
+                }
+                _ => break,
+            }
+        }
+        id
+    }
+
+    /// Whether a struct or typedef of this name exists: `btf_trace_NAME` tells of a tracepoint.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.named.contains_key(name.as_bytes())
+    }
+
+    /// The place of `path` (dotted, array elements as numbers) in `strukt`.
+    #[must_use]
+    pub fn field(&self, strukt: &str, path: &str) -> Option<Field> {
+        let mut id = *self.named.get(strukt.as_bytes())?;
+        let mut bits = 0u32;
+        let mut width = 0u32;
+        for part in path.split('.') {
+            let resolved = self.resolve(id);
+            let (at, kind, _, _, _) = self.head(resolved)?;
+            if kind == KIND_ARRAY {
+                let element = self.word(at + 12);
+                bits += part.parse::<u32>().ok()? * self.size(element)? * 8;
+                id = element;
+                continue;
+            }
+            let (offset, member_width, member) = self.member(resolved, part.as_bytes(), 0)?;
+            bits += offset;
+            width = member_width;
+            id = member;
+        }
+        Some(Field { offset: bits / 8, bit_shift: bits % 8, bit_width: width })
+    }
+
+    /// A member by name, looking into anonymous structs and unions: bit offset, bit-field width, type.
+    fn member(&self, id: u32, name: &[u8], depth: u32) -> Option<(u32, u32, u32)> {
+        let (at, kind, vlen, bit_fields, _) = self.head(id)?;
+        if !matches!(kind, KIND_STRUCT | KIND_UNION) || depth > 8 {
+            return None;
+        }
+        for index in 0..vlen as usize {
+            let entry = at + 12 + index * 12;
+            let (member_name, member_type, raw) = (self.word(entry), self.word(entry + 4), self.word(entry + 8));
+            let (offset, width) = if bit_fields { (raw & 0xff_ffff, raw >> 24) } else { (raw, 0) };
+            if member_name != 0 {
+                if self.name(member_name) == name {
+                    return Some((offset, width, member_type));
+                }
+            } else if let Some((inner, width, found)) = self.member(self.resolve(member_type), name, depth + 1) {
+                return Some((offset + inner, width, found));
+            }
+        }
+        None
+    }
+
+    fn size(&self, id: u32) -> Option<u32> {
+        let (at, kind, _, _, size) = self.head(self.resolve(id))?;
+        match kind {
+            2 => Some(8),
+            KIND_ARRAY => Some(self.word(at + 20) * self.size(self.word(at + 12))?),
+            _ => Some(size),
+        }
+    }
+
+    /// The value of an enumerator of a named enum.
+    #[must_use]
+    pub fn enumerator(&self, enumeration: &str, name: &str) -> Option<u32> {
+        let (at, kind, vlen, _, _) = self.head(*self.named.get(enumeration.as_bytes())?)?;
+        if kind != KIND_ENUM {
+            return None;
+        }
+        (0..vlen as usize)
+            .map(|index| at + 12 + index * 8)
+            .find(|entry| self.name(self.word(*entry)) == name.as_bytes())
+            .map(|entry| self.word(entry + 4))
+    }
+}
+
+fn cstr(data: &[u8], at: usize) -> &[u8] {
+    let rest = data.get(at..).unwrap_or_default();
+    rest.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// BTF with `struct inner { int a; }`, `struct outer { long pad; union { struct inner in; }; u8 low:2, high:4; u64 arr[3]; }`.
+    fn sample() -> Vec<u8> {
+        let mut strings = vec![0u8];
+        let mut intern = |text: &str| {
+            let at = strings.len() as u32;
+            strings.extend(text.as_bytes());
+            strings.push(0);
+            at
+        };
+        let names: Vec<u32> =
+            ["int", "inner", "a", "outer", "pad", "in", "low", "high", "arr", "state", "SOCK_DONE"].map(&mut intern).to_vec();
+        let mut types: Vec<u32> = Vec::new();
+        types.extend([names[0], 1 << 24, 4, 32]); // 1: int
+        types.extend([names[1], 4 << 24 | 1, 4, names[2], 1, 0]); // 2: struct inner
+        types.extend([0, 5 << 24 | 1, 4, names[5], 2, 0]); // 3: anonymous union
+        types.extend([0, 3 << 24, 0, 1, 1, 3]); // 4: int[3]
+        types.extend([names[3], 1 << 31 | 4 << 24 | 5, 32]); // 5: struct outer
+        types.extend([names[4], 1, 0, 0, 3, 64, names[6], 1, 2 << 24 | 96, names[7], 1, 4 << 24 | 98, names[8], 4, 128]);
+        types.extend([names[9], 6 << 24 | 1, 4, names[10], 7]); // 6: enum
+        let bytes: Vec<u8> = types.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut data = 0xeb9f_u16.to_ne_bytes().to_vec();
+        data.extend([1, 0]);
+        for word in [24, 0, bytes.len() as u32, bytes.len() as u32, strings.len() as u32] {
+            data.extend(word.to_ne_bytes());
+        }
+        data.extend(bytes);
+        data.extend(strings);
+        data
+    }
+
+    #[test]
+    fn finds_members_through_anonymous_unions_bit_fields_and_arrays() {
+        let layout = Layout::parse(sample()).unwrap();
+        let at = |path: &str| layout.field("outer", path);
+        assert_eq!(at("in.a"), Some(Field { offset: 8, bit_shift: 0, bit_width: 0 }));
+        assert_eq!(at("high"), Some(Field { offset: 12, bit_shift: 2, bit_width: 4 }));
+        assert_eq!(at("arr.2"), Some(Field { offset: 24, bit_shift: 0, bit_width: 0 }));
+        assert_eq!(at("missing"), None);
+        assert_eq!(layout.enumerator("state", "SOCK_DONE"), Some(7));
+        assert!(layout.has("inner") && !layout.has("a"));
+    }
+
+    #[test]
+    fn refuses_what_is_not_btf() {
+        assert_eq!(Layout::parse(vec![1, 2, 3]).err(), Some("wrong magic"));
+        let mut cut = sample();
+        cut.truncate(40);
+        assert!(Layout::parse(cut).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn survives_damage(at in 2usize..400, value in any::<u8>()) {
+            let mut data = sample();
+            let at = at % data.len();
+            data[at] = value;
+            if let Ok(layout) = Layout::parse(data) {
+                let _ = layout.field("outer", "in.a");
+                let _ = layout.field("outer", "arr.1");
+                let _ = layout.enumerator("state", "SOCK_DONE");
+            }
+        }
+    }
+}

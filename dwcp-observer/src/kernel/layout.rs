@@ -1,0 +1,127 @@
+//! Which kernel fields the programs read, and under which global each offset goes in.
+
+use dwcp_observer_ebpf::FIELD_ABSENT;
+
+use super::btf::Layout;
+
+/// A field, and the global that carries its offset.
+struct Wanted {
+    global: &'static str,
+    strukt: &'static str,
+    path: &'static str,
+}
+
+macro_rules! wanted {
+    ($($global:ident: $strukt:ident, $path:literal;)*) => {
+        &[$(Wanted { global: stringify!($global), strukt: stringify!($strukt), path: $path },)*]
+    };
+}
+
+const FIELDS: &[Wanted] = wanted! {
+    SK_FAMILY: sock, "__sk_common.skc_family";
+    SK_STATE: sock, "__sk_common.skc_state";
+    SK_LPORT: sock, "__sk_common.skc_num";
+    SK_DPORT: sock, "__sk_common.skc_dport";
+    SK_DADDR: sock, "__sk_common.skc_daddr";
+    SK_SADDR: sock, "__sk_common.skc_rcv_saddr";
+    SK_V6_DADDR: sock, "__sk_common.skc_v6_daddr";
+    SK_V6_SADDR: sock, "__sk_common.skc_v6_rcv_saddr";
+    SK_FLAGS: sock, "__sk_common.skc_flags";
+    SK_NET: sock, "__sk_common.skc_net.net";
+    NET_INUM: net, "ns.inum";
+    SK_PROTOCOL: sock, "sk_protocol";
+    SK_STORAGE: sock, "sk_bpf_storage";
+    SK_ERR: sock, "sk_err";
+    TP_BYTES_ACKED: tcp_sock, "bytes_acked";
+    TP_BYTES_RECEIVED: tcp_sock, "bytes_received";
+    TP_BYTES_SENT: tcp_sock, "bytes_sent";
+    TP_BYTES_RETRANS: tcp_sock, "bytes_retrans";
+    TP_WRITE_SEQ: tcp_sock, "write_seq";
+    TP_SND_UNA: tcp_sock, "snd_una";
+    TP_SND_NXT: tcp_sock, "snd_nxt";
+    TP_RCV_NXT: tcp_sock, "rcv_nxt";
+    TP_COPIED_SEQ: tcp_sock, "copied_seq";
+    TP_SEGS_OUT: tcp_sock, "segs_out";
+    TP_SEGS_IN: tcp_sock, "segs_in";
+    TP_DATA_OUT: tcp_sock, "data_segs_out";
+    TP_DATA_IN: tcp_sock, "data_segs_in";
+    TP_TOTAL_RETRANS: tcp_sock, "total_retrans";
+    TP_DELIVERED: tcp_sock, "delivered";
+    TP_LOST: tcp_sock, "lost";
+    TP_SRTT: tcp_sock, "srtt_us";
+    TP_MDEV: tcp_sock, "mdev_us";
+    TP_MIN_RTT: tcp_sock, "rtt_min.s.0.v";
+    TP_CWND: tcp_sock, "snd_cwnd";
+    TP_SSTHRESH: tcp_sock, "snd_ssthresh";
+    TP_MSS: tcp_sock, "mss_cache";
+    TP_SND_WND: tcp_sock, "snd_wnd";
+    TP_RCV_WND: tcp_sock, "rcv_wnd";
+    TP_MSTAMP: tcp_sock, "tcp_mstamp";
+    TP_CHRONO_TYPE: tcp_sock, "chrono_type";
+    TP_CHRONO_START: tcp_sock, "chrono_start";
+    TP_CHRONO_STAT: tcp_sock, "chrono_stat";
+    TP_RACK_RTT: tcp_sock, "rack.rtt_us";
+    TASK_PID: task_struct, "pid";
+    TASK_TGID: task_struct, "tgid";
+    TASK_COMM: task_struct, "comm";
+    TASK_LEADER: task_struct, "group_leader";
+    TASK_STORAGE: task_struct, "bpf_storage";
+    TASK_START: task_struct, "start_boottime";
+    TASK_EXEC: task_struct, "se.sum_exec_runtime";
+    TASK_RUN_DELAY: task_struct, "sched_info.run_delay";
+    TASK_PCOUNT: task_struct, "sched_info.pcount";
+    TASK_NVCSW: task_struct, "nvcsw";
+    TASK_NIVCSW: task_struct, "nivcsw";
+    TASK_MOVES: task_struct, "se.nr_migrations";
+    SOCKET_SK: socket, "sk";
+};
+
+/// Values of the globals that the loader injects before the programs are verified.
+#[derive(Debug)]
+pub struct Globals {
+    /// Name and value, in a fixed order.
+    pub values: Vec<(&'static str, u32)>,
+    /// Fields that this kernel does not have: what rests on them reads as absent.
+    pub missing: Vec<String>,
+}
+
+impl Globals {
+    /// Looks up every field.
+    #[must_use]
+    pub fn resolve(btf: &Layout) -> Self {
+        let mut missing = Vec::new();
+        let mut values: Vec<(&'static str, u32)> = FIELDS
+            .iter()
+            .map(|field| {
+                let offset = btf.field(field.strukt, field.path).map_or_else(
+                    || {
+                        missing.push(format!("{}.{}", field.strukt, field.path));
+                        FIELD_ABSENT
+                    },
+                    |found| found.offset,
+                );
+                (field.global, offset)
+            })
+            .collect();
+        // A bit field of two bits until 6.7 moved it into a byte of its own (commit d5fed5addb2b).
+        let chrono = btf.field("tcp_sock", "chrono_type");
+        let width = chrono.map_or(0, |field| field.bit_width);
+        values.push(("CHRONO_SHIFT", chrono.map_or(0, |field| field.bit_shift)));
+        values.push(("CHRONO_MASK", if width == 0 { 0xff } else { (1 << width) - 1 }));
+        values.push(("SOCK_DONE_BIT", btf.enumerator("sock_flags", "SOCK_DONE").unwrap_or(FIELD_ABSENT)));
+        Self { values, missing }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_running_kernel_has_every_field() {
+        let btf = Layout::from_file(Path::new("/sys/kernel/btf/vmlinux")).unwrap();
+        assert_eq!(Globals::resolve(&btf).missing, Vec::<String>::new());
+    }
+}

@@ -1,0 +1,465 @@
+//! The kernel side: loading, attaching, reading. Everything above sees plain values.
+
+pub mod btf;
+pub mod ladder;
+pub mod layout;
+pub mod load;
+pub mod stats;
+pub mod sys;
+
+use std::{io, os::fd::AsFd as _, ptr::NonNull};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf, Stack},
+    programs::Program,
+};
+use dwcp_observer_ebpf::{
+    Event, LEVEL_FLOWS, LEVEL_PROCESSES, LEVEL_THREADS, LEVELS, SLOT_CLOSED, SLOT_FREE,
+    counters::{Counter, CounterBank},
+    hist::HostHist,
+    process::{COMM_RULES, CommRule, FlowOverflow, PORT_WORDS, Process},
+    sched::Thread,
+    tcp::Flow,
+};
+
+pub use self::load::{LoadError, LoadOptions};
+use self::sys::{Mapped, peek, poke};
+use crate::{
+    publish::{MapUse, ProbeStatus},
+    sched::{self, ThreadReading},
+    tcp::{self, Clock, FlowReading},
+};
+
+macro_rules! pod {
+    ($($name:ident: $inner:ty;)*) => {
+        $(
+            /// The ABI type, readable through aya's maps.
+            #[derive(Clone, Copy)]
+            #[repr(transparent)]
+            struct $name($inner);
+            // SAFETY: the ABI type is repr(C), Copy, without padding, and valid for any bit pattern.
+            unsafe impl aya::Pod for $name {}
+        )*
+    };
+}
+
+pod! {
+    PodBank: CounterBank;
+    PodHist: HostHist;
+    PodRule: CommRule;
+    PodPorts: [u64; PORT_WORDS];
+}
+
+/// A process that may migrate, as the kernel side knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessReading {
+    /// Its place in the kernel's array; 0 is the overflow of processes without a slot.
+    pub slot: u32,
+    /// Generation of the slot.
+    pub generation: u32,
+    /// Process id in the initial pid namespace.
+    pub tgid: u32,
+    /// Number of the comm rule that matched; 0 when a port did.
+    pub rule: u32,
+    /// Name when it was recognised.
+    pub comm: String,
+    /// When it started, `CLOCK_BOOTTIME` ns.
+    pub start_boottime_ns: u64,
+    /// When it exited, `CLOCK_MONOTONIC` ns; `None` while it lives.
+    pub exited_ns: Option<u64>,
+    /// Its flows without a slot.
+    pub overflow: FlowOverflow,
+}
+
+/// A set of record slots and the stack of free ones.
+struct Slots<T> {
+    records: Mapped<T>,
+    free: Stack<MapData, u32>,
+    map: &'static str,
+    level: u32,
+    /// In use, as of the last look.
+    used: u32,
+}
+
+impl<T: Copy> Slots<T> {
+    fn new(ebpf: &mut Ebpf, map: &'static str, free: &'static str, level: u32, first: u32) -> Result<Self, LoadError> {
+        let records = mapped(ebpf, map)?;
+        let mut stack: Stack<MapData, u32> = take(ebpf, free)?.try_into().map_err(|error| map_error(free, error))?;
+        // Last in, first out: low slots are handed out first, so that few pages are touched.
+        for slot in (first..records.len()).rev() {
+            stack.push(slot, 0).map_err(|error| map_error(free, error))?;
+        }
+        Ok(Self { records, free: stack, map, level, used: 0 })
+    }
+
+    fn give_back(&mut self, slot: u32) {
+        if let Err(error) = self.free.push(slot, 0) {
+            log::warn!("{}: slot {slot} is lost: {error}", self.map);
+        }
+    }
+
+    /// Slots that were ever used, with their state.
+    fn visit(&mut self, levels: &Mapped<Levels>, mut each: impl FnMut(u32, NonNull<T>) -> bool) {
+        let top = levels.slot(0).map_or(0, |levels| peek!(levels, 0)[self.level as usize]).min(self.records.len());
+        let mut used = 0;
+        for slot in 0..top {
+            if let Some(record) = self.records.slot(slot) {
+                used += u32::from(each(slot, record));
+            }
+        }
+        self.used = used;
+    }
+}
+
+/// The level map's one value.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Levels([u32; LEVELS + 1]);
+
+/// The attached programs and their maps. Dropping it detaches and removes everything.
+pub struct Kernel {
+    ebpf: Ebpf,
+    probes: Vec<ProbeStatus>,
+    maps: Maps,
+    jiffy_ns: u64,
+    /// Whether this kernel's iterators take a process filter (6.1 and later).
+    filters: bool,
+}
+
+/// The maps that the agent works with.
+struct Maps {
+    flows: Slots<Flow>,
+    threads: Slots<Thread>,
+    processes: Slots<Process>,
+    levels: Mapped<Levels>,
+    counters: PerCpuArray<MapData, PodBank>,
+    histograms: PerCpuArray<MapData, PodHist>,
+    wanted: HashMap<MapData, u32, u32>,
+}
+
+fn take(ebpf: &mut Ebpf, map: &'static str) -> Result<Map, LoadError> {
+    ebpf.take_map(map).ok_or_else(|| LoadError::Map { map, source: anyhow::anyhow!("not in the object") })
+}
+
+fn borrow<'a, T: aya::Pod>(ebpf: &'a mut Ebpf, map: &'static str) -> Result<Array<&'a mut MapData, T>, LoadError> {
+    let found = ebpf.map_mut(map).ok_or_else(|| LoadError::Map { map, source: anyhow::anyhow!("not in the object") })?;
+    found.try_into().map_err(|error| map_error(map, error))
+}
+
+fn map_error(map: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> LoadError {
+    LoadError::Map { map, source: error.into() }
+}
+
+/// Maps an array; its descriptor stays with the object, which still needs it to load programs.
+fn mapped<T: Copy>(ebpf: &Ebpf, map: &'static str) -> Result<Mapped<T>, LoadError> {
+    let Some(Map::Array(data)) = ebpf.map(map) else {
+        return Err(LoadError::Map { map, source: anyhow::anyhow!("is not an array of the object") });
+    };
+    let info = data.info().map_err(|error| map_error(map, error))?;
+    if info.value_size() as usize != size_of::<T>() {
+        return Err(LoadError::Map { map, source: anyhow::anyhow!("holds values of {} bytes", info.value_size()) });
+    }
+    Mapped::new(data.fd(), info.max_entries()).map_err(|error| map_error(map, error))
+}
+
+impl Maps {
+    /// Fills the rules and the stacks of free slots, before anything is attached.
+    fn prepare(ebpf: &mut Ebpf, rules: &[CommRule], ports: &[u64; PORT_WORDS]) -> Result<Self, LoadError> {
+        let mut table: Array<&mut MapData, PodRule> = borrow(ebpf, "COMM_RULE")?;
+        for (index, rule) in (0..COMM_RULES as u32).zip(rules) {
+            table.set(index, PodRule(*rule), 0).map_err(|error| map_error("COMM_RULE", error))?;
+        }
+        let mut bitmap: Array<&mut MapData, PodPorts> = borrow(ebpf, "PORTS")?;
+        bitmap.set(0, PodPorts(*ports), 0).map_err(|error| map_error("PORTS", error))?;
+        Ok(Self {
+            flows: Slots::new(ebpf, "FLOWS", "FLOW_FREE", LEVEL_FLOWS, 0)?,
+            threads: Slots::new(ebpf, "THREADS", "THREAD_FREE", LEVEL_THREADS, 0)?,
+            processes: Slots::new(ebpf, "PROCESSES", "PROCESS_FREE", LEVEL_PROCESSES, 1)?,
+            levels: mapped(ebpf, "LEVEL")?,
+            counters: take(ebpf, "COUNTERS")?.try_into().map_err(|error| map_error("COUNTERS", error))?,
+            histograms: take(ebpf, "HOST_HIST")?.try_into().map_err(|error| map_error("HOST_HIST", error))?,
+            wanted: take(ebpf, "WANTED")?.try_into().map_err(|error| map_error("WANTED", error))?,
+        })
+    }
+}
+
+impl Kernel {
+    /// Loads the object, programs the rules, attaches, and sweeps once for what is already there.
+    ///
+    /// # Errors
+    /// [`LoadError`]; nothing stays in the kernel.
+    pub fn load(options: &LoadOptions, rules: &[CommRule], ports: &[u64; PORT_WORDS]) -> Result<Self, LoadError> {
+        let loaded = load::load(options, |ebpf| Maps::prepare(ebpf, rules, ports))?;
+        for field in &loaded.missing_fields {
+            log::warn!("this kernel has no {field}: what rests on it is missing from the output");
+        }
+        let mut kernel = Self {
+            ebpf: loaded.ebpf,
+            probes: loaded.probes,
+            maps: loaded.prepared,
+            jiffy_ns: jiffy_ns(),
+            filters: true,
+        };
+        kernel.sweep_tasks();
+        kernel.sweep_sockets(None);
+        Ok(kernel)
+    }
+
+    /// One per hook.
+    #[must_use]
+    pub fn probes(&self) -> &[ProbeStatus] {
+        &self.probes
+    }
+
+    /// The eBPF object, for its log map and its programs.
+    pub fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// The lifecycle ring buffer, once.
+    pub fn take_events(&mut self) -> Option<RingBuf<MapData>> {
+        self.ebpf.take_map("EVENTS")?.try_into().ok()
+    }
+
+    /// `CLOCK_MONOTONIC` now, and the length of a jiffy.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        Clock { monotonic_ns: clock_ns(libc::CLOCK_MONOTONIC), jiffy_ns: self.jiffy_ns }
+    }
+
+    /// Adopts processes by name or by [`Self::want`], new threads of known ones, and refreshes all thread totals.
+    pub fn sweep_tasks(&mut self) {
+        if let Err(error) = self.run("sweep_tasks", None) {
+            log::warn!("task sweep failed: {error}");
+        }
+    }
+
+    /// Reads the sockets of one process, or of all, without waiting for a packet.
+    pub fn sweep_sockets(&mut self, process: Option<u32>) {
+        let filter = process.filter(|_| self.filters);
+        match self.run("sweep_sockets", filter) {
+            Err(error) if filter.is_some() && error.raw_os_error() == Some(libc::EINVAL) => {
+                self.filters = false;
+                self.sweep_sockets(None);
+            }
+            // The process is gone: its sockets are closed or closing, which events tell.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(error) => log::warn!("socket sweep failed: {error}"),
+            Ok(()) => {}
+        }
+    }
+
+    fn run(&mut self, program: &str, process: Option<u32>) -> io::Result<()> {
+        let Some(Program::Iter(program)) = self.ebpf.program(program) else {
+            return Err(io::Error::other("the iterator is not in the object"));
+        };
+        let fd = program.fd().map_err(io::Error::other)?;
+        sys::run_iterator(fd.as_fd(), process)
+    }
+
+    /// Asks the next task sweep to adopt a process that was recognised by other means.
+    pub fn want(&mut self, tgid: u32, rule: u32) {
+        if let Err(error) = self.maps.wanted.insert(tgid, rule, 0) {
+            log::warn!("process {tgid} cannot be tracked: {error}");
+        }
+    }
+
+    /// All flows that hold a slot.
+    #[must_use]
+    pub fn flows(&mut self, clock: Clock) -> Vec<FlowReading> {
+        let mut readings = Vec::with_capacity(self.maps.flows.used as usize);
+        self.maps.flows.visit(&self.maps.levels, |slot, record| {
+            let used = peek!(record, state) != SLOT_FREE;
+            if used {
+                readings.push(tcp::read(slot, record, clock));
+            }
+            used
+        });
+        readings
+    }
+
+    /// The RTT samples of a flow, as long as it holds its slot.
+    #[must_use]
+    pub fn flow_rtt(&self, slot: u32) -> Option<dwcp_observer_ebpf::hist::Hist<{ dwcp_observer_ebpf::hist::RTT_BUCKETS }>> {
+        self.maps.flows.records.slot(slot).map(tcp::read_rtt)
+    }
+
+    /// Frees the slot of a closed flow.
+    pub fn release_flow(&mut self, slot: u32) {
+        if let Some(record) = self.maps.flows.records.slot(slot)
+            && peek!(record, state) == SLOT_CLOSED
+        {
+            tcp::reset(record);
+            self.maps.flows.give_back(slot);
+        }
+    }
+
+    /// All threads that hold a slot.
+    #[must_use]
+    pub fn threads(&mut self) -> Vec<ThreadReading> {
+        let mut readings = Vec::with_capacity(self.maps.threads.used as usize);
+        self.maps.threads.visit(&self.maps.levels, |slot, record| {
+            let used = peek!(record, state) != SLOT_FREE;
+            if used {
+                readings.push(sched::read(slot, record));
+            }
+            used
+        });
+        readings
+    }
+
+    /// The run-queue waits of a thread, as long as it holds its slot.
+    #[must_use]
+    pub fn thread_waits(&self, slot: u32) -> Option<dwcp_observer_ebpf::hist::Hist<{ dwcp_observer_ebpf::hist::RUNQ_BUCKETS }>> {
+        self.maps.threads.records.slot(slot).map(sched::read_waits)
+    }
+
+    /// Tells the kernel side a thread's role, for the histogram by role.
+    pub fn set_role(&mut self, slot: u32, role: u32) {
+        if let Some(record) = self.maps.threads.records.slot(slot) {
+            poke!(record, role, role);
+        }
+    }
+
+    /// Frees the slot of a thread, alive or not: a live one is no longer measured.
+    pub fn release_thread(&mut self, slot: u32) {
+        if let Some(record) = self.maps.threads.records.slot(slot) {
+            sched::reset(record);
+            self.maps.threads.give_back(slot);
+        }
+    }
+
+    /// All processes that hold a slot, and slot 0, the overflow.
+    #[must_use]
+    pub fn processes(&mut self) -> Vec<ProcessReading> {
+        let mut readings = Vec::with_capacity(self.maps.processes.used as usize + 1);
+        self.maps.processes.visit(&self.maps.levels, |slot, record| {
+            let used = peek!(record, state) != SLOT_FREE;
+            if used || slot == 0 {
+                readings.push(read_process(slot, record));
+            }
+            used
+        });
+        readings
+    }
+
+    /// Starts or stops measuring the threads of a process.
+    pub fn watch(&mut self, slot: u32, on: bool) {
+        if let Some(record) = self.maps.processes.records.slot(slot) {
+            poke!(record, watch, u32::from(on));
+        }
+    }
+
+    /// Frees the slot of a process that is gone.
+    pub fn release_process(&mut self, slot: u32) {
+        if slot == 0 {
+            return;
+        }
+        if let Some(record) = self.maps.processes.records.slot(slot)
+            && peek!(record, state) == SLOT_CLOSED
+        {
+            poke!(record, generation, peek!(record, generation).wrapping_add(1));
+            poke!(record, state, SLOT_FREE);
+            self.maps.processes.give_back(slot);
+        }
+    }
+
+    /// Named loss counters, summed over CPUs.
+    #[must_use]
+    pub fn losses(&self) -> Vec<(&'static str, u64)> {
+        let banks = self.maps.counters.get(&0, 0).ok();
+        Counter::ALL
+            .iter()
+            .map(|counter| {
+                let sum = banks.iter().flat_map(|banks| banks.iter()).map(|bank| bank.0.values[*counter as usize]).sum();
+                (counter.label(), sum)
+            })
+            .collect()
+    }
+
+    /// One host-wide histogram, summed over CPUs.
+    #[must_use]
+    pub fn host_histogram(&self, which: u32) -> Option<Box<HostHist>> {
+        let banks = self.maps.histograms.get(&which, 0).ok()?;
+        let mut total: Option<Box<HostHist>> = None;
+        for bank in banks.iter() {
+            match &mut total {
+                None => total = Some(Box::new(bank.0)),
+                Some(total) => {
+                    total.sum += bank.0.sum;
+                    total.count += bank.0.count;
+                    for (to, from) in total.buckets.iter_mut().zip(bank.0.buckets) {
+                        *to += from;
+                    }
+                }
+            }
+        }
+        total
+    }
+
+    /// Use of the record arrays.
+    #[must_use]
+    pub fn map_use(&self) -> Vec<MapUse> {
+        let Maps { flows, threads, processes, .. } = &self.maps;
+        vec![
+            MapUse { map: "flows", used: flows.used, capacity: flows.records.len() },
+            MapUse { map: "threads", used: threads.used, capacity: threads.records.len() },
+            MapUse { map: "processes", used: processes.used, capacity: processes.records.len() - 1 },
+        ]
+    }
+}
+
+fn read_process(slot: u32, record: NonNull<Process>) -> ProcessReading {
+    let exited = peek!(record, exited_ns);
+    ProcessReading {
+        slot,
+        generation: peek!(record, generation),
+        tgid: peek!(record, tgid),
+        rule: peek!(record, rule),
+        comm: sched::comm(&peek!(record, comm)),
+        start_boottime_ns: peek!(record, start_boottime),
+        exited_ns: (exited != 0).then_some(exited),
+        overflow: peek!(record, overflow),
+    }
+}
+
+/// Decodes one entry of the lifecycle ring buffer; `None` when it has another size.
+#[must_use]
+pub fn decode_event(bytes: &[u8]) -> Option<Event> {
+    let words: [u32; 4] = std::array::from_fn(|index| {
+        bytes.get(index * 4..index * 4 + 4).and_then(|word| word.try_into().ok()).map_or(0, u32::from_ne_bytes)
+    });
+    (bytes.len() == size_of::<Event>()).then_some(Event { kind: words[0], slot: words[1], tgid: words[2], reserved: words[3] })
+}
+
+/// A clock of the system in nanoseconds; 0 if it does not exist.
+#[must_use]
+pub fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live timespec.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+        return 0;
+    }
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
+
+/// The coarse clock ticks with the kernel's jiffies (kernel/time/posix-timers.c: `KTIME_LOW_RES` is one tick).
+fn jiffy_ns() -> u64 {
+    let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live timespec.
+    if unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) } != 0 {
+        return 0;
+    }
+    resolution.tv_sec.cast_unsigned() * 1_000_000_000 + resolution.tv_nsec.cast_unsigned()
+}
+
+/// Whether this process may load tracing programs: `CAP_SYS_ADMIN`, or `CAP_BPF` and `CAP_PERFMON`.
+#[must_use]
+pub fn privileged() -> bool {
+    const SYS_ADMIN: u64 = 1 << 21;
+    const PERFMON: u64 = 1 << 38;
+    const BPF: u64 = 1 << 39;
+    let effective = procfs::process::Process::myself().and_then(|me| me.status()).map_or(0, |status| status.capeff);
+    effective & SYS_ADMIN != 0 || effective & (BPF | PERFMON) == BPF | PERFMON
+}

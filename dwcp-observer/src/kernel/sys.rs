@@ -1,0 +1,173 @@
+//! The few `bpf(2)` calls and the memory mapping that aya 0.14 does not offer.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    marker::PhantomData,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    ptr::NonNull,
+};
+
+const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_ITER_CREATE: libc::c_int = 33;
+const BPF_TRACE_ITER: u32 = 28;
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    iter_info: u64,
+    iter_info_len: u32,
+    reserved: u32,
+}
+
+/// `union bpf_iter_link_info`, member `task`.
+#[repr(C)]
+#[derive(Default)]
+struct IterTaskInfo {
+    tid: u32,
+    pid: u32,
+    pid_fd: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct IterCreate {
+    link_fd: u32,
+    flags: u32,
+}
+
+fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: the attributes are a live, properly sized part of `union bpf_attr`; the kernel zero-extends it.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>())
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = i32::try_from(fd).map_err(|_| io::Error::other("bpf(2) returned no descriptor"))?;
+    // SAFETY: the kernel has just handed out this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Runs an iterator program to its end, over all tasks or over one process (kernel 6.1 and later).
+///
+/// # Errors
+/// The kernel refuses the link or the iterator; `EINVAL` with a process: it does not know the filter.
+pub fn run_iterator(program: BorrowedFd<'_>, process: Option<u32>) -> io::Result<()> {
+    let info = IterTaskInfo { pid: process.unwrap_or_default(), ..IterTaskInfo::default() };
+    let mut attributes = LinkCreate {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        attach_type: BPF_TRACE_ITER,
+        ..LinkCreate::default()
+    };
+    if process.is_some() {
+        attributes.iter_info = std::ptr::from_ref(&info) as u64;
+        attributes.iter_info_len = size_of::<IterTaskInfo>() as u32;
+    }
+    let link = bpf(BPF_LINK_CREATE, &mut attributes)?;
+    let mut create = IterCreate { link_fd: link.as_raw_fd().cast_unsigned(), flags: 0 };
+    let mut output = File::from(bpf(BPF_ITER_CREATE, &mut create)?);
+    let mut buffer = [0u8; 64];
+    loop {
+        match output.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            // EAGAIN: a million objects were visited without output (bpf_seq_read); go on.
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The values of a `BPF_F_MMAPABLE` array, mapped: reading costs no system call.
+#[derive(Debug)]
+pub struct Mapped<T> {
+    base: NonNull<u8>,
+    stride: usize,
+    length: usize,
+    entries: u32,
+    _values: PhantomData<T>,
+}
+
+// SAFETY: the mapping belongs to this value alone and is reached through volatile accesses only.
+unsafe impl<T> Send for Mapped<T> {}
+
+impl<T: Copy> Mapped<T> {
+    /// Maps an array of `entries` values of type `T`.
+    ///
+    /// # Errors
+    /// What `mmap(2)` says.
+    pub fn new(map: impl AsFd, entries: u32) -> io::Result<Self> {
+        let stride = size_of::<T>().next_multiple_of(8);
+        let length = stride * entries as usize;
+        // SAFETY: a fresh mapping of a descriptor that lives for the call; the result is checked.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap(2) returned null"))?;
+        Ok(Self { base, stride, length, entries, _values: PhantomData })
+    }
+
+    /// Number of values.
+    #[must_use]
+    pub const fn len(&self) -> u32 {
+        self.entries
+    }
+
+    /// Whether the array holds no value.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
+    /// Where value `index` lies; `None` beyond the end. The kernel writes to it at any time: use volatile accesses.
+    #[must_use]
+    pub fn slot(&self, index: u32) -> Option<NonNull<T>> {
+        if index >= self.entries {
+            return None;
+        }
+        // SAFETY: index is within the mapping.
+        Some(unsafe { self.base.add(self.stride * index as usize) }.cast())
+    }
+}
+
+impl<T> Drop for Mapped<T> {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new` and nothing borrows from it.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.length) };
+    }
+}
+
+/// Reads one field of a value in a mapping.
+macro_rules! peek {
+    ($slot:expr, $($field:tt)+) => {{
+        let slot = $slot;
+        // SAFETY: the slot lies in a live mapping and all its bit patterns are valid for plain integers.
+        unsafe { (&raw const (*slot.as_ptr()).$($field)+).read_volatile() }
+    }};
+}
+
+/// Writes one field of a value in a mapping.
+macro_rules! poke {
+    ($slot:expr, $($field:ident).+, $value:expr) => {{
+        let slot = $slot;
+        // SAFETY: the slot lies in a live, writable mapping.
+        unsafe { (&raw mut (*slot.as_ptr()).$($field).+).write_volatile($value) };
+    }};
+}
+
+pub(crate) use {peek, poke};

@@ -1,0 +1,445 @@
+//! What the observer says about one migration: the record of the API, of `dwcp-observer migrations` and of the metrics.
+//!
+//! Absent is not zero: what was not measured is `None` and is missing from the JSON.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+/// One live migration, running or finished.
+#[derive(Clone, Debug, Serialize)]
+pub struct Migration {
+    /// Unique on this host: start time in ms since 1970 and the migrator's pid, as `1795350000123-4711`.
+    pub id: String,
+    /// Whether streams are open.
+    pub state: State,
+    /// How it ended; absent while it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// The virtual machine, as far as its command line tells.
+    pub vm: Vm,
+    /// Kind of migrator: `qemu`, `cloud-hypervisor`, `criu`, `dwcp`, or the name of a rule of the configuration.
+    pub migrator: String,
+    /// `tcp`.
+    pub transport: Transport,
+    /// `datacenter`, `internet`, `hybrid`; absent until there is an RTT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// 0 to 1: how sure it is that this is a migration.
+    pub confidence: f64,
+    /// The ends on this host: source, destination or both.
+    pub ends: Vec<End>,
+    /// First connection.
+    pub started_at: Timestamp,
+    /// True when the observer came later: totals count from the first connection, times and histograms from `observed_from`.
+    pub found_under_way: bool,
+    /// When measuring began.
+    pub observed_from: Timestamp,
+    /// Last close; absent while it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// First connection to last close, or to now.
+    pub duration_seconds: f64,
+    /// Sums over all streams.
+    pub bytes: Bytes,
+    /// Rate of delivered (source) or received (destination) bytes over the last cycle; absent when not running.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throughput_bytes_per_second: Option<f64>,
+    /// One per connection, in order of opening.
+    pub streams: Vec<Stream>,
+    /// Streams that found no slot in the kernel: they count in `bytes` only.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub streams_without_detail: u64,
+    /// Threads of the migrators on this host.
+    pub threads: Vec<Thread>,
+    /// Why this is called a migration, and what is known of its end.
+    pub evidence: Vec<Evidence>,
+    /// One entry per second, oldest first; only on the single-migration path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<Vec<Sample>>,
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+/// Whether a migration is running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// At least one stream is open.
+    Active,
+    /// The last stream has closed.
+    Finished,
+}
+
+/// How a migration ended; rests on the record's evidence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The guest runs at the destination.
+    Completed,
+    /// An end died, or a connection was reset or timed out.
+    Failed,
+    /// Given up on purpose: the guest runs on at the source.
+    Cancelled,
+    /// The evidence does not tell.
+    Unknown,
+}
+
+impl Outcome {
+    /// All outcomes, for metrics that start at zero.
+    pub const ALL: [Self; 4] = [Self::Completed, Self::Failed, Self::Cancelled, Self::Unknown];
+
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What carries the streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// TCP over IPv4 or IPv6.
+    Tcp,
+}
+
+impl Transport {
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// The path a migration takes (contract: `datacenter`, `internet`, `hybrid`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Short RTT and a high rate.
+    Datacenter,
+    /// Long RTT.
+    Internet,
+    /// Neither.
+    Hybrid,
+}
+
+impl Mode {
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Datacenter => "datacenter",
+            Self::Internet => "internet",
+            Self::Hybrid => "hybrid",
+        }
+    }
+}
+
+/// The virtual machine, from the migrator's command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Vm {
+    /// `-name guest=`; absent when the command line has none.
+    pub name: Option<String>,
+    /// `-uuid`.
+    pub uuid: Option<String>,
+    /// `-m`, bytes.
+    pub memory_bytes: Option<u64>,
+}
+
+/// Which side of a migration a process or a flow is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Sends the guest.
+    Source,
+    /// Receives the guest.
+    Destination,
+}
+
+impl Role {
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        }
+    }
+}
+
+/// A migrator process on this host.
+#[derive(Clone, Debug, Serialize)]
+pub struct End {
+    /// Source or destination.
+    pub role: Role,
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// Name of its main thread.
+    pub comm: String,
+    /// Path of its executable, as `/proc/PID/exe` gives it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
+    /// Its cgroup (v2 path, else the longest v1 path).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+}
+
+/// Byte totals of a migration or a stream. With both ends on this host each byte counts once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Bytes {
+    /// Payload that the source wrote into its sockets.
+    pub queued: u64,
+    /// Payload acknowledged by the destination's kernel.
+    pub delivered: u64,
+    /// Payload that arrived in order at the destination's socket; as seen by a source alone: what came back.
+    pub received: u64,
+    /// Payload sent more than once.
+    pub retransmitted: u64,
+}
+
+/// One connection of a migration. Figures of sending come from the sending end's socket, figures of receiving from the receiving end's.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stream {
+    /// `main` (first connection), `multifd`, or `preempt`.
+    pub role: StreamRole,
+    /// `address:port` of the source's end.
+    pub local: String,
+    /// `address:port` of the destination's end.
+    pub peer: String,
+    /// Payload that the sending application queued.
+    pub bytes_queued: u64,
+    /// Payload acknowledged.
+    pub bytes_delivered: u64,
+    /// Payload received in order.
+    pub bytes_received: u64,
+    /// Payload that travelled the other way (QEMU's return path).
+    pub bytes_returned: u64,
+    /// Payload bytes retransmitted.
+    pub bytes_retransmitted: u64,
+    /// Segments retransmitted (`tcp_sock.total_retrans`).
+    pub retransmitted_segments: u64,
+    /// `tcp_retransmit_skb` events.
+    pub retransmit_events: u64,
+    /// Segments sent.
+    pub segments_out: u64,
+    /// Segments received by the sending end.
+    pub segments_in: u64,
+    /// Smoothed RTT (RFC 6298) of the sending end; absent before the first sample.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub srtt_seconds: Option<f64>,
+    /// Windowed minimum RTT of the sending end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_rtt_seconds: Option<f64>,
+    /// RTT quantiles over the life of the stream (bucket upper bounds, relative error at most 12.5 %).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt: Option<Quantiles>,
+    /// Congestion window of the sending end, segments.
+    pub cwnd_segments: u32,
+    /// Maximum segment size of the sending end, bytes.
+    pub mss_bytes: u32,
+    /// Time with data outstanding, seconds (TCP_INFO `tcpi_busy_time`).
+    pub busy_seconds: f64,
+    /// Of that, limited by the receiver's window (`tcpi_rwnd_limited`).
+    pub rwnd_limited_seconds: f64,
+    /// Of that, limited by the send buffer (`tcpi_sndbuf_limited`).
+    pub sndbuf_limited_seconds: f64,
+    /// Seconds in each congestion state of the sending end.
+    pub congestion_state_seconds: CongestionTimes,
+    /// RSTs seen by either end on this host.
+    pub resets: u64,
+    /// Last error reported to an application on this host, as errno name or number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// TCP state of the sending end (`ESTABLISHED`, ...).
+    pub tcp_state: &'static str,
+    /// The socket's own counters of the sending end: with the sequence numbers of SYN and FIN, as `ss -ti` prints them.
+    pub socket: SocketCounters,
+    /// First sign of the connection: SYN sent, established, or first data.
+    pub started_at: Timestamp,
+    /// When the sending end reached CLOSE; absent while open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// When each TCP state of the sending end was entered.
+    pub states: Vec<StateChange>,
+}
+
+/// A stream's place in its migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamRole {
+    /// The first connection: device state, and RAM without multifd.
+    Main,
+    /// A further connection.
+    Multifd,
+    /// The postcopy preempt channel.
+    Preempt,
+}
+
+impl StreamRole {
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::Multifd => "multifd",
+            Self::Preempt => "preempt",
+        }
+    }
+}
+
+/// `tcpi_bytes_acked` and `tcpi_bytes_received` as the kernel counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SocketCounters {
+    /// Sending end: `tcp_sock.bytes_acked`.
+    pub bytes_acked: u64,
+    /// Receiving end if it is on this host, else sending end: `tcp_sock.bytes_received`.
+    pub bytes_received: u64,
+}
+
+/// Time in each congestion state (include/uapi/linux/tcp.h, `enum tcp_ca_state`), seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct CongestionTimes {
+    /// Nothing suspicious.
+    pub open: f64,
+    /// Duplicate ACKs or SACKs.
+    pub disorder: f64,
+    /// Window reduced by ECN or local congestion.
+    pub cwr: f64,
+    /// Fast retransmit.
+    pub recovery: f64,
+    /// Retransmission timeout.
+    pub loss: f64,
+}
+
+/// Quantiles of a kernel histogram, seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Quantiles {
+    /// Number of samples.
+    pub count: u64,
+    /// Arithmetic mean.
+    pub mean_seconds: f64,
+    /// Median.
+    pub p50_seconds: f64,
+    /// 99th percentile, nearest rank.
+    pub p99_seconds: f64,
+    /// Upper bound of the highest bucket used.
+    pub max_seconds: f64,
+}
+
+/// A TCP state and when it was last entered.
+#[derive(Clone, Debug, Serialize)]
+pub struct StateChange {
+    /// Name of the state.
+    pub state: &'static str,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A thread of a migrator, while the migration runs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Thread {
+    /// Which end it belongs to.
+    pub end: Role,
+    /// Thread id in the initial pid namespace.
+    pub tid: u32,
+    /// Name.
+    pub comm: String,
+    /// What it does.
+    pub role: ThreadRole,
+    /// Time on a CPU.
+    pub on_cpu_seconds: f64,
+    /// Time neither on a CPU nor waiting for one.
+    pub off_cpu_seconds: f64,
+    /// Time runnable but waiting for a CPU.
+    pub runqueue_wait_seconds: f64,
+    /// Distribution of single waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runqueue_wait: Option<Quantiles>,
+    /// Wake-ups.
+    pub wakeups: u64,
+    /// Context switches by blocking and by preemption.
+    pub context_switches: u64,
+    /// Moves to another CPU.
+    pub cpu_moves: u64,
+}
+
+/// What a thread does for a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ThreadRole {
+    /// Drives the migration.
+    Main,
+    /// Moves data of one stream.
+    Stream,
+    /// Runs a guest CPU.
+    Vcpu,
+    /// Anything else.
+    Other,
+}
+
+impl ThreadRole {
+    /// All roles.
+    pub const ALL: [Self; 4] = [Self::Main, Self::Stream, Self::Vcpu, Self::Other];
+
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::Stream => "stream",
+            Self::Vcpu => "vcpu",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// One reason for what the record says.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Evidence {
+    /// What was looked at: `comm`, `thread`, `port`, `cmdline`, `cgroup`, `exe`, `peer`, `behaviour`, `config`, `close`, ...
+    pub kind: String,
+    /// What was seen, for a reader.
+    pub detail: String,
+    /// What it adds to the confidence, 0 to 1; absent where it speaks of the outcome.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
+}
+
+/// One second of a migration.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Sample {
+    /// End of the second.
+    pub at: Timestamp,
+    /// Delivered bytes so far.
+    pub bytes_delivered: u64,
+    /// Rate of delivery over the second.
+    pub bytes_per_second: f64,
+    /// Queued but not yet acknowledged at the end of the second.
+    pub bytes_in_flight: u64,
+    /// Segments retransmitted in this second.
+    pub retransmitted_segments: u64,
+    /// Mean smoothed RTT over the open streams; absent without a sample.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub srtt_seconds: Option<f64>,
+    /// Sum of the congestion windows, bytes.
+    pub cwnd_bytes: u64,
+    /// Open streams.
+    pub streams: u32,
+    /// CPU seconds used by the migration's main and stream threads in this second.
+    pub migration_cpu_seconds: f64,
+    /// Seconds that these threads waited for a CPU.
+    pub migration_runqueue_wait_seconds: f64,
+    /// CPU seconds used by guest CPUs.
+    pub vcpu_cpu_seconds: f64,
+    /// Seconds that guest CPUs waited for a CPU.
+    pub vcpu_runqueue_wait_seconds: f64,
+}

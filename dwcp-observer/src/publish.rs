@@ -1,0 +1,235 @@
+//! What one cycle hands to the readers: HTTP, metrics and the command line see only this, never the kernel.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, RwLock},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    migration::{
+        history::History,
+        record::{Migration, Mode, Outcome, Role, ThreadRole},
+    },
+    process::HostUsage,
+};
+
+/// The state of the observer after one cycle.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// When the cycle ended.
+    pub at: Timestamp,
+    /// When the observer started.
+    pub started_at: Timestamp,
+    /// Running migrations first, then finished ones, newest first.
+    pub entries: Vec<Entry>,
+    /// Totals since the observer started; they only grow.
+    pub totals: Totals,
+    /// Host-wide CPU and memory use; absent when `/proc` does not give it.
+    pub host: Option<HostUsage>,
+    /// The kernel side.
+    pub kernel: KernelStatus,
+    /// The cycle itself.
+    pub cycle: CycleStats,
+}
+
+/// A migration and its per-second history.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The record, without history.
+    pub record: Arc<Migration>,
+    /// Its circular buffer, shared with the cycle; locked for a copy only.
+    pub history: Arc<Mutex<History>>,
+}
+
+/// Counters over all migrations.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Finished migrations by outcome and mode (`None`: no RTT was ever measured).
+    pub finished: BTreeMap<(Outcome, Option<Mode>), u64>,
+    /// Durations of finished migrations, seconds, by mode.
+    pub durations: BTreeMap<Option<Mode>, Histogram>,
+    /// Payload by the role of the end on this host and the mode at that time. With both ends here both roles count.
+    pub bytes: BTreeMap<(Role, Option<Mode>), ByteTotals>,
+    /// Errors by type.
+    pub errors: BTreeMap<ErrorType, u64>,
+    /// Flows that were looked at and found to be no migration, by reason.
+    pub rejected_flows: BTreeMap<String, u64>,
+}
+
+/// Payload totals of one role.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ByteTotals {
+    /// Queued by the source; 0 at a destination.
+    pub queued: u64,
+    /// Acknowledged (source) or received in order (destination).
+    pub transferred: u64,
+    /// Retransmitted bytes.
+    pub retransmitted: u64,
+    /// Retransmitted segments.
+    pub retransmitted_segments: u64,
+}
+
+/// Errors that the kernel shows on migration sockets and processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ErrorType {
+    /// A stream was reset.
+    ConnectionReset,
+    /// A stream was refused.
+    ConnectionRefused,
+    /// A stream timed out (`ETIMEDOUT`).
+    NetworkTimeout,
+    /// Another socket error.
+    SocketError,
+    /// A migrator process died with streams open.
+    ProcessDied,
+}
+
+impl ErrorType {
+    /// All types, for counters that start at zero.
+    pub const ALL: [Self; 5] = [
+        Self::ConnectionReset,
+        Self::ConnectionRefused,
+        Self::NetworkTimeout,
+        Self::SocketError,
+        Self::ProcessDied,
+    ];
+
+    /// The `error_type` label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ConnectionReset => "connection_reset",
+            Self::ConnectionRefused => "connection_refused",
+            Self::NetworkTimeout => "network_timeout",
+            Self::SocketError => "socket_error",
+            Self::ProcessDied => "process_died",
+        }
+    }
+}
+
+/// A cumulative histogram with fixed upper bounds.
+#[derive(Clone, Debug, Default)]
+pub struct Histogram {
+    /// Upper bounds, ascending, without `+Inf`.
+    pub bounds: Arc<[f64]>,
+    /// Samples at or below each bound, not cumulative; one more for `+Inf`.
+    pub counts: Vec<u64>,
+    /// Sum of the samples.
+    pub sum: f64,
+}
+
+impl Histogram {
+    /// An empty histogram.
+    #[must_use]
+    pub fn new(bounds: Arc<[f64]>) -> Self {
+        Self { counts: vec![0; bounds.len() + 1], bounds, sum: 0.0 }
+    }
+
+    /// Counts one sample.
+    pub fn observe(&mut self, value: f64) {
+        let index = self.bounds.partition_point(|bound| *bound < value);
+        if let Some(count) = self.counts.get_mut(index) {
+            *count += 1;
+            self.sum += value;
+        }
+    }
+
+    /// Number of samples.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
+/// What the kernel side does and what it lost.
+#[derive(Clone, Debug, Default)]
+pub struct KernelStatus {
+    /// One per hook.
+    pub probes: Vec<ProbeStatus>,
+    /// One per loaded program.
+    pub programs: Vec<ProgramStats>,
+    /// Share of the time in which the kernel counted program runs: 0 off, 1 always; in between, run counts are samples.
+    pub program_stats_duty: f64,
+    /// Named loss counters, `map:reason`.
+    pub losses: Vec<(&'static str, u64)>,
+    /// Use of each record array.
+    pub maps: Vec<MapUse>,
+    /// RTT samples of tracked flows, seconds.
+    pub rtt: Histogram,
+    /// Waits for a CPU by thread role, seconds.
+    pub runqueue: Vec<(ThreadRole, Histogram)>,
+}
+
+/// One hook of the attach ladder.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ProbeStatus {
+    /// Kernel tracepoint or iterator.
+    pub probe: &'static str,
+    /// What it is for, and what is missing without it.
+    pub purpose: &'static str,
+    /// Whether measuring is impossible without it.
+    pub required: bool,
+    /// The rung that is live (`check`: would be); absent when none is.
+    pub rung: Option<&'static str>,
+    /// Why no rung, or why not a higher one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The kernel's own figures of one eBPF program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramStats {
+    /// Program name, at most 15 characters.
+    pub name: String,
+    /// Time in the program, ns (`bpf_prog_info.run_time_ns`).
+    pub run_time_ns: u64,
+    /// Runs (`bpf_prog_info.run_cnt`).
+    pub run_count: u64,
+    /// Instructions that the verifier walked.
+    pub verified_instructions: u32,
+}
+
+/// Use of one record array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapUse {
+    /// Name of the map.
+    pub map: &'static str,
+    /// Slots in use.
+    pub used: u32,
+    /// Slots.
+    pub capacity: u32,
+}
+
+/// How the one-second cycle keeps time.
+#[derive(Clone, Debug)]
+pub struct CycleStats {
+    /// Duration of each cycle, seconds.
+    pub duration: Histogram,
+    /// How late each cycle began, seconds.
+    pub jitter: Histogram,
+    /// Cycles that could not be run in time and were skipped.
+    pub missed: u64,
+    /// Period.
+    pub period: Duration,
+}
+
+/// Where the readers find the last [`Published`].
+#[derive(Clone, Debug, Default)]
+pub struct Board(Arc<RwLock<Option<Arc<Published>>>>);
+
+impl Board {
+    /// Replaces what readers see.
+    pub fn publish(&self, published: Published) {
+        // A poisoned lock holds a whole value all the same: it is only ever replaced.
+        *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::new(published));
+    }
+
+    /// What the last cycle published; `None` before the first.
+    #[must_use]
+    pub fn latest(&self) -> Option<Arc<Published>> {
+        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
