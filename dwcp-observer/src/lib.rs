@@ -1,1 +1,14 @@
-//! a
+//! Observes VM live migrations from inside the kernel.
+
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod identify;
+pub mod kernel;
+pub mod metrics;
+pub mod migration;
+pub mod process;
+pub mod publish;
+pub mod sched;
+pub mod tcp;
+pub mod cycle;

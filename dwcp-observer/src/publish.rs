@@ -13,7 +13,7 @@ use crate::{
         history::History,
         record::{Migration, Mode, Outcome, Role, ThreadRole},
     },
-    process::HostUsage,
+    process::host::HostUsage,
 };
 
 /// The state of the observer after one cycle.

@@ -359,7 +359,8 @@ impl Kernel {
         if let Some(record) = self.maps.processes.records.slot(slot)
             && peek!(record, state) == SLOT_CLOSED
         {
-            poke!(record, generation, peek!(record, generation).wrapping_add(1));
+            let generation = peek!(record, generation);
+            poke!(record, generation, generation.wrapping_add(1));
             poke!(record, state, SLOT_FREE);
             self.maps.processes.give_back(slot);
         }

@@ -1,4 +1,11 @@
-//! A migration: its record, its history, its registry.
+//! Migrations: records, life, registry.
 
+pub mod account;
+pub mod build;
 pub mod history;
+pub mod live;
+pub mod machine;
+pub mod outcome;
+pub mod quantiles;
 pub mod record;
+pub mod registry;

@@ -12,8 +12,7 @@ pub struct Migration {
     pub id: String,
     /// Whether streams are open.
     pub state: State,
-    /// How it ended; absent while it runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// How it ended; null while it runs.
     pub outcome: Option<Outcome>,
     /// The virtual machine, as far as its command line tells.
     pub vm: Vm,
@@ -34,8 +33,7 @@ pub struct Migration {
     pub found_under_way: bool,
     /// When measuring began.
     pub observed_from: Timestamp,
-    /// Last close; absent while it runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Last close; null while it runs.
     pub ended_at: Option<Timestamp>,
     /// First connection to last close, or to now.
     pub duration_seconds: f64,

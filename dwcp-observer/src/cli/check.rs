@@ -1,0 +1,153 @@
+//! `dwcp-observer check`: what this host can measure.
+
+use std::{fs, path::Path, process::ExitCode};
+
+use serde::Serialize;
+
+use super::{Settings, load_options};
+use crate::{
+    config::Config,
+    identify::rules::RuleSet,
+    kernel::{Kernel, LoadError, load::KERNEL_BTF, privileged},
+    publish::ProbeStatus,
+};
+
+const AFTER: &str = "\
+Examples:
+  sudo dwcp-observer check                      each probe with the rung it would use
+  sudo dwcp-observer check --json | jq .probes
+  dwcp-observer check --config FILE             the file alone, without touching the kernel when not root
+
+Exit codes: 0 migrations can be measured (some detail may be missing); 1 they cannot; 2 wrong arguments or configuration.";
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = AFTER)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    settings: Settings,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The answer.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// Whether migrations can be measured.
+    can_measure: bool,
+    kernel: String,
+    architecture: &'static str,
+    /// The configuration file, when one was given and is right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<String>,
+    facts: Vec<Fact>,
+    /// Each probe and the rung it would use; empty when nothing could be loaded.
+    probes: Vec<ProbeStatus>,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Fact {
+    name: &'static str,
+    ok: bool,
+    found: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+}
+
+pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let config = args.settings.resolve()?;
+    let report = examine(&config, args.settings.config.as_deref());
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print(&report);
+    }
+    let only_config = args.settings.config.is_some() && !privileged();
+    Ok(if report.can_measure || only_config { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn examine(config: &Config, file: Option<&Path>) -> Report {
+    let mut facts = vec![btf(config), capabilities(), port(config)];
+    let rules = RuleSet::new(config);
+    let loaded = Kernel::load(&load_options(config), rules.comm_rules(), &rules.port_bitmap());
+    let probes = match &loaded {
+        Ok(kernel) => kernel.probes().to_vec(),
+        Err(error) => {
+            let known = matches!(error, LoadError::Permission | LoadError::Btf(_));
+            if !known {
+                facts.push(Fact { name: "eBPF programs", ok: false, found: error.to_string(), advice: Some("send this output with `uname -r` as a bug report".to_owned()) });
+            }
+            Vec::new()
+        }
+    };
+    Report {
+        can_measure: loaded.is_ok(),
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned()),
+        architecture: std::env::consts::ARCH,
+        config: file.map(|path| path.display().to_string()),
+        facts,
+        probes,
+    }
+}
+
+fn btf(config: &Config) -> Fact {
+    let path = config.probes.btf_path.as_deref().unwrap_or_else(|| Path::new(KERNEL_BTF));
+    let read = crate::kernel::btf::Layout::from_file(path);
+    Fact {
+        name: "BTF",
+        ok: read.is_ok(),
+        found: match &read {
+            Ok(_) => path.display().to_string(),
+            Err(error) => error.to_string(),
+        },
+        advice: read.is_err().then(|| "use a kernel with CONFIG_DEBUG_INFO_BTF=y, or --btf-path FILE with BTF of this very kernel".to_owned()),
+    }
+}
+
+fn capabilities() -> Fact {
+    let ok = privileged();
+    Fact {
+        name: "capabilities",
+        ok,
+        found: if ok { "may load tracing programs".to_owned() } else { "neither CAP_SYS_ADMIN nor CAP_BPF with CAP_PERFMON".to_owned() },
+        advice: (!ok).then(|| "run as root: sudo dwcp-observer check".to_owned()),
+    }
+}
+
+fn port(config: &Config) -> Fact {
+    let bound = crate::http::bind(config.listen);
+    Fact {
+        name: "HTTP port",
+        ok: bound.is_ok(),
+        found: match &bound {
+            Ok(_) => format!("{} is free", config.listen),
+            Err(error) => error.to_string(),
+        },
+        advice: bound.is_err().then(|| "choose another with --listen or `listen` (an observer that already runs has it too)".to_owned()),
+    }
+}
+
+fn print(report: &Report) {
+    println!("kernel {} on {}", report.kernel, report.architecture);
+    if let Some(file) = &report.config {
+        println!("configuration {file} is right");
+    }
+    for fact in &report.facts {
+        println!("{:4} {}: {}", if fact.ok { "ok" } else { "LACK" }, fact.name, fact.found);
+        if let Some(advice) = &fact.advice {
+            println!("     -> {advice}");
+        }
+    }
+    if !report.probes.is_empty() {
+        println!("\n{:22} {:8} {:9} what it is for", "probe", "rung", "required");
+    }
+    for probe in &report.probes {
+        println!("{:22} {:8} {:9} {}", probe.probe, probe.rung.unwrap_or("none"), if probe.required { "yes" } else { "no" }, probe.purpose);
+        if let Some(reason) = &probe.reason {
+            println!("{:22} -> {reason}", "");
+        }
+    }
+    println!("\nmigrations {} be measured on this host", if report.can_measure { "can" } else { "CANNOT" });
+}

@@ -1,0 +1,134 @@
+//! The command line.
+
+mod check;
+pub mod migrations;
+mod run;
+mod table;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::config::{Config, LogLevel, Rung};
+
+const AFTER: &str = "\
+Examples:
+  sudo dwcp-observer run                  watch this host, serve http://0.0.0.0:8080/metrics
+  sudo dwcp-observer check                what this host can measure, and what to do about each lack
+  dwcp-observer migrations --watch        live and finished migrations, every second";
+
+/// Observes VM live migrations from inside the kernel.
+#[derive(Debug, Parser)]
+#[command(name = "dwcp-observer", version, after_help = AFTER)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch this host until SIGTERM or SIGINT
+    Run(run::RunArgs),
+    /// Show what this host can measure, or check a configuration file
+    Check(check::CheckArgs),
+    Migrations(migrations::MigrationsArgs),
+}
+
+/// Settings that a flag may override; the configuration file gives the rest.
+#[derive(Clone, Debug, clap::Args)]
+struct Settings {
+    /// Configuration file (TOML); without one every key has its default
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port for HTTP [default: 0.0.0.0:8080]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Least important message that is logged [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<Level>,
+    /// BTF of the running kernel [default: /sys/kernel/btf/vmlinux]
+    #[arg(long, value_name = "FILE")]
+    btf_path: Option<PathBuf>,
+    /// Use only this rung of the attach ladder [default: auto]
+    #[arg(long, value_name = "RUNG")]
+    rung: Option<RungFlag>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Level {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum RungFlag {
+    Auto,
+    TpBtf,
+    RawTp,
+}
+
+impl Settings {
+    /// The configuration with the flags applied.
+    fn resolve(&self) -> anyhow::Result<Config> {
+        let mut config = match &self.config {
+            Some(path) => Config::load(path)?,
+            None => Config::default(),
+        };
+        if let Some(listen) = self.listen {
+            config.listen = listen;
+        }
+        if let Some(level) = self.log_level {
+            config.log_level = match level {
+                Level::Off => LogLevel::Off,
+                Level::Error => LogLevel::Error,
+                Level::Warn => LogLevel::Warn,
+                Level::Info => LogLevel::Info,
+                Level::Debug => LogLevel::Debug,
+                Level::Trace => LogLevel::Trace,
+            };
+        }
+        if let Some(path) = &self.btf_path {
+            config.probes.btf_path = Some(path.clone());
+        }
+        if let Some(rung) = self.rung {
+            config.probes.rung = match rung {
+                RungFlag::Auto => Rung::Auto,
+                RungFlag::TpBtf => Rung::TpBtf,
+                RungFlag::RawTp => Rung::RawTp,
+            };
+        }
+        Ok(config)
+    }
+}
+
+/// Parses the arguments and runs the command. Exit codes: 0 done, 1 failed, 2 wrong arguments or configuration.
+#[must_use]
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Migrations(args) => migrations::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("dwcp-observer: {error:#}");
+        let configuration = error.downcast_ref::<crate::config::ConfigError>().is_some();
+        ExitCode::from(if configuration { 2 } else { 1 })
+    })
+}
+
+/// What the kernel side is told to do by a configuration.
+fn load_options(config: &Config) -> crate::kernel::LoadOptions {
+    crate::kernel::LoadOptions {
+        max_flows: config.limits.max_flows,
+        max_threads: config.limits.max_threads,
+        max_processes: config.limits.max_processes,
+        rungs: crate::cycle::allowed(config.probes.rung),
+        btf_path: config.probes.btf_path.clone(),
+        log_lifecycle: config.log_level >= LogLevel::Debug,
+    }
+}

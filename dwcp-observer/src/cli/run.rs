@@ -1,0 +1,104 @@
+//! `dwcp-observer run`.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Settings, load_options};
+use crate::{
+    config::{Config, LogLevel},
+    cycle::{Cycle, pollable, trim_memory},
+    http::{self, HttpLimits},
+    identify::rules::RuleSet,
+    kernel::Kernel,
+    metrics::{Exporter, SeriesLimits},
+    migration::registry::{Options, Registry},
+    publish::Board,
+};
+
+const AFTER: &str = "\
+Examples:
+  sudo dwcp-observer run
+  sudo dwcp-observer run --listen 127.0.0.1:9200 --log-level debug
+  sudo dwcp-observer run --config /etc/dwcp-observer.toml
+
+Exit codes: 0 stopped by SIGTERM or SIGINT; 1 cannot measure (the message says why); 2 wrong arguments or configuration.";
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = AFTER)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let config = args.settings.resolve()?;
+    env_logger::Builder::new()
+        .filter_level(LogLevel::Warn.min(config.log_level).filter())
+        .filter_module("dwcp_observer", config.log_level.filter())
+        // Lines of the kernel side come under its crate's name.
+        .filter_module("dwcp_observer_ebpf", config.log_level.filter())
+        .init();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(observe(&config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn observe(config: &Config) -> anyhow::Result<()> {
+    // Before anything is loaded: a taken port must not cost a second of probing.
+    let listener = http::bind(config.listen)?;
+    let rules = RuleSet::new(config);
+    let mut kernel = Kernel::load(&load_options(config), rules.comm_rules(), &rules.port_bitmap())?;
+    let logger = kernel_log(&mut kernel, config);
+    trim_memory();
+    for probe in kernel.probes().iter().filter(|probe| probe.rung.is_none()) {
+        log::warn!("{} is not attached, so this is missing: {} ({})", probe.probe, probe.purpose, probe.reason.as_deref().unwrap_or("no reason"));
+    }
+    let attached = kernel.probes().iter().filter(|probe| probe.rung.is_some()).count();
+    log::info!("{attached} of {} probes attached, listening on http://{}", kernel.probes().len(), listener.local_addr()?);
+    let options = Options {
+        max_finished: config.limits.max_finished as usize,
+        history: config.limits.history_seconds as usize,
+        mode: config.mode,
+    };
+    let board = Board::default();
+    let series = SeriesLimits {
+        migrations: config.limits.live_series_migrations as usize,
+        streams: config.limits.live_series_streams as usize,
+    };
+    let limits = HttpLimits { max_connections: config.limits.max_connections as usize };
+    let server = http::serve(listener, board.clone(), Exporter::new(config.node_name(), series), limits)?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let mut cycle = Cycle::new(kernel, Registry::new(rules.clone(), options), rules, board, config.probes.program_stats);
+    cycle.run(stop).await?;
+    drop(logger);
+    drop(cycle);
+    server.stop();
+    log::info!("stopped");
+    Ok(())
+}
+
+/// Forwards lifecycle lines of the kernel side to the log; at any lower level they are not in the loaded programs at all.
+fn kernel_log(kernel: &mut Kernel, config: &Config) -> Option<tokio::task::JoinHandle<()>> {
+    if config.log_level < LogLevel::Debug {
+        return None;
+    }
+    let logger = aya_log::EbpfLogger::init(kernel.ebpf())
+        .inspect_err(|error| log::warn!("no lifecycle lines from the kernel side: {error}"))
+        .ok()?;
+    let mut logger = pollable(logger).ok()?;
+    Some(tokio::spawn(async move {
+        while let Ok(mut guard) = logger.readable_mut().await {
+            guard.get_inner_mut().flush();
+            guard.clear_ready();
+        }
+    }))
+}

@@ -1,0 +1,464 @@
+//! Renders the records of the API for a terminal. Works on JSON, so that it shows whatever an older or newer observer sends.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+/// Widest line that is printed.
+const WIDTH: usize = 120;
+/// A column that may shrink keeps at least this much.
+const SHRUNK: usize = 8;
+/// Seconds of history in the detail.
+const HISTORY_LINES: usize = 10;
+const NONE: &str = "-";
+
+/// Live and finished migrations from the body of `/api/v1/migrations`, in at most 120 columns.
+/// `now` decides whether a start needs its date.
+pub(super) fn render_list(body: &Value, now: Timestamp) -> String {
+    let all = array(body, "migrations");
+    let of_state = |state: &str| -> Vec<&Value> {
+        all.iter().filter(|migration| text(migration, "state") == state).collect()
+    };
+    let (active, finished) = (of_state("active"), of_state("finished"));
+    let mut output = format!("{} active, {} finished\n", active.len(), finished.len());
+    if !active.is_empty() {
+        output.push_str("\nACTIVE\n");
+        output.push_str(&migrations(&active, now, false));
+    }
+    if !finished.is_empty() {
+        output.push_str("\nFINISHED\n");
+        output.push_str(&migrations(&finished, now, true));
+    }
+    output
+}
+
+fn migrations(records: &[&Value], now: Timestamp, finished: bool) -> String {
+    let mut table = Table::new(&[
+        "ID",
+        "VM",
+        "FROM -> TO",
+        "START UTC",
+        "TIME",
+        "BYTES",
+        "RATE",
+        "STR",
+        "RETR",
+        "RTT",
+    ]);
+    table.shrinks(&[1, 2]);
+    table.right(&[4, 5, 6, 7, 8, 9]);
+    if finished {
+        table.header.push("OUTCOME".to_owned());
+    }
+    for record in records {
+        let mut row = vec![
+            text(record, "id"),
+            vm_name(record),
+            path(record),
+            started(&text(record, "started_at"), now),
+            duration(number(record, "duration_seconds")),
+            bytes(transferred(record)),
+            rate(record),
+            stream_count(record).to_string(),
+            retransmits(record).to_string(),
+            rtt(mean_rtt(record)),
+        ];
+        if finished {
+            row.push(text_or(record, "outcome", "unknown"));
+        }
+        table.row(row);
+    }
+    table.render(WIDTH)
+}
+
+/// One migration from the body of `/api/v1/migrations/{id}`.
+pub(super) fn render_detail(record: &Value) -> String {
+    let mut output = String::new();
+    let mut line = |name: &str, value: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(output, "{name:<12} {value}");
+    };
+    line("migration", text(record, "id"));
+    let outcome = text_or(record, "outcome", "");
+    line("state", format!("{} {outcome}", text(record, "state")).trim_end().to_owned());
+    let memory = record.pointer("/vm/memory_bytes").and_then(Value::as_u64);
+    let vm = [
+        Some(vm_name(record)),
+        record.pointer("/vm/uuid").and_then(Value::as_str).map(clean),
+        memory.map(|bytes| format!("{} MiB memory", bytes >> 20)),
+    ];
+    line("vm", vm.into_iter().flatten().collect::<Vec<_>>().join(", "));
+    let mode = text_or(record, "mode", "unknown");
+    let kind = [text(record, "migrator"), text(record, "transport"), format!("mode {mode}")];
+    line("migrator", kind.join(", "));
+    for end in array(record, "ends") {
+        let exe = text_or(end, "exe", "");
+        let pid = integer(end, "pid");
+        let value = format!("pid {pid} {} {exe}", text(end, "comm"));
+        line(&text(end, "role"), value.trim_end().to_owned());
+    }
+    line("started", text(record, "started_at"));
+    if flag(record, "found_under_way") {
+        line("observed", format!("from {}: it was under way", text(record, "observed_from")));
+    }
+    if let Some(ended) = record.get("ended_at").and_then(Value::as_str) {
+        line("ended", clean(ended));
+    }
+    line("duration", duration(number(record, "duration_seconds")));
+    let total = |key: &str| bytes(record.get("bytes").map_or(0, |bytes| integer(bytes, key)));
+    line(
+        "bytes",
+        format!(
+            "{} queued, {} delivered, {} received, {} retransmitted",
+            total("queued"),
+            total("delivered"),
+            total("received"),
+            total("retransmitted"),
+        ),
+    );
+    line("rate", rate(record));
+    streams(record, &mut output);
+    threads(record, &mut output);
+    evidence(record, &mut output);
+    history(record, &mut output);
+    output
+}
+
+fn streams(record: &Value, output: &mut String) {
+    let mut table = Table::new(&[
+        "#",
+        "ROLE",
+        "FROM",
+        "TO",
+        "DELIVERED",
+        "RECEIVED",
+        "RETR",
+        "SRTT",
+        "MIN RTT",
+        "STATE",
+    ]);
+    table.shrinks(&[2, 3]);
+    table.right(&[0, 4, 5, 6, 7, 8]);
+    for (index, stream) in array(record, "streams").iter().enumerate() {
+        table.row(vec![
+            index.to_string(),
+            text(stream, "role"),
+            text(stream, "local"),
+            text(stream, "peer"),
+            bytes(integer(stream, "bytes_delivered")),
+            bytes(integer(stream, "bytes_received")),
+            integer(stream, "retransmitted_segments").to_string(),
+            rtt(number(stream, "srtt_seconds")),
+            rtt(number(stream, "min_rtt_seconds")),
+            text_or(stream, "last_error", &text_or(stream, "tcp_state", NONE)),
+        ]);
+    }
+    section("STREAMS", &table, output);
+    let without = integer(record, "streams_without_detail");
+    if without > 0 {
+        let _ = writeln!(output, "and {without} streams without detail: the kernel table was full");
+    }
+}
+
+fn threads(record: &Value, output: &mut String) {
+    let mut sums: Vec<(String, String, u64, f64, f64)> = Vec::new();
+    for thread in array(record, "threads") {
+        let (end, role) = (text(thread, "end"), text(thread, "role"));
+        let on_cpu = number(thread, "on_cpu_seconds").unwrap_or(0.0);
+        let wait = number(thread, "runqueue_wait_seconds").unwrap_or(0.0);
+        match sums.iter_mut().find(|sum| sum.0 == end && sum.1 == role) {
+            Some(sum) => {
+                sum.2 += 1;
+                sum.3 += on_cpu;
+                sum.4 += wait;
+            }
+            None => sums.push((end, role, 1, on_cpu, wait)),
+        }
+    }
+    let mut table = Table::new(&["END", "ROLE", "THREADS", "ON CPU", "WAITED FOR CPU"]);
+    table.right(&[2, 3, 4]);
+    for (end, role, count, on_cpu, wait) in sums {
+        table.row(vec![end, role, count.to_string(), duration(Some(on_cpu)), duration(Some(wait))]);
+    }
+    section("THREADS", &table, output);
+}
+
+fn evidence(record: &Value, output: &mut String) {
+    let mut table = Table::new(&["EVIDENCE", "WEIGHT", "SEEN"]);
+    table.shrinks(&[2]);
+    table.right(&[1]);
+    for evidence in array(record, "evidence") {
+        let weight = number(evidence, "weight");
+        table.row(vec![
+            text(evidence, "kind"),
+            weight.map_or_else(|| NONE.to_owned(), |weight| format!("{weight:.2}")),
+            text(evidence, "detail"),
+        ]);
+    }
+    section("WHY", &table, output);
+}
+
+fn history(record: &Value, output: &mut String) {
+    let samples = array(record, "history");
+    let mut table =
+        Table::new(&["SECOND", "RATE", "IN FLIGHT", "RETR", "SRTT", "CWND", "STREAMS", "VCPU"]);
+    table.right(&[1, 2, 3, 4, 5, 6, 7]);
+    for sample in &samples[samples.len().saturating_sub(HISTORY_LINES)..] {
+        table.row(vec![
+            clock(&text(sample, "at")),
+            per_second(number(sample, "bytes_per_second")),
+            bytes(integer(sample, "bytes_in_flight")),
+            integer(sample, "retransmitted_segments").to_string(),
+            rtt(number(sample, "srtt_seconds")),
+            bytes(integer(sample, "cwnd_bytes")),
+            integer(sample, "streams").to_string(),
+            duration(number(sample, "vcpu_cpu_seconds")),
+        ]);
+    }
+    section("LAST SECONDS", &table, output);
+}
+
+fn section(title: &str, table: &Table, output: &mut String) {
+    if !table.rows.is_empty() {
+        let _ = write!(output, "\n{title}\n{}", table.render(WIDTH));
+    }
+}
+
+/// Columns that are as wide as what they hold.
+struct Table {
+    header: Vec<String>,
+    rows: Vec<Vec<String>>,
+    right: Vec<usize>,
+    shrinks: Vec<usize>,
+}
+
+impl Table {
+    fn new(header: &[&str]) -> Self {
+        let header = header.iter().map(|name| (*name).to_owned()).collect();
+        Self { header, rows: Vec::new(), right: Vec::new(), shrinks: Vec::new() }
+    }
+
+    fn right(&mut self, columns: &[usize]) {
+        self.right = columns.to_vec();
+    }
+
+    fn shrinks(&mut self, columns: &[usize]) {
+        self.shrinks = columns.to_vec();
+    }
+
+    fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    fn render(&self, limit: usize) -> String {
+        let lines = || std::iter::once(&self.header).chain(&self.rows);
+        let mut widths = vec![0; self.header.len()];
+        for line in lines() {
+            for (width, cell) in widths.iter_mut().zip(line) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        let total =
+            |widths: &[usize]| widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1);
+        while total(&widths) > limit {
+            let widest = self.shrinks.iter().copied().max_by_key(|column| widths[*column]);
+            match widest {
+                Some(column) if widths[column] > SHRUNK => widths[column] -= 1,
+                _ => break,
+            }
+        }
+        let mut output = String::new();
+        for line in lines() {
+            let mut text = String::new();
+            for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
+                if column > 0 {
+                    text.push_str("  ");
+                }
+                let cell = fit(cell, *width);
+                let _ = if self.right.contains(&column) {
+                    write!(text, "{cell:>width$}")
+                } else {
+                    write!(text, "{cell:<width$}")
+                };
+            }
+            output.push_str(text.trim_end());
+            output.push('\n');
+        }
+        output
+    }
+}
+
+/// At most `width` characters, with a mark where something is missing.
+fn fit(cell: &str, width: usize) -> String {
+    if cell.chars().count() <= width {
+        return cell.to_owned();
+    }
+    cell.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// Without control characters: a VM's name must not steer the terminal.
+fn clean(text: &str) -> String {
+    let printable = |c: char| {
+        // Format characters would turn the direction of the line or vanish.
+        let invisible = matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+        if c.is_control() || invisible { '?' } else { c }
+    };
+    text.chars().map(printable).collect()
+}
+
+fn array<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn text(value: &Value, key: &str) -> String {
+    text_or(value, key, NONE)
+}
+
+fn text_or(value: &Value, key: &str, default: &str) -> String {
+    value.get(key).and_then(Value::as_str).map_or_else(|| default.to_owned(), clean)
+}
+
+fn number(value: &Value, key: &str) -> Option<f64> {
+    value.get(key).and_then(Value::as_f64)
+}
+
+fn integer(value: &Value, key: &str) -> u64 {
+    value.get(key).and_then(Value::as_u64).unwrap_or(0)
+}
+
+fn flag(value: &Value, key: &str) -> bool {
+    value.get(key).and_then(Value::as_bool).unwrap_or(false)
+}
+
+fn vm_name(record: &Value) -> String {
+    record.get("vm").map_or_else(|| NONE.to_owned(), |vm| text(vm, "name"))
+}
+
+fn path(record: &Value) -> String {
+    let Some(stream) = array(record, "streams").first() else {
+        return NONE.to_owned();
+    };
+    let host = |key: &str| {
+        let address = text(stream, key);
+        address.rsplit_once(':').map_or(address.clone(), |(host, _)| host.to_owned())
+    };
+    format!("{} -> {}", host("local"), host("peer"))
+}
+
+fn has_source(record: &Value) -> bool {
+    array(record, "ends").iter().any(|end| text(end, "role") == "source")
+}
+
+/// Delivered bytes where the source is seen, else what the destination received.
+fn transferred(record: &Value) -> u64 {
+    let key = if has_source(record) { "delivered" } else { "received" };
+    record.get("bytes").map_or(0, |bytes| integer(bytes, key))
+}
+
+/// The rate now, or of the whole when it is over.
+fn rate(record: &Value) -> String {
+    let now = number(record, "throughput_bytes_per_second");
+    if text(record, "state") != "finished" {
+        return per_second(now);
+    }
+    let whole = number(record, "duration_seconds")
+        .filter(|seconds| *seconds > 0.0)
+        .map(|seconds| transferred(record) as f64 / seconds);
+    per_second(whole)
+}
+
+fn stream_count(record: &Value) -> u64 {
+    array(record, "streams").len() as u64 + integer(record, "streams_without_detail")
+}
+
+fn retransmits(record: &Value) -> u64 {
+    array(record, "streams").iter().map(|stream| integer(stream, "retransmitted_segments")).sum()
+}
+
+fn mean_rtt(record: &Value) -> Option<f64> {
+    let streams = array(record, "streams").iter();
+    let samples: Vec<f64> = streams.filter_map(|stream| number(stream, "srtt_seconds")).collect();
+    (!samples.is_empty()).then(|| samples.iter().sum::<f64>() / samples.len() as f64)
+}
+
+/// Time of day, with the date when it is not today's (UTC).
+fn started(at: &str, now: Timestamp) -> String {
+    let today = now.to_string();
+    match (at.get(..10), today.get(..10)) {
+        (Some(date), Some(today)) if date != today => {
+            let (month_day, minute) = (at.get(5..10), at.get(11..16));
+            format!("{} {}", month_day.unwrap_or(NONE), minute.unwrap_or(NONE))
+        }
+        _ => clock(at),
+    }
+}
+
+fn clock(at: &str) -> String {
+    at.get(11..19).map_or_else(|| NONE.to_owned(), str::to_owned)
+}
+
+fn duration(seconds: Option<f64>) -> String {
+    let Some(seconds) = seconds else {
+        return NONE.to_owned();
+    };
+    if seconds < 0.9995 {
+        return format!("{:.0} ms", seconds * 1e3);
+    }
+    if seconds < 99.95 {
+        return format!("{seconds:.1} s");
+    }
+    let whole = seconds.round() as u64;
+    if whole < 3600 {
+        return format!("{}m{:02}s", whole / 60, whole % 60);
+    }
+    format!("{}h{:02}m", whole / 3600, whole % 3600 / 60)
+}
+
+fn bytes(count: u64) -> String {
+    scaled(count as f64, "B")
+}
+
+fn per_second(rate: Option<f64>) -> String {
+    rate.map_or_else(|| NONE.to_owned(), |rate| scaled(rate, "B/s"))
+}
+
+/// Three digits and a decimal prefix (1 kB = 1000 B), as the metrics and QEMU count.
+fn scaled(value: f64, unit: &str) -> String {
+    let mut value = value;
+    let mut prefixes = ["", "k", "M", "G", "T"].into_iter();
+    let mut prefix = prefixes.next().unwrap_or("");
+    // 999.5 would print as 1000.
+    while value >= 999.5 {
+        let Some(next) = prefixes.next() else {
+            break;
+        };
+        value /= 1000.0;
+        prefix = next;
+    }
+    if prefix.is_empty() || value >= 99.95 {
+        return format!("{value:.0} {prefix}{unit}");
+    }
+    if value >= 9.995 {
+        return format!("{value:.1} {prefix}{unit}");
+    }
+    format!("{value:.2} {prefix}{unit}")
+}
+
+fn rtt(seconds: Option<f64>) -> String {
+    let Some(seconds) = seconds else {
+        return NONE.to_owned();
+    };
+    let micros = seconds * 1e6;
+    if micros < 999.5 {
+        return format!("{micros:.0} us");
+    }
+    if micros < 99_950.0 {
+        return format!("{:.1} ms", micros / 1e3);
+    }
+    format!("{:.0} ms", micros / 1e3)
+}
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

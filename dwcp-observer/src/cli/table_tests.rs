@@ -1,0 +1,165 @@
+use serde_json::json;
+
+use super::*;
+use crate::{metrics::sample, migration::record::Outcome};
+
+fn now() -> Timestamp {
+    sample::at()
+}
+
+fn list(records: &[crate::migration::record::Migration]) -> String {
+    render_list(&json!({ "migrations": records }), now())
+}
+
+fn widest(text: &str) -> usize {
+    text.lines().map(|line| line.chars().count()).max().unwrap()
+}
+
+#[test]
+fn list_of_active_and_finished() {
+    let records = [
+        sample::active("1795350596500-4711"),
+        sample::finished("1795350585500-4600", Outcome::Completed, 5),
+        sample::finished("1795350530500-4500", Outcome::Failed, 86_400),
+    ];
+    let expected = "\
+1 active, 2 finished
+
+ACTIVE
+ID                  VM      FROM -> TO            START UTC   TIME    BYTES      RATE  STR  RETR     RTT
+1795350596500-4711  web-01  10.0.0.1 -> 10.0.0.2  12:29:56   4.0 s  3.80 MB  950 kB/s    2     4  250 us
+
+FINISHED
+ID                  VM      FROM -> TO            START UTC      TIME    BYTES      RATE  STR  RETR     RTT  OUTCOME
+1795350585500-4600  web-01  10.0.0.1 -> 10.0.0.2  12:29:45     10.0 s  3.80 MB  380 kB/s    2     4  250 us  completed
+1795350530500-4500  web-01  10.0.0.1 -> 10.0.0.2  11-21 12:29  10.0 s  3.80 MB  380 kB/s    2     4  250 us  failed
+";
+    let text = list(&records);
+    assert_eq!(text, expected, "\n{text}");
+}
+
+#[test]
+fn nothing_to_show() {
+    assert_eq!(list(&[]), "0 active, 0 finished\n");
+    // What is no list at all is shown as an empty one, not with a crash.
+    assert_eq!(render_list(&json!(null), now()), "0 active, 0 finished\n");
+}
+
+#[test]
+fn never_wider_than_120_columns() {
+    let mut record = sample::finished("1795350585500-4194304", Outcome::Completed, 90_000);
+    record.vm.name = Some("a-very-long-virtual-machine-name-é".repeat(4));
+    record.duration_seconds = 123_456.0;
+    record.bytes.delivered = 999_499_999_999_999;
+    for stream in &mut record.streams {
+        stream.local = "[2001:db8:1234:5678:9abc:def0:1234:5678]:49152".to_owned();
+        stream.peer = "[2001:db8:1234:5678:9abc:def0:1234:9999]:49153".to_owned();
+        stream.retransmitted_segments = 1_000_000;
+        stream.srtt_seconds = Some(0.0999);
+    }
+    record.evidence[0].detail = "because ".repeat(40);
+    let text = list(&[record.clone()]);
+    assert!(widest(&text) <= 120, "{} columns\n{text}", widest(&text));
+    assert!(text.contains('…'));
+    assert!(text.contains("1795350585500-4194304"), "an id must stay whole");
+    let detail = render_detail(&json!(record));
+    let rows: String =
+        detail.lines().skip_while(|line| *line != "STREAMS").collect::<Vec<_>>().join("\n");
+    assert!(widest(&rows) <= 120, "{} columns\n{rows}", widest(&rows));
+}
+
+#[test]
+fn names_cannot_steer_the_terminal() {
+    let mut record = sample::active("1");
+    record.vm.name = Some("\u{1b}]0;x\u{7}\u{1b}[2J\n\u{9b}\u{202e}é日".to_owned());
+    let value = json!(record);
+    for text in [list(&[record]), render_detail(&value)] {
+        assert!(
+            !text.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}'),
+            "{text:?}"
+        );
+        assert!(text.contains("é日"), "{text}");
+    }
+    assert_eq!(render_detail(&value).matches("[2J").count(), 1);
+}
+
+#[test]
+fn detail_has_everything() {
+    let mut value = json!(sample::finished("1795350585500-4600", Outcome::Completed, 5));
+    let history = sample::entry(sample::active("1")).history.lock().unwrap().samples();
+    value["history"] = json!(history);
+    let text = render_detail(&value);
+    for line in [
+        "migration    1795350585500-4600",
+        "state        finished completed",
+        "vm           web-01, 5e9b0a4c-0000-4000-8000-000000000001, 256 MiB memory",
+        "migrator     qemu, tcp, mode datacenter",
+        "source       pid 4711 qemu-system-x86",
+        "destination  pid 5000 qemu-system-x86",
+        "ended        2026-11-22T12:29:55.5Z",
+        "duration     10.0 s",
+        "bytes        4.00 MB queued, 3.80 MB delivered, 3.80 MB received, 5.79 kB retransmitted",
+        "rate         380 kB/s",
+        "0  main     10.0.0.1:40000  10.0.0.2:49152    1.90 MB       0 B     2  250 us   100 us  CLOSE",
+        "source  stream        2  750 ms          250 ms",
+        "port        0.30  peer port 49152 is a libvirt migration port",
+        "12:30:00  950 kB/s    14.5 kB     1  250 us  29.0 kB        2  900 ms",
+    ] {
+        assert!(text.contains(line), "no {line:?} in\n{text}");
+    }
+}
+
+#[test]
+fn detail_says_what_is_missing() {
+    let mut record = sample::active("1");
+    record.vm = crate::migration::record::Vm::default();
+    record.mode = None;
+    record.found_under_way = true;
+    record.streams_without_detail = 3;
+    let text = render_detail(&json!(record));
+    assert!(text.contains("vm           -\n"), "{text}");
+    assert!(text.contains("mode unknown"), "{text}");
+    assert!(text.contains("it was under way"), "{text}");
+    assert!(text.contains("and 3 streams without detail"), "{text}");
+    assert!(!text.contains("LAST SECONDS"), "{text}");
+}
+
+#[test]
+fn units() {
+    for (count, want) in [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.00 kB"),
+        (9_994, "9.99 kB"),
+        (9_996, "10.0 kB"),
+        (99_949, "99.9 kB"),
+        (99_951, "100 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.00 MB"),
+        (2_400_000_000, "2.40 GB"),
+        (u64::MAX, "18446744 TB"),
+    ] {
+        assert_eq!(bytes(count), want, "{count}");
+    }
+    for (seconds, want) in [
+        (0.0, "0 ms"),
+        (0.9994, "999 ms"),
+        (0.9996, "1.0 s"),
+        (99.94, "99.9 s"),
+        (99.96, "1m40s"),
+        (3599.4, "59m59s"),
+        (3599.6, "1h00m"),
+        (90_061.0, "25h01m"),
+    ] {
+        assert_eq!(duration(Some(seconds)), want, "{seconds}");
+    }
+    for (seconds, want) in
+        [(0.000_012, "12 us"), (0.000_999_6, "1.0 ms"), (0.0999, "99.9 ms"), (0.1, "100 ms")]
+    {
+        assert_eq!(rtt(Some(seconds)), want, "{seconds}");
+    }
+    assert_eq!(
+        (duration(None), per_second(None), rtt(None)),
+        (NONE.into(), NONE.into(), NONE.into())
+    );
+}

@@ -1,0 +1,194 @@
+//! What is allowed beyond the type of a value.
+
+use super::{Config, MAX_RULES, UserRule};
+use crate::identify::CommPattern;
+
+/// A value that is not allowed.
+pub(super) struct Mistake {
+    /// As `limits.max_flows` or `rule[0].name`.
+    pub(super) key: String,
+    /// What is allowed, or what is wrong.
+    pub(super) message: String,
+    /// Whether the mistake is the value, else the whole section.
+    pub(super) show_value: bool,
+}
+
+/// A whole number and its bounds, both included.
+type Integer = (&'static str, fn(&Config) -> u32, u32, u32);
+
+const INTEGERS: &[Integer] = &[
+    ("limits.max_flows", |config| config.limits.max_flows, 16, 1_048_576),
+    ("limits.max_threads", |config| config.limits.max_threads, 16, 1_048_576),
+    ("limits.max_processes", |config| config.limits.max_processes, 4, 65_536),
+    ("limits.max_finished", |config| config.limits.max_finished, 1, 65_536),
+    ("limits.history_seconds", |config| config.limits.history_seconds, 10, 86_400),
+    ("limits.live_series_migrations", |config| config.limits.live_series_migrations, 0, 4096),
+    ("limits.live_series_streams", |config| config.limits.live_series_streams, 0, 65_536),
+    ("limits.max_connections", |config| config.limits.max_connections, 1, 65_536),
+];
+
+const CONFIDENCE: &str = "a number above 0, at most 0.99";
+const PORTS: &str = r#"a list of ports and ranges from 1 to 65535, as ["9876", "49152-49215"]"#;
+const PORT: &str = r#"a port from 1 to 65535 or a range of them, as "9876" or "49152-49215""#;
+const POSITIVE: &str = "a finite number above 0";
+const NAME: &str = "1 to 64 of a-z A-Z 0-9 _ . -";
+const COMM: &str = "a process name, or a prefix that ends in *, but not * alone";
+const TEXT: &str = "a text that is not empty";
+const NODE: &str = "a text of 1 to 253 characters, without control characters";
+
+const ALLOWED: &[(&str, &str)] = &[
+    ("listen", "an IP address and a port, as \"0.0.0.0:8080\" or \"[::]:8080\""),
+    ("log_level", "off, error, warn, info, debug, trace"),
+    ("node", NODE),
+    ("probes.rung", "auto, tp_btf, raw_tp"),
+    ("probes.btf_path", "the path of a file"),
+    ("probes.program_stats", "off, sampled, always"),
+    ("identify.ports", PORTS),
+    ("identify.ports[]", PORT),
+    ("identify.min_confidence", CONFIDENCE),
+    ("mode.datacenter_max_rtt_seconds", POSITIVE),
+    ("mode.internet_min_rtt_seconds", POSITIVE),
+    ("mode.datacenter_min_bits_per_second", POSITIVE),
+    ("rule[].name", NAME),
+    ("rule[].comm", COMM),
+    ("rule[].exe", TEXT),
+    ("rule[].cgroup", TEXT),
+    ("rule[].cmdline", TEXT),
+    ("rule[].ports", PORTS),
+    ("rule[].ports[]", PORT),
+    ("rule[].confidence", CONFIDENCE),
+    ("rule[].component", "amst, hde, pba, acp, ass, itp"),
+];
+
+/// What the value of `key` may be, for a reader.
+pub(super) fn allowed(key: &str) -> Option<String> {
+    let pattern = without_indices(key);
+    if let Some((_, _, min, max)) = INTEGERS.iter().find(|(name, ..)| *name == pattern) {
+        return Some(format!("a whole number from {min} to {max}"));
+    }
+    ALLOWED.iter().find(|(name, _)| *name == pattern).map(|&(_, text)| text.to_owned())
+}
+
+/// `rule[3].name` as `rule[].name`.
+fn without_indices(key: &str) -> String {
+    key.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+/// The first value that its type alone does not refuse.
+pub(super) fn first_mistake(config: &Config) -> Option<Mistake> {
+    let not_allowed = |key: &str| Mistake {
+        key: key.to_owned(),
+        message: format!("allowed: {}", allowed(key).unwrap_or_default()),
+        show_value: true,
+    };
+    let integers = INTEGERS
+        .iter()
+        .find(|(_, value, min, max)| !(*min..=*max).contains(&value(config)))
+        .map(|(key, ..)| *key);
+    let mode = &config.mode;
+    let btf_path = config.probes.btf_path.as_ref();
+    let checks = [
+        ("node", config.node.as_deref().is_none_or(is_node)),
+        ("probes.btf_path", btf_path.is_none_or(|path| !path.as_os_str().is_empty())),
+        ("identify.min_confidence", is_confidence(config.identify.min_confidence)),
+        ("mode.datacenter_max_rtt_seconds", is_positive(mode.datacenter_max_rtt_seconds)),
+        ("mode.internet_min_rtt_seconds", is_positive(mode.internet_min_rtt_seconds)),
+        ("mode.datacenter_min_bits_per_second", is_positive(mode.datacenter_min_bits_per_second)),
+    ];
+    let others = checks.into_iter().find(|(_, right)| !right).map(|(key, _)| key);
+    if let Some(key) = integers.or(others) {
+        return Some(not_allowed(key));
+    }
+    if mode.datacenter_max_rtt_seconds > mode.internet_min_rtt_seconds {
+        return Some(Mistake {
+            key: "mode.datacenter_max_rtt_seconds".to_owned(),
+            message: format!(
+                "it must not be above mode.internet_min_rtt_seconds, which is {}",
+                mode.internet_min_rtt_seconds
+            ),
+            show_value: true,
+        });
+    }
+    rules(config)
+}
+
+fn rules(config: &Config) -> Option<Mistake> {
+    if config.rules.len() > MAX_RULES {
+        return Some(Mistake {
+            key: format!("rule[{MAX_RULES}]"),
+            message: format!("at most {MAX_RULES} [[rule]] sections are allowed"),
+            show_value: false,
+        });
+    }
+    config.rules.iter().enumerate().find_map(|(index, rule)| {
+        let mistake = |field: &str, message: String| Mistake {
+            key: format!("rule[{index}].{field}"),
+            message,
+            show_value: true,
+        };
+        if let Some(field) = wrong_field(rule) {
+            let allowed = allowed(&format!("rule[].{field}")).unwrap_or_default();
+            return Some(mistake(field, format!("allowed: {allowed}")));
+        }
+        if config.rules[..index].iter().any(|earlier| earlier.name == rule.name) {
+            return Some(mistake("name", "another rule has this name".to_owned()));
+        }
+        if rule.confidence < config.identify.min_confidence {
+            let minimum = config.identify.min_confidence;
+            let message = format!("below identify.min_confidence ({minimum}) it decides nothing");
+            return Some(mistake("confidence", message));
+        }
+        let has_matcher = rule.comm.is_some()
+            || rule.exe.is_some()
+            || rule.cgroup.is_some()
+            || rule.cmdline.is_some()
+            || !rule.ports.is_empty();
+        (!has_matcher).then(|| Mistake {
+            key: format!("rule[{index}]"),
+            message: format!(
+                "rule `{}` needs at least one of comm, exe, cgroup, cmdline, ports",
+                rule.name
+            ),
+            show_value: false,
+        })
+    })
+}
+
+fn wrong_field(rule: &UserRule) -> Option<&'static str> {
+    let is_text = |text: &Option<String>| text.as_ref().is_none_or(|text| !text.is_empty());
+    [
+        ("name", is_name(&rule.name)),
+        ("comm", rule.comm.as_deref().is_none_or(|comm| CommPattern::new(comm).is_some())),
+        ("exe", is_text(&rule.exe)),
+        ("cgroup", is_text(&rule.cgroup)),
+        ("cmdline", is_text(&rule.cmdline)),
+        ("confidence", is_confidence(rule.confidence)),
+    ]
+    .into_iter()
+    .find(|(_, right)| !right)
+    .map(|(field, _)| field)
+}
+
+fn is_confidence(value: f64) -> bool {
+    value > 0.0 && value <= 0.99
+}
+
+fn is_positive(value: f64) -> bool {
+    value > 0.0 && value.is_finite()
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+fn is_node(node: &str) -> bool {
+    (1..=253).contains(&node.chars().count()) && !node.chars().any(char::is_control)
+}
+
+/// All keys, for the test of the example file.
+#[cfg(test)]
+pub(super) fn keys() -> impl Iterator<Item = &'static str> {
+    let integers = INTEGERS.iter().map(|&(key, ..)| key);
+    integers.chain(ALLOWED.iter().map(|&(key, _)| key))
+}

@@ -1,0 +1,295 @@
+//! The configuration file: optional, and every key has a default.
+
+mod check;
+mod error;
+mod key;
+mod ports;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+pub use error::ConfigError;
+pub use ports::PortRange;
+
+/// What the observer is told to do. [`Config::default`] is what it does without a file.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where HTTP is served; all IPv4 interfaces, port 8080 by default.
+    pub listen: SocketAddr,
+    /// The least important message that is logged.
+    pub log_level: LogLevel,
+    /// The `node` label; `None` is the host's name.
+    pub node: Option<String>,
+    /// Bounds on memory.
+    pub limits: Limits,
+    /// How the kernel is watched.
+    pub probes: Probes,
+    /// What is taken for a migration.
+    pub identify: Identify,
+    /// Which path counts as `datacenter`, `internet`, `hybrid`.
+    pub mode: ModeThresholds,
+    /// Rules beside the built-in ones, tried before them in the order of the file.
+    #[serde(rename = "rule")]
+    pub rules: Vec<UserRule>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080),
+            log_level: LogLevel::default(),
+            node: None,
+            limits: Limits::default(),
+            probes: Probes::default(),
+            identify: Identify::default(),
+            mode: ModeThresholds::default(),
+            rules: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or holds a wrong key or value: see [`Config::parse`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks `text`; `path` is only named in errors.
+    ///
+    /// # Errors
+    /// The first mistake, with file, line, column, key and what is allowed there.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        key::parse(text, path)
+    }
+
+    /// The `node` label: the configured name, else the host's.
+    #[must_use]
+    pub fn node_name(&self) -> String {
+        self.node.clone().unwrap_or_else(|| {
+            let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            let name = name.trim();
+            if name.is_empty() { "unknown".to_owned() } else { name.to_owned() }
+        })
+    }
+}
+
+/// The least important message that is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What stops the observer.
+    Error,
+    /// What costs it figures.
+    Warn,
+    /// Start, stop, migrations.
+    #[default]
+    Info,
+    /// The lifecycle of flows and processes, from the kernel side too.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The level of the `log` crate.
+    #[must_use]
+    pub const fn filter(self) -> log::LevelFilter {
+        match self {
+            Self::Off => log::LevelFilter::Off,
+            Self::Error => log::LevelFilter::Error,
+            Self::Warn => log::LevelFilter::Warn,
+            Self::Info => log::LevelFilter::Info,
+            Self::Debug => log::LevelFilter::Debug,
+            Self::Trace => log::LevelFilter::Trace,
+        }
+    }
+}
+
+/// Bounds on memory. What finds no room is counted in totals and under a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Flows with a record of their own, 16 to 1048576.
+    pub max_flows: u32,
+    /// Threads with a record of their own, 16 to 1048576.
+    pub max_threads: u32,
+    /// Processes that may migrate, 4 to 65536.
+    pub max_processes: u32,
+    /// Finished migrations that are kept, 1 to 65536.
+    pub max_finished: u32,
+    /// Per-second samples kept of a migration, 10 to 86400.
+    pub history_seconds: u32,
+    /// Migrations with live series of their own, 0 to 4096.
+    pub live_series_migrations: u32,
+    /// Streams with live series of their own, 0 to 65536.
+    pub live_series_streams: u32,
+    /// HTTP connections at a time, 1 to 65536.
+    pub max_connections: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_flows: 4096,
+            max_threads: 8192,
+            max_processes: 1024,
+            max_finished: 256,
+            history_seconds: 600,
+            live_series_migrations: 32,
+            live_series_streams: 256,
+            max_connections: 128,
+        }
+    }
+}
+
+/// How the kernel is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Probes {
+    /// Which attach rung is used.
+    pub rung: Rung,
+    /// BTF of the running kernel; `None` is `/sys/kernel/btf/vmlinux`.
+    pub btf_path: Option<PathBuf>,
+    /// Whether the kernel times each program's runs.
+    pub program_stats: ProgramStats,
+}
+
+/// Which attach rung is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rung {
+    /// The best one that attaches.
+    #[default]
+    Auto,
+    /// BTF-typed raw tracepoints only.
+    TpBtf,
+    /// Raw tracepoints only.
+    RawTp,
+}
+
+/// Whether the kernel times each program's runs (`BPF_ENABLE_STATS`), which costs two clock reads per run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProgramStats {
+    /// Never.
+    Off,
+    /// For a fraction of the time.
+    #[default]
+    Sampled,
+    /// Always.
+    Always,
+}
+
+/// What is taken for a migration.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Identify {
+    /// Migration ports beside the built-in ones; data on one of these is a migration whoever moves it.
+    pub ports: Vec<PortRange>,
+    /// The confidence from which a flow is called a migration, above 0, at most 0.99.
+    pub min_confidence: f64,
+}
+
+impl Default for Identify {
+    fn default() -> Self {
+        Self { ports: Vec::new(), min_confidence: 0.5 }
+    }
+}
+
+/// Which path counts as `datacenter`, `internet`, `hybrid`.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModeThresholds {
+    /// `datacenter` needs a mean smoothed RTT below this, seconds.
+    pub datacenter_max_rtt_seconds: f64,
+    /// A mean smoothed RTT above this is `internet`, seconds.
+    pub internet_min_rtt_seconds: f64,
+    /// `datacenter` needs a peak rate of at least this, bits per second.
+    pub datacenter_min_bits_per_second: f64,
+}
+
+impl Default for ModeThresholds {
+    fn default() -> Self {
+        Self {
+            datacenter_max_rtt_seconds: 0.010,
+            internet_min_rtt_seconds: 0.050,
+            datacenter_min_bits_per_second: 1e9,
+        }
+    }
+}
+
+/// The most `[[rule]]` sections: the kernel's table of names is fixed in size.
+pub const MAX_RULES: usize = 32;
+
+/// A rule of the configuration. All matchers that are given must match; at least one is given.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UserRule {
+    /// Name of the migrator in records and labels: 1 to 64 of `a-z A-Z 0-9 _ . -`.
+    pub name: String,
+    /// Name of the process's main thread: exact, or a prefix that ends in `*`. The kernel keeps 15 bytes of a name.
+    pub comm: Option<String>,
+    /// Path of the executable; `*` and `?` match any characters.
+    pub exe: Option<String>,
+    /// cgroup path; `*` and `?` match any characters.
+    pub cgroup: Option<String>,
+    /// A part of the command line, its arguments joined by spaces.
+    pub cmdline: Option<String>,
+    /// Ports of the end that was called (the listener's side).
+    #[serde(default)]
+    pub ports: Vec<PortRange>,
+    /// What this rule adds to the confidence, above 0, at most 0.99.
+    #[serde(default = "default_rule_confidence")]
+    pub confidence: f64,
+    /// The DWCP component that such a flow belongs to; named in the evidence.
+    pub component: Option<Component>,
+}
+
+const fn default_rule_confidence() -> f64 {
+    0.9
+}
+
+/// The six components of DWCP v3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Component {
+    /// Adaptive Multi-Stream Transport.
+    Amst,
+    /// Hierarchical Delta Encoding.
+    Hde,
+    /// Predictive Bandwidth Allocator.
+    Pba,
+    /// Adaptive Consensus Protocol.
+    Acp,
+    /// Adaptive State Synchronizer.
+    Ass,
+    /// Intelligent Task Placement.
+    Itp,
+}
+
+impl Component {
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Amst => "amst",
+            Self::Hde => "hde",
+            Self::Pba => "pba",
+            Self::Acp => "acp",
+            Self::Ass => "ass",
+            Self::Itp => "itp",
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The one-second cycle: reads the kernel side, advances the registry, publishes.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aya::maps::{MapData, RingBuf};
+use dwcp_observer_ebpf::hist::{HOST_HIST_RTT, HOST_HIST_RUNQ, HostHist};
+use jiff::Timestamp;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::{MissedTickBehavior, interval_at, sleep_until},
+};
+
+use crate::{
+    config::ProgramStats as StatsMode,
+    identify::{
+        facts::{ProcessFacts, ThreadFacts},
+        rules::RuleSet,
+    },
+    kernel::{self, Kernel, clock_ns, decode_event, stats},
+    migration::{
+        build::WallClock,
+        quantiles::{exposition, quantiles},
+        record::{Quantiles, ThreadRole},
+        registry::{Actions, Observation, Registry, World},
+    },
+    process::{self, Scanner, host::HostSampler},
+    publish::{Board, CycleStats, Histogram, KernelStatus, Published},
+    sched,
+};
+
+/// Length of a cycle.
+const PERIOD: Duration = Duration::from_secs(1);
+/// A lifecycle event is looked at this long after it came, together with those that follow it.
+const GATHER: Duration = Duration::from_millis(10);
+/// Least time between two looks outside the cycle.
+const LEAST_GAP: Duration = Duration::from_millis(50);
+/// With sampled program statistics: how often and for how long the kernel times program runs.
+const STATS_EVERY: u64 = 10;
+const STATS_FOR: Duration = Duration::from_millis(100);
+/// Without a migration, tasks are swept this often, in cycles: events tell of new ones, this repairs what they missed.
+const IDLE_SWEEP_EVERY: u64 = 10;
+/// Buckets of the cycle's own duration and jitter, seconds.
+const CYCLE_BUCKETS: [f64; 10] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0];
+
+/// What a look costs and finds, and what the observer needs between looks.
+pub struct Cycle {
+    kernel: Kernel,
+    registry: Registry,
+    rules: RuleSet,
+    board: Board,
+    scanner: Scanner,
+    host: HostSampler,
+    host_usage: Option<process::host::HostUsage>,
+    started_at: Timestamp,
+    stats_mode: StatsMode,
+    stats_fd: Option<OwnedFd>,
+    number: u64,
+    cycle: CycleStats,
+}
+
+/// `/proc` and the kernel side, for the registry.
+struct Live<'a>(&'a Kernel);
+
+impl World for Live<'_> {
+    fn facts(&mut self, pid: u32) -> Option<ProcessFacts> {
+        process::facts(pid)
+    }
+
+    fn threads(&mut self, pid: u32) -> Vec<ThreadFacts> {
+        process::threads(pid)
+    }
+
+    fn flow_rtt(&self, slot: u32) -> Option<Quantiles> {
+        quantiles(&self.0.flow_rtt(slot)?, 1e-6)
+    }
+
+    fn thread_waits(&self, slot: u32) -> Option<Quantiles> {
+        quantiles(&self.0.thread_waits(slot)?, 1e-9)
+    }
+}
+
+impl Cycle {
+    /// A cycle over an attached kernel side.
+    #[must_use]
+    pub fn new(kernel: Kernel, registry: Registry, rules: RuleSet, board: Board, stats_mode: StatsMode) -> Self {
+        let histogram = || Histogram::new(Arc::from(CYCLE_BUCKETS));
+        Self {
+            kernel,
+            registry,
+            rules,
+            board,
+            scanner: Scanner::default(),
+            host: HostSampler::default(),
+            host_usage: None,
+            started_at: Timestamp::now(),
+            stats_fd: None,
+            stats_mode,
+            number: 0,
+            cycle: CycleStats { duration: histogram(), jitter: histogram(), missed: 0, period: PERIOD },
+        }
+    }
+
+    /// Runs until `stop` is ready. What the kernel holds is gone when this returns and the cycle is dropped.
+    ///
+    /// # Errors
+    /// The lifecycle ring buffer cannot be polled.
+    pub async fn run(&mut self, stop: impl Future<Output = ()>) -> io::Result<()> {
+        tokio::pin!(stop);
+        let mut events = self
+            .kernel
+            .take_events()
+            .map(pollable)
+            .transpose()?
+            .ok_or_else(|| io::Error::other("the lifecycle ring buffer is missing"))?;
+        if self.stats_mode == StatsMode::Always {
+            self.stats_fd = stats::enable().inspect_err(|error| log::warn!("no program statistics: {error}")).ok();
+        }
+        self.find_by_proc();
+        self.look(true);
+        let mut due = tokio::time::Instant::now() + PERIOD;
+        let mut ticks = interval_at(due, PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut early: Option<tokio::time::Instant> = None;
+        let mut last_early = tokio::time::Instant::now();
+        let mut stats_until: Option<tokio::time::Instant> = None;
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => return Ok(()),
+                at = ticks.tick() => {
+                    self.keep_time(at, &mut due);
+                    self.number += 1;
+                    if self.stats_mode == StatsMode::Sampled && self.number % STATS_EVERY == 1 {
+                        self.stats_fd = stats::enable().inspect_err(|error| log::debug!("no program statistics: {error}")).ok();
+                        stats_until = Some(tokio::time::Instant::now() + STATS_FOR);
+                    }
+                    self.find_by_proc();
+                    self.look(true);
+                }
+                () = wait(stats_until) => {
+                    self.stats_fd = None;
+                    stats_until = None;
+                }
+                () = wait(early) => {
+                    early = None;
+                    last_early = tokio::time::Instant::now();
+                    self.look(false);
+                }
+                guard = events.readable_mut(), if early.is_none() => {
+                    let mut guard = guard?;
+                    drain(guard.get_inner_mut());
+                    guard.clear_ready();
+                    let now = tokio::time::Instant::now();
+                    early = Some((now + GATHER).max(last_early + LEAST_GAP));
+                }
+            }
+        }
+    }
+
+    fn keep_time(&mut self, at: tokio::time::Instant, due: &mut tokio::time::Instant) {
+        let late = tokio::time::Instant::now().saturating_duration_since(*due);
+        self.cycle.jitter.observe(late.as_secs_f64());
+        let next = at + PERIOD;
+        let skipped = next.saturating_duration_since(*due + PERIOD).as_secs_f64() / PERIOD.as_secs_f64();
+        self.cycle.missed += skipped.round() as u64;
+        *due = next;
+    }
+
+    /// Processes that only `/proc` can recognise: by executable, cgroup or command line.
+    fn find_by_proc(&mut self) {
+        if self.number != 0 && !self.rules.needs_scan() {
+            return;
+        }
+        for (pid, rule) in self.scanner.scan(&self.rules) {
+            self.kernel.want(pid, rule);
+            self.kernel.sweep_tasks();
+        }
+    }
+
+    /// One look at the kernel side, and what follows from it.
+    fn look(&mut self, tick: bool) {
+        let begun = Instant::now();
+        let watched: BTreeSet<u32> = self.registry.watched_pids();
+        if !watched.is_empty() || (tick && self.number.is_multiple_of(IDLE_SWEEP_EVERY)) {
+            self.kernel.sweep_tasks();
+        }
+        for pid in watched {
+            self.kernel.sweep_sockets(Some(pid));
+        }
+        let observation = self.observe(tick);
+        let actions = self.registry.step(&observation, &mut Live(&self.kernel));
+        self.act(&actions);
+        if tick {
+            self.host_usage = Some(self.host.sample());
+        }
+        self.publish(&observation);
+        if tick {
+            self.cycle.duration.observe(begun.elapsed().as_secs_f64());
+        }
+    }
+
+    fn observe(&mut self, tick: bool) -> Observation {
+        let clock = self.kernel.clock();
+        let offset_ns = i128::from(clock_ns(libc::CLOCK_REALTIME)) - i128::from(clock_ns(libc::CLOCK_MONOTONIC));
+        Observation {
+            now_ns: clock.monotonic_ns,
+            boot_offset_ns: clock_ns(libc::CLOCK_BOOTTIME).saturating_sub(clock_ns(libc::CLOCK_MONOTONIC)),
+            wall: WallClock { offset_ns },
+            tick,
+            flows: self.kernel.flows(clock),
+            threads: self.kernel.threads(),
+            processes: self.kernel.processes(),
+        }
+    }
+
+    fn act(&mut self, actions: &Actions) {
+        let Actions { watch, release_flows, release_threads, release_processes, roles } = actions;
+        for (slot, on) in watch {
+            self.kernel.watch(*slot, *on);
+        }
+        for (slot, role) in roles {
+            self.kernel.set_role(*slot, *role);
+        }
+        for slot in release_flows {
+            self.kernel.release_flow(*slot);
+        }
+        for slot in release_threads {
+            self.kernel.release_thread(*slot);
+        }
+        for slot in release_processes {
+            self.kernel.release_process(*slot);
+        }
+        if watch.iter().any(|(_, on)| *on) {
+            // Threads of a newly watched process get their records now, not at the next cycle.
+            self.kernel.sweep_tasks();
+        }
+    }
+
+    fn publish(&mut self, observation: &Observation) {
+        let duty = match self.stats_mode {
+            StatsMode::Off => 0.0,
+            StatsMode::Sampled => STATS_FOR.as_secs_f64() / (PERIOD.as_secs_f64() * STATS_EVERY as f64),
+            StatsMode::Always => 1.0,
+        };
+        let host = |which: u32, unit: f64, powers| self.kernel.host_histogram(which).map(|hist: Box<HostHist>| exposition(&hist, unit, powers));
+        let rtt = host(HOST_HIST_RTT, 1e-6, 3..=24).unwrap_or_default();
+        let runqueue = ThreadRole::ALL
+            .into_iter()
+            .filter_map(|role| Some((role, host(HOST_HIST_RUNQ + sched::role_number(role), 1e-9, 10..=34)?)))
+            .collect();
+        let kernel = KernelStatus {
+            probes: self.kernel.probes().to_vec(),
+            programs: stats::programs(self.kernel.ebpf()).unwrap_or_default(),
+            program_stats_duty: duty,
+            losses: self.kernel.losses(),
+            maps: self.kernel.map_use(),
+            rtt,
+            runqueue,
+        };
+        self.board.publish(Published {
+            at: Timestamp::now(),
+            started_at: self.started_at,
+            entries: self.registry.entries(observation.now_ns, observation.wall),
+            totals: self.registry.totals().clone(),
+            host: self.host_usage,
+            kernel,
+            cycle: self.cycle.clone(),
+        });
+    }
+}
+
+/// Registers a ring buffer or its logger with the runtime.
+///
+/// # Errors
+/// What `epoll_ctl(2)` says.
+pub fn pollable<T: std::os::fd::AsFd + std::os::fd::AsRawFd>(inner: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: aya's ring buffers own their descriptor, and hand out the same open one as long as they live.
+    unsafe { AsyncFd::register_with_interest(inner, Interest::READABLE) }.map_err(Into::into)
+}
+
+/// Ready at the given time, never without one.
+async fn wait(until: Option<tokio::time::Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Empties the ring buffer; the records themselves are in the arrays.
+fn drain(events: &mut RingBuf<MapData>) {
+    while let Some(item) = events.next() {
+        if let Some(event) = decode_event(&item) {
+            log::trace!("kernel event {event:?}");
+        }
+    }
+}
+
+/// Gives memory that loading needed back to the system.
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim has no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// The rungs that the configuration allows.
+#[must_use]
+pub const fn allowed(rung: crate::config::Rung) -> kernel::ladder::Allowed {
+    use kernel::ladder::{Allowed, Rung};
+    match rung {
+        crate::config::Rung::Auto => Allowed::Auto,
+        crate::config::Rung::TpBtf => Allowed::Only(Rung::TpBtf),
+        crate::config::Rung::RawTp => Allowed::Only(Rung::RawTp),
+    }
+}

@@ -1,0 +1,182 @@
+//! What each endpoint answers; nothing here changes any state of the observer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::{Method, StatusCode};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{cache::PerCycle, connections::Connections, health::health, summary::summary};
+use crate::{
+    metrics::{Exporter, Input, ProcessUsage},
+    migration::record::Migration,
+    publish::{Board, Published},
+};
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+/// The text format's own content type.
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+const MIGRATION: &str = "/api/v1/migrations/";
+
+const INDEX: &str = "\
+dwcp-observer: VM live migrations seen from inside the kernel
+
+GET /metrics                  Prometheus exposition
+GET /metrics/summary          latency, throughput, error rate as JSON
+GET /health                   200 healthy or degraded, 503 with the reason when nothing can be measured
+GET /ready                    200 or 503, as /health
+GET /api/v1/migrations        running and finished migrations as JSON
+GET /api/v1/migrations/{id}   one of them with its per-second history
+";
+
+/// What the endpoints read from.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    pub(super) board: Board,
+    pub(super) exporter: Exporter,
+    pub(super) connections: Arc<Connections>,
+    pub(super) metrics: PerCycle,
+    pub(super) migrations: PerCycle,
+}
+
+/// One answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// The path as a metric label: one of a fixed few.
+    pub(super) endpoint: &'static str,
+    pub(super) status: StatusCode,
+    pub(super) content_type: &'static str,
+    pub(super) body: Bytes,
+}
+
+impl Endpoints {
+    /// Answers `method` on `path` (without query).
+    pub(super) fn answer(&self, method: &Method, path: &str, now: Timestamp) -> Answer {
+        let endpoint = endpoint(path);
+        if endpoint.is_empty() {
+            return error(
+                "other",
+                StatusCode::NOT_FOUND,
+                "no such path; GET / lists the endpoints",
+            );
+        }
+        if method != Method::GET && method != Method::HEAD {
+            let text = "only GET and HEAD: no endpoint changes anything";
+            return error(endpoint, StatusCode::METHOD_NOT_ALLOWED, text);
+        }
+        let published = self.board.latest();
+        match endpoint {
+            "/" => Answer {
+                endpoint,
+                status: StatusCode::OK,
+                content_type: TEXT,
+                body: Bytes::from_static(INDEX.as_bytes()),
+            },
+            "/metrics" => self.metrics(endpoint, published.as_ref()),
+            "/metrics/summary" => {
+                json_answer(endpoint, StatusCode::OK, &summary(published.as_deref(), now))
+            }
+            "/health" => {
+                let (status, body) = health(published.as_deref(), now);
+                json_answer(endpoint, status, &body)
+            }
+            "/ready" => {
+                let (status, health) = health(published.as_deref(), now);
+                let mut body = json!({ "ready": status == StatusCode::OK });
+                if let Some(reason) = health.get("reason") {
+                    body["reason"] = reason.clone();
+                }
+                json_answer(endpoint, status, &body)
+            }
+            "/api/v1/migrations" => self.list(endpoint, published.as_ref()),
+            _ => one(endpoint, published.as_deref(), path.strip_prefix(MIGRATION).unwrap_or("")),
+        }
+    }
+
+    fn metrics(&self, endpoint: &'static str, published: Option<&Arc<Published>>) -> Answer {
+        let render = || {
+            let http = self.connections.counts();
+            let process = ProcessUsage::read();
+            let published = published.map(AsRef::as_ref);
+            let input = Input { published, http: &http, process: &process };
+            self.exporter.render(&input).map(String::into_bytes)
+        };
+        let body = match published {
+            Some(published) => self.metrics.get(published, render),
+            None => render().map(Bytes::from),
+        };
+        match body {
+            Ok(body) => Answer { endpoint, status: StatusCode::OK, content_type: EXPOSITION, body },
+            Err(failure) => {
+                error(endpoint, StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string())
+            }
+        }
+    }
+
+    fn list(&self, endpoint: &'static str, published: Option<&Arc<Published>>) -> Answer {
+        #[derive(Serialize)]
+        struct List<'a> {
+            migrations: Vec<&'a Migration>,
+        }
+        let Some(published) = published else {
+            return json_answer(endpoint, StatusCode::OK, &List { migrations: Vec::new() });
+        };
+        let body = self.migrations.get(published, || {
+            let migrations = published.entries.iter().map(|entry| entry.record.as_ref()).collect();
+            serde_json::to_vec(&List { migrations })
+        });
+        match body {
+            Ok(body) => Answer { endpoint, status: StatusCode::OK, content_type: JSON, body },
+            Err(failure) => {
+                error(endpoint, StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string())
+            }
+        }
+    }
+}
+
+/// The label of a path; empty when there is no such endpoint.
+fn endpoint(path: &str) -> &'static str {
+    const PLAIN: [&str; 6] =
+        ["/", "/metrics", "/metrics/summary", "/health", "/ready", "/api/v1/migrations"];
+    if let Some(plain) = PLAIN.iter().find(|plain| **plain == path) {
+        return plain;
+    }
+    if path.strip_prefix(MIGRATION).is_some_and(|id| !id.is_empty() && !id.contains('/')) {
+        return "/api/v1/migrations/{id}";
+    }
+    ""
+}
+
+fn one(endpoint: &'static str, published: Option<&Published>, id: &str) -> Answer {
+    let entry = published
+        .into_iter()
+        .flat_map(|published| &published.entries)
+        .find(|entry| entry.record.id == id);
+    let Some(entry) = entry else {
+        let text = format!("no migration {id}; GET /api/v1/migrations lists those that are held");
+        return error(endpoint, StatusCode::NOT_FOUND, &text);
+    };
+    let mut record = Migration::clone(&entry.record);
+    let history = entry.history.lock().unwrap_or_else(std::sync::PoisonError::into_inner).samples();
+    record.history = Some(history);
+    json_answer(endpoint, StatusCode::OK, &record)
+}
+
+fn json_answer(endpoint: &'static str, status: StatusCode, body: &impl Serialize) -> Answer {
+    match serde_json::to_vec(body) {
+        Ok(body) => Answer { endpoint, status, content_type: JSON, body: body.into() },
+        Err(failure) => error(endpoint, StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string()),
+    }
+}
+
+fn error(endpoint: &'static str, status: StatusCode, text: &str) -> Answer {
+    let body: Value = json!({ "error": text });
+    Answer { endpoint, status, content_type: JSON, body: body.to_string().into() }
+}
+
+#[cfg(test)]
+#[path = "answer_tests.rs"]
+mod tests;

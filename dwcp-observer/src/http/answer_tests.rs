@@ -1,0 +1,225 @@
+use std::time::Duration;
+
+use super::*;
+use crate::{
+    metrics::{SeriesLimits, sample},
+    migration::record::{Mode, Outcome},
+};
+
+fn endpoints(board: Board) -> Endpoints {
+    Endpoints {
+        board,
+        exporter: Exporter::new("node-7".to_owned(), SeriesLimits::default()),
+        connections: Arc::new(Connections::new(4)),
+        metrics: PerCycle::default(),
+        migrations: PerCycle::default(),
+    }
+}
+
+fn published(change: impl FnOnce(&mut Published)) -> Endpoints {
+    let board = Board::default();
+    let mut published = sample::published();
+    change(&mut published);
+    board.publish(published);
+    endpoints(board)
+}
+
+fn healthy(published: &mut Published) {
+    published.kernel.probes.truncate(1);
+}
+
+fn get(endpoints: &Endpoints, path: &str) -> (u16, Value) {
+    let answer = endpoints.answer(&Method::GET, path, sample::at());
+    assert_eq!(answer.content_type, JSON, "{path}");
+    (answer.status.as_u16(), serde_json::from_slice(&answer.body).unwrap())
+}
+
+#[test]
+fn list_and_single_record() {
+    let endpoints = published(|_| {});
+    let (status, list) = get(&endpoints, "/api/v1/migrations");
+    assert_eq!(status, 200);
+    let migrations = list["migrations"].as_array().unwrap();
+    assert_eq!(migrations.len(), 3);
+    assert_eq!(migrations[0]["state"], "active");
+    assert!(migrations[0].get("history").is_none());
+    assert!(migrations[0]["ended_at"].is_null());
+
+    let (status, record) = get(&endpoints, "/api/v1/migrations/1795350596500-4711");
+    assert_eq!(status, 200);
+    assert_eq!(record["vm"]["name"], "web-01");
+    assert_eq!(record["history"][0]["bytes_delivered"], 3_800_000);
+}
+
+#[test]
+fn the_list_is_empty_before_the_first_cycle() {
+    let (status, list) = get(&endpoints(Board::default()), "/api/v1/migrations");
+    assert_eq!((status, list), (200, json!({ "migrations": [] })));
+}
+
+#[test]
+fn unknown_paths_and_ids_are_404() {
+    let endpoints = published(|_| {});
+    for path in [
+        "/nope",
+        "/metrics/",
+        "//metrics",
+        "/api/v1/migrations/",
+        "/api/v1/migrations/a/b",
+        "/api/v1/migrations/1\"}",
+        "/../etc/passwd",
+        "*",
+        "",
+    ] {
+        let (status, body) = get(&endpoints, path);
+        assert_eq!(status, 404, "{path}");
+        assert!(body["error"].is_string(), "{path}");
+    }
+}
+
+#[test]
+fn other_methods_are_405_everywhere() {
+    let endpoints = published(|_| {});
+    for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS, Method::PATCH] {
+        for path in ["/", "/metrics", "/health", "/api/v1/migrations", "/api/v1/migrations/1-2"] {
+            let answer = endpoints.answer(&method, path, sample::at());
+            assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+        }
+    }
+    let head = endpoints.answer(&Method::HEAD, "/metrics", sample::at());
+    assert_eq!(head.status, StatusCode::OK);
+}
+
+#[test]
+fn metrics_are_rendered_once_per_cycle() {
+    let endpoints = published(|_| {});
+    let metrics = || endpoints.answer(&Method::GET, "/metrics", sample::at());
+    let first = metrics();
+    assert_eq!(first.content_type, "text/plain; version=0.0.4; charset=utf-8");
+    endpoints.connections.answered("/metrics", 200);
+    assert_eq!(metrics().body.as_ptr(), first.body.as_ptr());
+
+    let mut next = sample::published();
+    next.cycle.missed = 77;
+    endpoints.board.publish(next);
+    let text = String::from_utf8(metrics().body.to_vec()).unwrap();
+    assert!(text.contains("dwcp_observer_cycles_missed_total 77\n"));
+    assert!(
+        text.contains(r#"dwcp_observer_http_requests_total{endpoint="/metrics",code="200"} 1"#)
+    );
+}
+
+#[test]
+fn the_index_lists_every_endpoint() {
+    let endpoints = published(|_| {});
+    let index = endpoints.answer(&Method::GET, "/", sample::at());
+    let index = String::from_utf8(index.body.to_vec()).unwrap();
+    let paths: Vec<&str> = index
+        .lines()
+        .filter_map(|line| line.strip_prefix("GET ")?.split_whitespace().next())
+        .collect();
+    assert_eq!(paths.len(), 6);
+    for path in paths {
+        let path = path.replace("{id}", "1795350596500-4711");
+        let answer = endpoints.answer(&Method::GET, &path, sample::at());
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+    }
+}
+
+#[test]
+fn healthy_with_all_probes() {
+    let (status, body) = get(&published(healthy), "/health");
+    assert_eq!(status, 200);
+    assert_eq!(body["status"], "healthy");
+    assert_eq!(body["uptime"], 100_000_000_000_u64);
+    assert_eq!(body["uptime_seconds"], 100.0);
+    assert_eq!(body["timestamp"], "2026-11-22T12:30:00.5Z");
+    assert_eq!(body["probes"][0]["rung"], "tp_btf");
+    assert!(body.get("reason").is_none());
+    assert_eq!(get(&published(healthy), "/ready"), (200, json!({ "ready": true })));
+}
+
+#[test]
+fn degraded_without_an_optional_probe() {
+    let (status, body) = get(&published(|_| {}), "/health");
+    assert_eq!((status, &body["status"]), (200, &json!("degraded")));
+    let reason = body["reason"].as_str().unwrap();
+    assert!(reason.contains("tcp_retransmit_skb (retransmits): no such tracepoint"), "{reason}");
+}
+
+#[test]
+fn unhealthy_without_a_required_probe() {
+    let endpoints = published(|published| published.kernel.probes[0].rung = None);
+    let (status, body) = get(&endpoints, "/health");
+    assert_eq!((status, &body["status"]), (503, &json!("unhealthy")));
+    assert!(body["reason"].as_str().unwrap().contains("inet_sock_set_state"));
+    let (status, body) = get(&endpoints, "/ready");
+    assert_eq!((status, &body["ready"]), (503, &json!(false)));
+}
+
+#[test]
+fn unhealthy_before_the_first_cycle_and_when_the_last_is_old() {
+    let (status, body) = get(&endpoints(Board::default()), "/health");
+    assert_eq!(status, 503);
+    assert!(body["reason"].as_str().unwrap().contains("no cycle"));
+    for (age, status) in [(4.9, 200), (5.0, 200), (5.1, 503), (-3600.0, 200)] {
+        let age = jiff::SignedDuration::from_secs_f64(age);
+        let endpoints = published(|published| {
+            healthy(published);
+            published.at = sample::at() - age;
+        });
+        assert_eq!(get(&endpoints, "/health").0, status, "cycle {age:?} old");
+    }
+    // A long period is no hang.
+    let endpoints = published(|published| {
+        healthy(published);
+        published.at = sample::at() - Duration::from_secs(20);
+        published.cycle.period = Duration::from_secs(10);
+    });
+    assert_eq!(get(&endpoints, "/health").0, 200);
+}
+
+#[test]
+fn summary_has_the_units_of_its_names() {
+    let (status, body) = get(&published(|_| {}), "/metrics/summary");
+    assert_eq!(status, 200);
+    let close = |path: &str, want: f64| {
+        let got = body.pointer(path).and_then(Value::as_f64).unwrap();
+        assert!((got - want).abs() < 1e-12, "{path}: {got}");
+    };
+    // One active migration at 950 kB/s; two finished ones of 3.8 MB in 10 s.
+    close("/throughput/current_gbps", 0.000_95);
+    close("/throughput/average_gbps", 0.000_38);
+    close("/throughput/max_gbps", 0.000_95);
+    close("/error_rate", 0.25);
+    assert_eq!(body["timestamp"], "2026-11-22T12:30:00.5Z");
+    assert_eq!(body["latency"], json!({ "reason": "blackout is not measured by this version" }));
+}
+
+#[test]
+fn summary_leaves_out_what_there_is_not() {
+    let idle = published(|published| {
+        published.entries.clear();
+        published.totals.finished.clear();
+    });
+    for endpoints in [idle, endpoints(Board::default())] {
+        let (_, body) = get(&endpoints, "/metrics/summary");
+        assert_eq!(body["throughput"], json!({}));
+        assert!(body.get("error_rate").is_none());
+    }
+}
+
+#[test]
+fn a_destination_alone_counts_what_it_received() {
+    let endpoints = published(|published| {
+        let mut record = sample::finished("1-1", Outcome::Completed, 3);
+        record.ends.remove(0);
+        record.mode = Some(Mode::Hybrid);
+        record.bytes.delivered = 5;
+        record.bytes.received = 20_000_000_000;
+        published.entries = vec![sample::entry(record)];
+    });
+    let (_, body) = get(&endpoints, "/metrics/summary");
+    assert_eq!(body["throughput"]["average_gbps"], 2.0);
+    assert!(body["throughput"].get("current_gbps").is_none());
+}

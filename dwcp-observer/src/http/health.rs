@@ -1,0 +1,81 @@
+//! Whether the observer measures.
+
+use std::time::Duration;
+
+use hyper::StatusCode;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::publish::Published;
+
+/// A cycle older than this is no sign of life.
+const STALE: Duration = Duration::from_secs(5);
+
+/// The answer of `/health`: 503 with a reason when nothing can be measured.
+pub(super) fn health(published: Option<&Published>, now: Timestamp) -> (StatusCode, Value) {
+    let (status, word, reason) = match judge(published, now) {
+        Judgement::Healthy => (StatusCode::OK, "healthy", None),
+        Judgement::Degraded(reason) => (StatusCode::OK, "degraded", Some(reason)),
+        Judgement::Unhealthy(reason) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "unhealthy", Some(reason))
+        }
+    };
+    let mut body = json!({
+        "status": word,
+        "timestamp": now.to_string(),
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    if let Some(reason) = reason {
+        body["reason"] = reason.into();
+    }
+    if let Some(published) = published {
+        let uptime = elapsed(published.started_at, now);
+        // The contract's `uptime` is an integer of nanoseconds.
+        body["uptime"] = u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX).into();
+        body["uptime_seconds"] = uptime.as_secs_f64().into();
+        body["probes"] = json!(published.kernel.probes);
+    }
+    (status, body)
+}
+
+enum Judgement {
+    Healthy,
+    Degraded(String),
+    Unhealthy(String),
+}
+
+fn judge(published: Option<&Published>, now: Timestamp) -> Judgement {
+    let Some(published) = published else {
+        return Judgement::Unhealthy("no cycle has been completed yet".to_owned());
+    };
+    let age = elapsed(published.at, now);
+    // With a longer period three missed cycles are the sign.
+    if age > STALE.max(published.cycle.period * 3) {
+        return Judgement::Unhealthy(format!(
+            "the last cycle ended {:.1} s ago: the collector hangs or the host is overloaded",
+            age.as_secs_f64()
+        ));
+    }
+    let missing = |required: bool| {
+        let probes = published.kernel.probes.iter();
+        let missing = probes.filter(|probe| probe.rung.is_none() && probe.required == required);
+        let texts: Vec<String> = missing
+            .map(|probe| {
+                let why = probe.reason.as_deref().unwrap_or("no rung of its ladder is available");
+                format!("{} ({}): {why}", probe.probe, probe.purpose)
+            })
+            .collect();
+        (!texts.is_empty()).then(|| texts.join("; "))
+    };
+    if let Some(text) = missing(true) {
+        return Judgement::Unhealthy(format!("a required probe is not attached: {text}"));
+    }
+    missing(false).map_or(Judgement::Healthy, |text| {
+        Judgement::Degraded(format!("a probe is not attached: {text}"))
+    })
+}
+
+/// Time since `from`; zero when the clock was set back.
+fn elapsed(from: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(from)).unwrap_or_default()
+}

@@ -1,0 +1,13 @@
+//! The HTTP endpoints.
+
+mod answer;
+mod cache;
+mod connections;
+mod health;
+mod io;
+mod listener;
+mod server;
+mod summary;
+
+pub use listener::{BindError, bind};
+pub use server::{HttpLimits, ServeError, ServerHandle, serve};

@@ -1,0 +1,215 @@
+//! The server: one thread with a runtime of its own, so that no client can delay the cycle.
+
+use std::{
+    convert::Infallible,
+    future::ready,
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body, Bytes, Incoming},
+    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    server::conn::http1,
+    service::service_fn,
+};
+use jiff::Timestamp;
+use tokio::{
+    net::TcpStream,
+    sync::oneshot,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use super::{
+    answer::{Answer, Endpoints},
+    cache::PerCycle,
+    connections::{Connections, Place, lock_activity},
+    io::WatchedSocket,
+};
+use crate::{metrics::Exporter, publish::Board};
+
+/// Head of a request, and all that one connection reads ahead.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+const MAX_HEADERS: usize = 64;
+/// How long answers may take to be written when the server stops.
+const STOP_GRACE: Duration = Duration::from_millis(50);
+
+/// What clients may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Connections at a time, at least 1; a further one takes the place of the oldest that is not being answered.
+    pub max_connections: usize,
+}
+
+impl Default for HttpLimits {
+    /// 64 connections.
+    fn default() -> Self {
+        Self { max_connections: 64 }
+    }
+}
+
+/// The server could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start the HTTP server: {0}")]
+pub struct ServeError(#[from] io::Error);
+
+/// A running server; stops when dropped.
+#[derive(Debug)]
+pub struct ServerHandle {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ServerHandle {
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops: answers under way get 50 ms, then everything is closed.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for ServerHandle {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the HTTP thread ended by a panic");
+        }
+    }
+}
+
+/// Serves `board` on a thread of its own until the handle is dropped.
+///
+/// # Errors
+/// When the thread or its runtime cannot be made.
+pub fn serve(
+    listener: TcpListener,
+    board: Board,
+    exporter: Exporter,
+    limits: HttpLimits,
+) -> Result<ServerHandle, ServeError> {
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listener = {
+        let _guard = runtime.enter();
+        tokio::net::TcpListener::from_std(listener)?
+    };
+    let endpoints = Arc::new(Endpoints {
+        board,
+        exporter,
+        connections: Arc::new(Connections::new(limits.max_connections)),
+        metrics: PerCycle::default(),
+        migrations: PerCycle::default(),
+    });
+    let (stop, stopped) = oneshot::channel();
+    let thread = std::thread::Builder::new()
+        .name("http".to_owned())
+        .spawn(move || runtime.block_on(run(listener, endpoints, stopped)))?;
+    Ok(ServerHandle { address, stop: Some(stop), thread: Some(thread) })
+}
+
+async fn run(
+    listener: tokio::net::TcpListener,
+    endpoints: Arc<Endpoints>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let connections = &endpoints.connections;
+    let mut tick = interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut stopped => break,
+            _ = tick.tick(), if !connections.is_empty() => connections.close_overdue(Instant::now()),
+            accepted = listener.accept() => match accepted {
+                Ok((socket, _)) => {
+                    admit(socket, &endpoints);
+                    // Lets the new connection be answered before a burst of others takes its place.
+                    tokio::task::yield_now().await;
+                }
+                Err(failure) => {
+                    log::warn!("cannot accept an HTTP connection: {failure}");
+                    // Out of descriptors, most likely; trying at once would only burn CPU.
+                    sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    let end = Instant::now() + STOP_GRACE;
+    while connections.answering() && Instant::now() < end {
+        sleep(Duration::from_millis(2)).await;
+    }
+    // The runtime goes with this thread and closes what is left.
+}
+
+fn admit(socket: TcpStream, endpoints: &Arc<Endpoints>) {
+    let Some(place) = endpoints.connections.admit(Instant::now()) else {
+        return;
+    };
+    let id = place.id;
+    let task = tokio::spawn(serve_connection(socket, place, Arc::clone(endpoints)));
+    endpoints.connections.served_by(id, task.abort_handle());
+}
+
+async fn serve_connection(socket: TcpStream, place: Place, endpoints: Arc<Endpoints>) {
+    // Answers are written in one go; waiting for more would only delay the last segment.
+    if let Err(failure) = socket.set_nodelay(true) {
+        log::debug!("TCP_NODELAY on an HTTP connection: {failure}");
+    }
+    let io = WatchedSocket::new(socket, Arc::clone(&place.activity));
+    let service = service_fn(|request: Request<Incoming>| {
+        lock_activity(&place.activity).request(Instant::now());
+        ready(Ok::<_, Infallible>(respond(&endpoints, &request)))
+    });
+    let served = http1::Builder::new()
+        .keep_alive(true)
+        // A client may close its side after the request, as `nc -N` does.
+        .half_close(true)
+        // All deadlines are kept by `Connections`.
+        .header_read_timeout(None)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(io, service)
+        .await;
+    if let Err(failure) = served {
+        log::debug!("HTTP connection: {failure}");
+    }
+}
+
+fn respond(endpoints: &Endpoints, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let Answer { endpoint, status, content_type, body } =
+        endpoints.answer(request.method(), request.uri().path(), Timestamp::now());
+    endpoints.connections.answered(endpoint, status.as_u16());
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    // A body is never read, so the connection cannot be used for a next request.
+    if request.method() == Method::CONNECT || !request.body().is_end_stream() {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

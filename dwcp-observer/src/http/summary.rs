@@ -1,0 +1,65 @@
+//! `/metrics/summary`: the contract's paths, in the units that their names say.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::{
+    migration::record::{Migration, Outcome, Role, State},
+    publish::Published,
+};
+
+const GIGABYTE: f64 = 1e9;
+
+/// The body. Throughput is in GB/s (1e9 bytes per second): `current_gbps` is the sum of the rates of the active
+/// migrations; `average_gbps` the mean over the finished records still held, each with its bytes over its duration;
+/// `max_gbps` the highest of all these single figures. What was not measured is missing.
+pub(super) fn summary(published: Option<&Published>, now: Timestamp) -> Value {
+    let mut body = json!({
+        "latency": { "reason": "blackout is not measured by this version" },
+        "throughput": {},
+        "timestamp": now.to_string(),
+    });
+    let Some(published) = published else {
+        return body;
+    };
+    let records = || published.entries.iter().map(|entry| entry.record.as_ref());
+    let current: Vec<f64> = records()
+        .filter(|record| record.state == State::Active)
+        .filter_map(|record| record.throughput_bytes_per_second)
+        .collect();
+    let averages: Vec<f64> = records()
+        .filter(|record| record.state == State::Finished && record.duration_seconds > 0.0)
+        .map(|record| transferred(record) as f64 / record.duration_seconds)
+        .collect();
+    if !current.is_empty() {
+        body["throughput"]["current_gbps"] = json!(current.iter().sum::<f64>() / GIGABYTE);
+    }
+    if !averages.is_empty() {
+        let mean = averages.iter().sum::<f64>() / averages.len() as f64;
+        body["throughput"]["average_gbps"] = json!(mean / GIGABYTE);
+    }
+    if let Some(max) = current.iter().chain(&averages).copied().reduce(f64::max) {
+        body["throughput"]["max_gbps"] = json!(max / GIGABYTE);
+    }
+    let finished: u64 = published.totals.finished.values().sum();
+    if finished > 0 {
+        let failed: u64 = published
+            .totals
+            .finished
+            .iter()
+            .filter(|((outcome, _), _)| *outcome == Outcome::Failed)
+            .map(|(_, count)| *count)
+            .sum();
+        body["error_rate"] = json!(failed as f64 / finished as f64);
+    }
+    body
+}
+
+/// Delivered bytes where the source is here, else what the destination received.
+fn transferred(record: &Migration) -> u64 {
+    if record.ends.iter().any(|end| end.role == Role::Source) {
+        record.bytes.delivered
+    } else {
+        record.bytes.received
+    }
+}

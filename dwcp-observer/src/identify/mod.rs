@@ -1,0 +1,17 @@
+//! Which flows are migrations, decided from plain facts.
+
+pub mod classify;
+pub mod evidence;
+pub mod facts;
+mod flow;
+pub mod mode;
+mod pattern;
+mod qemu;
+mod qemu_cmdline;
+pub mod roles;
+pub mod rules;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use pattern::CommPattern;

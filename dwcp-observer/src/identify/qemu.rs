@@ -1,0 +1,266 @@
+//! QEMU: which of its connections are migration channels.
+//!
+//! QEMU moves migration data at the source in threads that it creates for the purpose once the connection stands. All its
+//! other TCP traffic (VNC, NBD, SPICE, monitors, user networking) is moved by the main loop or by I/O threads that are
+//! there from the start. At the destination the main loop itself reads the main channel, so there it takes `-incoming`.
+
+use super::classify::{Context, Refusal, Sibling, bulk, is_migration_port};
+use super::evidence::Case;
+use super::facts::{FlowFacts, ProcessFacts};
+use super::flow::{DIRECTION_BYTES, mib, one_way, service_port, thread};
+use super::pattern::glob;
+use super::qemu_cmdline::{Incoming, incoming, service_on_cmdline};
+use super::table::MIGRATION_PORTS;
+use crate::migration::record::Role;
+
+/// Bytes one way into a process with `-incoming` that make a flow a migration.
+const INCOMING_BYTES: u64 = 1 << 20;
+/// Bytes one way, sent by a thread that was not there from the start, where the connection's opening was not seen.
+const BULK_BYTES: u64 = 16 << 20;
+/// From here on data that only the main loop moves is something else.
+const MAIN_LOOP_BYTES: u64 = 1 << 20;
+/// `/proc` cuts start times to clock ticks (10 ms), and kernel and agent read the clock at different places.
+const CLOCK_SLACK_NS: u64 = 20_000_000;
+/// Threads younger than the process by more than this were not created with it.
+const START_UP_NS: u64 = 2_000_000_000;
+/// A channel may be recognised before an older one of the same migration.
+const SIBLING_SLACK_NS: u64 = 5_000_000_000;
+
+/// Well-known ports of what QEMU calls or offers: VNC and its websockets, NBD, iSCSI, Ceph, Gluster, ssh, NFS.
+const SERVICES: &[(u16, u16, &str)] = &[
+    (22, 22, "ssh"),
+    (2049, 2049, "NFS"),
+    (3260, 3260, "iSCSI"),
+    (3300, 3300, "Ceph"),
+    (5700, 5799, "VNC over websocket"),
+    (5900, 5999, "VNC"),
+    (6789, 6789, "Ceph"),
+    (6800, 7568, "Ceph"),
+    (10809, 10809, "NBD"),
+    (24007, 24008, "Gluster"),
+];
+
+/// Threads that send only migration data.
+const SENDERS: &[&str] = &["live_migration", "mig/src/main", "multifdsend_", "mig/src/send_"];
+/// Threads that receive only migration data.
+const RECEIVERS: &[&str] = &[
+    "multifdrecv_",
+    "mig/dst/recv_",
+    "mig/src/recv_",
+    "mig/dst/preempt",
+    "fault-fast",
+    "postcopy/listen",
+    "mig/dst/listen",
+];
+/// Threads that read the return path at the source.
+const RETURN_PATH: &[&str] = &["return path", "mig/src/return"];
+/// Threads that ask for pages at the destination.
+const FAULTS: &[&str] = &["fault-default", "mig/dst/fault"];
+
+/// When a thread was created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Created {
+    /// Once the connection stood: for it.
+    ForFlow,
+    /// Earlier, but not with the process.
+    Later,
+    /// With the process.
+    AtStart,
+    /// Not known.
+    Unknown,
+}
+
+pub(super) fn gather(
+    case: &mut Case,
+    process: &ProcessFacts,
+    flow: &FlowFacts,
+    context: &Context<'_>,
+) -> Refusal {
+    support(case, process, flow);
+    by_thread_name(case, process, flow);
+    by_sibling(case, flow, context.siblings);
+    if case.decided {
+        return Refusal::Yet(String::new());
+    }
+    if let Some(reason) = service(process, flow) {
+        return Refusal::Never(reason);
+    }
+    let incoming = if context.incoming_done { None } else { incoming(&process.cmdline) };
+    // With `-incoming`, what was not seen to call was called.
+    let called =
+        flow.active_open == Some(false) || (flow.active_open.is_none() && incoming.is_some());
+    match &incoming {
+        Some(incoming) if called => destination(case, process, flow, incoming),
+        _ if flow.active_open != Some(false) => source(case, process, flow),
+        _ => {}
+    }
+    refusal(process, flow, called && incoming.is_some())
+}
+
+/// Evidence about the process.
+fn support(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) {
+    case.support("comm", format!("process `{}` is QEMU", process.comm), 0.3);
+    if let Some(cgroup) = &process.cgroup
+        && ["*machine-qemu*", "*libvirt-qemu*", "*libvirt/qemu*", "*kubepods*"]
+            .iter()
+            .any(|pattern| glob(pattern, cgroup))
+    {
+        case.support("cgroup", format!("cgroup {cgroup} is a virtual machine's"), 0.1);
+    }
+    if process.has_kvm {
+        case.support("kvm", "holds /dev/kvm".to_owned(), 0.05);
+    }
+    if let Some(opener) = flow.opener_pid.filter(|&opener| opener != 0 && opener != process.pid) {
+        let detail = format!("process {opener} opened the connection and passed it on");
+        case.support("opener", detail, 0.1);
+    }
+}
+
+fn by_thread_name(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) {
+    let name_of = |tid| thread(process, tid).map_or("", |thread| thread.comm.as_str());
+    let is = |name: &str, prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    let (sender, receiver) = (name_of(flow.send_tid), name_of(flow.recv_tid));
+    if flow.bytes_queued > 0 {
+        if is(sender, SENDERS) {
+            case.decide("thread", format!("thread `{sender}` sends"), 0.95, Some(Role::Source));
+        } else if is(sender, FAULTS) {
+            let detail = format!("thread `{sender}` asks for pages");
+            case.decide("thread", detail, 0.9, Some(Role::Destination));
+        }
+    }
+    if flow.bytes_received > 0 {
+        if is(receiver, RECEIVERS) {
+            let detail = format!("thread `{receiver}` receives");
+            case.decide("thread", detail, 0.95, Some(Role::Destination));
+        } else if is(receiver, RETURN_PATH) {
+            let detail = format!("thread `{receiver}` reads the return path");
+            case.decide("thread", detail, 0.9, Some(Role::Source));
+        }
+    }
+}
+
+/// Further channels go to the same listener as a known one, or come to the same port.
+fn by_sibling(case: &mut Case, flow: &FlowFacts, siblings: &[Sibling]) {
+    let sibling = siblings.iter().find(|sibling| {
+        let same_peer = sibling.peer.ip().to_canonical() == flow.peer.ip().to_canonical();
+        let calls = same_peer && sibling.peer.port() == flow.peer.port();
+        let called = same_peer && sibling.local.port() == flow.local.port();
+        let in_time =
+            flow.opened_boottime_ns.saturating_add(SIBLING_SLACK_NS) >= sibling.opened_boottime_ns;
+        in_time
+            && match flow.active_open {
+                Some(true) => calls,
+                Some(false) => called,
+                None => calls || called,
+            }
+    });
+    if let Some(sibling) = sibling {
+        let detail = format!("same end point as stream {} to {}", sibling.local, sibling.peer);
+        case.decide("peer", detail, 0.9, Some(sibling.role));
+    }
+}
+
+/// The service of QEMU that a flow belongs to.
+fn service(process: &ProcessFacts, flow: &FlowFacts) -> Option<String> {
+    for &(first, last, name) in SERVICES {
+        if let Some((port, _)) = service_port(flow, |port| first <= port && port <= last) {
+            return Some(format!("port {port} is {name}"));
+        }
+    }
+    let named = |port| service_on_cmdline(&process.cmdline, port);
+    if let Some((port, _)) = service_port(flow, named) {
+        return Some(format!("port {port} is on QEMU's command line, not for -incoming"));
+    }
+    let gluster = process.cmdline.iter().any(|argument| argument.contains("gluster"));
+    if gluster && let Some((port, true)) = service_port(flow, |port| MIGRATION_PORTS.contains(port))
+    {
+        return Some(format!("port {port} may be a Gluster brick's"));
+    }
+    None
+}
+
+fn destination(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts, incoming: &Incoming) {
+    if flow.bytes_received == 0 {
+        return;
+    }
+    case.support("cmdline", "started with -incoming, and was called".to_owned(), 0.4);
+    let role = Some(Role::Destination);
+    let port = flow.local.port();
+    if incoming.port == Some(port) {
+        case.decide("cmdline", format!("-incoming names port {port}"), 0.9, role);
+    }
+    if is_migration_port(port) {
+        case.decide("port", format!("port {port} is a migration port"), 0.6, role);
+    }
+    let receiver = flow.recv_tid;
+    if receiver != 0
+        && receiver != process.pid
+        && flow.bytes_received >= DIRECTION_BYTES
+        && created(process, flow, receiver) == Created::ForFlow
+    {
+        let detail = format!("thread {receiver}, created for this connection, receives");
+        case.decide("thread", detail, 0.6, role);
+    }
+    if one_way(flow, INCOMING_BYTES) == role {
+        case.decide("behaviour", bulk(flow, Role::Destination), 0.4, role);
+    }
+}
+
+fn source(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) {
+    let sender = flow.send_tid;
+    if flow.bytes_queued == 0 || sender == 0 || sender == process.pid {
+        return;
+    }
+    let role = Some(Role::Source);
+    let created = created(process, flow, sender);
+    if let Some((port, true)) = service_port(flow, is_migration_port)
+        && created != Created::AtStart
+    {
+        let detail = format!("calls migration port {port}, and not from QEMU's main loop");
+        case.decide("port", detail, 0.6, role);
+    }
+    if created == Created::ForFlow && flow.bytes_queued >= DIRECTION_BYTES {
+        let detail = format!("thread {sender}, created for this connection, sends");
+        case.decide("thread", detail, 0.6, role);
+    } else if created == Created::Later && one_way(flow, BULK_BYTES) == role {
+        let detail = format!("{} by thread {sender}, younger than QEMU", bulk(flow, Role::Source));
+        case.decide("behaviour", detail, 0.5, role);
+    }
+}
+
+fn created(process: &ProcessFacts, flow: &FlowFacts, tid: u32) -> Created {
+    let Some(started) = thread(process, tid).map(|thread| thread.started_boottime_ns) else {
+        return Created::Unknown;
+    };
+    if started == 0 {
+        Created::Unknown
+    } else if flow.opened_boottime_ns != 0
+        && started.saturating_add(CLOCK_SLACK_NS) >= flow.opened_boottime_ns
+    {
+        Created::ForFlow
+    } else if started.saturating_sub(process.started_boottime_ns) > START_UP_NS {
+        Created::Later
+    } else {
+        Created::AtStart
+    }
+}
+
+/// What to say when nothing decides.
+fn refusal(process: &ProcessFacts, flow: &FlowFacts, may_be_destination: bool) -> Refusal {
+    let main_loop = |tid, bytes| bytes == 0 || tid == process.pid;
+    let moved = flow.bytes_queued.max(flow.bytes_received);
+    if moved == 0 {
+        return Refusal::Yet("no data has moved".to_owned());
+    }
+    if !may_be_destination
+        && moved >= MAIN_LOOP_BYTES
+        && main_loop(flow.send_tid, flow.bytes_queued)
+        && main_loop(flow.recv_tid, flow.bytes_received)
+    {
+        return Refusal::Never(format!(
+            "QEMU's main loop moves it ({}), as it does for user networking, displays and disks",
+            mib(moved)
+        ));
+    }
+    Refusal::Yet("no migration thread, no migration port, no -incoming that explains it".to_owned())
+}

@@ -1,0 +1,371 @@
+//! From one cycle's values to the text that Prometheus scrapes.
+
+use std::collections::BTreeMap;
+
+use prometheus::{TextEncoder, proto::MetricFamily};
+
+use super::{DURATION_BUCKETS, ProcessUsage, family::Family, live, table};
+use crate::{
+    migration::record::{Mode, Outcome, Role, State},
+    publish::{ByteTotals, ErrorType, Histogram, KernelStatus, Published, Totals},
+};
+
+/// How many live migrations and streams get series of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeriesLimits {
+    /// Migrations, active ones first.
+    pub migrations: usize,
+    /// Streams over all these migrations, in order of opening.
+    pub streams: usize,
+}
+
+impl Default for SeriesLimits {
+    /// 100 migrations; 512 streams, the stream limit of DWCP v3.
+    fn default() -> Self {
+        Self { migrations: 100, streams: 512 }
+    }
+}
+
+/// Counters of the HTTP server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpCounts {
+    /// Answered requests by endpoint and status code.
+    pub requests: BTreeMap<(&'static str, u16), u64>,
+    /// Open connections.
+    pub open: u64,
+    /// Accepted connections.
+    pub accepted: u64,
+    /// Closed at once: all others were being answered.
+    pub rejected: u64,
+    /// Closed to let a new one in.
+    pub evicted: u64,
+    /// Closed because the client was too slow.
+    pub timed_out: u64,
+}
+
+/// Everything that one exposition is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// The last cycle; `None` before the first, and then only the observer's own metrics appear.
+    pub published: Option<&'a Published>,
+    /// The HTTP server's counters.
+    pub http: &'a HttpCounts,
+    /// The observer's own use of resources.
+    pub process: &'a ProcessUsage,
+}
+
+/// The exposition could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot encode the metrics: {0}")]
+pub struct RenderError(#[from] prometheus::Error);
+
+/// Turns what the cycle published into metric families.
+#[derive(Clone, Debug)]
+pub struct Exporter {
+    node: String,
+    limits: SeriesLimits,
+}
+
+impl Exporter {
+    /// `node` is the value of the labels `node` and `node_id`.
+    #[must_use]
+    pub fn new(node: String, limits: SeriesLimits) -> Self {
+        Self { node, limits }
+    }
+
+    /// The families in the order of the table; those without a sample are left out.
+    #[must_use]
+    pub fn families(&self, input: &Input<'_>) -> Vec<MetricFamily> {
+        let mut families = Vec::new();
+        if let Some(published) = input.published {
+            self.migrations(published, &mut families);
+            let dropped = live::families(published, self.limits, &mut families);
+            build_info(&mut families);
+            kernel(&published.kernel, &mut families);
+            rejected_flows(&published.totals, &mut families);
+            cycle(published, &mut families);
+            let mut family = Family::new(&table::LIVE_SERIES_DROPPED);
+            family.add(&["migration"], dropped.migrations as f64);
+            family.add(&["stream"], dropped.streams as f64);
+            family.finish(&mut families);
+        } else {
+            build_info(&mut families);
+        }
+        http(input.http, &mut families);
+        process(input.process, &mut families);
+        families
+    }
+
+    /// The text format 0.0.4.
+    ///
+    /// # Errors
+    /// When the encoder refuses a family.
+    pub fn render(&self, input: &Input<'_>) -> Result<String, RenderError> {
+        Ok(TextEncoder::new().encode_to_string(&self.families(input))?)
+    }
+
+    fn migrations(&self, published: &Published, families: &mut Vec<MetricFamily>) {
+        let totals = &published.totals;
+        throughput(published, families);
+        errors(totals, families);
+
+        let mut family = Family::new(&table::RESOURCE_UTILIZATION);
+        if let Some(host) = &published.host {
+            for (resource, percent) in [("cpu", host.cpu_percent), ("memory", host.memory_percent)]
+            {
+                family.add_some(&[resource, &self.node], percent);
+            }
+        }
+        family.finish(families);
+
+        let mut family = Family::new(&table::DURATION);
+        let none = Histogram::new(DURATION_BUCKETS.into());
+        for mode in MODES {
+            let histogram = totals.durations.get(&mode).unwrap_or(&none);
+            family.add_histogram(&[&self.node, mode_label(mode)], histogram);
+        }
+        family.finish(families);
+
+        let mut family = Family::new(&table::MIGRATIONS);
+        for outcome in Outcome::ALL {
+            for mode in MODES {
+                let count = totals.finished.get(&(outcome, mode)).copied().unwrap_or(0);
+                family.add(&[outcome.as_str(), mode_label(mode)], count as f64);
+            }
+        }
+        family.finish(families);
+
+        active(published, families);
+        self.bytes(totals, families);
+
+        let mut family = Family::new(&table::RTT);
+        family.add_histogram(&[], &published.kernel.rtt);
+        family.finish(families);
+        let mut family = Family::new(&table::RUNQUEUE_WAIT);
+        for (role, histogram) in &published.kernel.runqueue {
+            family.add_histogram(&[role.as_str()], histogram);
+        }
+        family.finish(families);
+    }
+
+    fn bytes(&self, totals: &Totals, families: &mut Vec<MetricFamily>) {
+        let mut transferred = Family::new(&table::BYTES_TRANSFERRED);
+        let mut queued = Family::new(&table::BYTES_QUEUED);
+        let mut bytes = Family::new(&table::RETRANSMITTED_BYTES);
+        let mut segments = Family::new(&table::RETRANSMITTED_SEGMENTS);
+        let node = self.node.as_str();
+        for mode in MODES {
+            let label = mode_label(mode);
+            for (role, direction) in [(Role::Source, "sent"), (Role::Destination, "received")] {
+                let sum: ByteTotals = totals.bytes.get(&(role, mode)).copied().unwrap_or_default();
+                transferred.add(&[node, label, direction], sum.transferred as f64);
+                if role == Role::Source {
+                    queued.add(&[node, label], sum.queued as f64);
+                }
+                bytes.add(&[node, label, role.as_str()], sum.retransmitted as f64);
+                segments.add(&[node, label, role.as_str()], sum.retransmitted_segments as f64);
+            }
+        }
+        for family in [transferred, queued, bytes, segments] {
+            family.finish(families);
+        }
+    }
+}
+
+/// Every value of the label `mode`; `None` is `unknown`.
+const MODES: [Option<Mode>; 4] =
+    [Some(Mode::Datacenter), Some(Mode::Internet), Some(Mode::Hybrid), None];
+
+pub(super) fn mode_label(mode: Option<Mode>) -> &'static str {
+    mode.map_or("unknown", Mode::as_str)
+}
+
+fn has_end(record: &crate::migration::record::Migration, role: Role) -> bool {
+    record.ends.iter().any(|end| end.role == role)
+}
+
+fn active_records(
+    published: &Published,
+) -> impl Iterator<Item = &crate::migration::record::Migration> {
+    let records = published.entries.iter().map(|entry| entry.record.as_ref());
+    records.filter(|record| record.state == State::Active)
+}
+
+fn throughput(published: &Published, families: &mut Vec<MetricFamily>) {
+    let mut family = Family::new(&table::THROUGHPUT);
+    for (role, direction) in [(Role::Source, "tx"), (Role::Destination, "rx")] {
+        let mut by_transport: BTreeMap<&'static str, f64> = BTreeMap::new();
+        for record in active_records(published).filter(|record| has_end(record, role)) {
+            if let Some(rate) = record.throughput_bytes_per_second {
+                *by_transport.entry(record.transport.as_str()).or_default() += rate;
+            }
+        }
+        for (transport, rate) in by_transport {
+            family.add(&["amst", direction, transport], rate);
+        }
+    }
+    family.finish(families);
+}
+
+fn errors(totals: &Totals, families: &mut Vec<MetricFamily>) {
+    let mut family = Family::new(&table::ERRORS);
+    for error in ErrorType::ALL {
+        let severity = match error {
+            ErrorType::ProcessDied => "critical",
+            ErrorType::ConnectionReset
+            | ErrorType::ConnectionRefused
+            | ErrorType::NetworkTimeout
+            | ErrorType::SocketError => "warning",
+        };
+        let count = totals.errors.get(&error).copied().unwrap_or(0);
+        family.add(&["amst", error.as_str(), severity], count as f64);
+    }
+    family.finish(families);
+}
+
+fn active(published: &Published, families: &mut Vec<MetricFamily>) {
+    let mut family = Family::new(&table::ACTIVE_STREAMS);
+    let open = active_records(published)
+        .flat_map(|record| &record.streams)
+        .filter(|stream| stream.ended_at.is_none())
+        .count();
+    family.add(&[], open as f64);
+    family.finish(families);
+    let mut family = Family::new(&table::MIGRATIONS_ACTIVE);
+    for role in [Role::Source, Role::Destination] {
+        let count = active_records(published).filter(|record| has_end(record, role)).count();
+        family.add(&[role.as_str()], count as f64);
+    }
+    family.finish(families);
+}
+
+fn build_info(families: &mut Vec<MetricFamily>) {
+    let mut family = Family::new(&table::BUILD_INFO);
+    family.add(&[env!("CARGO_PKG_VERSION"), std::env::consts::ARCH], 1.0);
+    family.finish(families);
+}
+
+fn kernel(kernel: &KernelStatus, families: &mut Vec<MetricFamily>) {
+    let mut family = Family::new(&table::PROBE_ATTACHED);
+    for probe in &kernel.probes {
+        let live = if probe.rung.is_some() { 1.0 } else { 0.0 };
+        family.add(&[probe.probe, probe.rung.unwrap_or("none")], live);
+    }
+    family.finish(families);
+
+    // Two programs may share a name after its 15 characters; a series must not appear twice.
+    let mut programs: BTreeMap<&str, (u64, u64, u64)> = BTreeMap::new();
+    for program in &kernel.programs {
+        let sum = programs.entry(&program.name).or_default();
+        sum.0 += program.run_time_ns;
+        sum.1 += program.run_count;
+        sum.2 += u64::from(program.verified_instructions);
+    }
+    let mut seconds = Family::new(&table::PROGRAM_RUN_SECONDS);
+    let mut runs = Family::new(&table::PROGRAM_RUNS);
+    let mut verified = Family::new(&table::PROGRAM_VERIFIED);
+    for (name, (run_time_ns, run_count, instructions)) in programs {
+        if kernel.program_stats_duty > 0.0 {
+            seconds.add(&[name], run_time_ns as f64 / 1e9);
+            runs.add(&[name], run_count as f64);
+        }
+        verified.add(&[name], instructions as f64);
+    }
+    seconds.finish(families);
+    runs.finish(families);
+    let mut family = Family::new(&table::PROGRAM_STATS_DUTY);
+    family.add(&[], kernel.program_stats_duty);
+    family.finish(families);
+    verified.finish(families);
+
+    let mut losses: BTreeMap<&str, u64> = BTreeMap::new();
+    for (name, count) in &kernel.losses {
+        *losses.entry(name).or_default() += count;
+    }
+    let mut family = Family::new(&table::LOST);
+    for (name, count) in losses {
+        let (map, reason) = name.split_once(':').unwrap_or((name, ""));
+        family.add(&[map, reason], count as f64);
+    }
+    family.finish(families);
+
+    let mut slots = Family::new(&table::MAP_SLOTS);
+    let mut used = Family::new(&table::MAP_SLOTS_USED);
+    for map in &kernel.maps {
+        slots.add(&[map.map], f64::from(map.capacity));
+        used.add(&[map.map], f64::from(map.used));
+    }
+    slots.finish(families);
+    used.finish(families);
+}
+
+fn rejected_flows(totals: &Totals, families: &mut Vec<MetricFamily>) {
+    let mut family = Family::new(&table::REJECTED_FLOWS);
+    for (reason, count) in &totals.rejected_flows {
+        family.add(&[reason], *count as f64);
+    }
+    family.finish(families);
+}
+
+fn cycle(published: &Published, families: &mut Vec<MetricFamily>) {
+    let cycle = &published.cycle;
+    for (definition, histogram) in
+        [(&table::CYCLE_DURATION, &cycle.duration), (&table::CYCLE_JITTER, &cycle.jitter)]
+    {
+        let mut family = Family::new(definition);
+        family.add_histogram(&[], histogram);
+        family.finish(families);
+    }
+    single(&table::CYCLES_MISSED, Some(cycle.missed as f64), families);
+    single(&table::LAST_CYCLE, Some(seconds_since_1970(published.at)), families);
+}
+
+pub(super) fn seconds_since_1970(at: jiff::Timestamp) -> f64 {
+    at.as_duration().as_secs_f64()
+}
+
+fn http(counts: &HttpCounts, families: &mut Vec<MetricFamily>) {
+    let mut family = Family::new(&table::HTTP_REQUESTS);
+    for ((endpoint, code), count) in &counts.requests {
+        family.add(&[endpoint, &code.to_string()], *count as f64);
+    }
+    family.finish(families);
+    for (definition, count) in [
+        (&table::HTTP_CONNECTIONS, counts.open),
+        (&table::HTTP_ACCEPTED, counts.accepted),
+        (&table::HTTP_REJECTED, counts.rejected),
+        (&table::HTTP_EVICTED, counts.evicted),
+        (&table::HTTP_TIMED_OUT, counts.timed_out),
+    ] {
+        single(definition, Some(count as f64), families);
+    }
+}
+
+fn process(usage: &ProcessUsage, families: &mut Vec<MetricFamily>) {
+    let whole = |value: Option<u64>| value.map(|value| value as f64);
+    for (definition, value) in [
+        (&table::PROCESS_CPU, usage.cpu_seconds),
+        (&table::PROCESS_RESIDENT, whole(usage.resident_bytes)),
+        (&table::PROCESS_VIRTUAL, whole(usage.virtual_bytes)),
+        (&table::PROCESS_OPEN_FDS, whole(usage.open_fds)),
+        (&table::PROCESS_MAX_FDS, whole(usage.max_fds)),
+        (&table::PROCESS_START, usage.start_time_seconds),
+        (&table::PROCESS_THREADS, whole(usage.threads)),
+    ] {
+        single(definition, value, families);
+    }
+}
+
+fn single(
+    definition: &'static table::Definition,
+    value: Option<f64>,
+    families: &mut Vec<MetricFamily>,
+) {
+    let mut family = Family::new(definition);
+    family.add_some(&[], value);
+    family.finish(families);
+}
+
+#[cfg(test)]
+#[path = "exporter_tests.rs"]
+mod tests;

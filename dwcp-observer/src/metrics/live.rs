@@ -1,0 +1,181 @@
+//! Series of single migrations and streams: capped, and gone a while after the end.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use prometheus::proto::MetricFamily;
+
+use super::{
+    LIVE_SERIES_EXPIRY, SeriesLimits,
+    exporter::{mode_label, seconds_since_1970},
+    family::Family,
+    table,
+};
+use crate::{
+    migration::record::{Migration, Role, State, Stream, ThreadRole},
+    publish::Published,
+};
+
+/// What has no series because of the caps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Dropped {
+    pub(super) migrations: usize,
+    pub(super) streams: usize,
+}
+
+/// Appends the families of the migrations within the caps.
+pub(super) fn families(
+    published: &Published,
+    limits: SeriesLimits,
+    families: &mut Vec<MetricFamily>,
+) -> Dropped {
+    let mut live = Live::new();
+    let mut dropped = Dropped::default();
+    let mut seen = HashSet::new();
+    let mut streams_left = limits.streams;
+    for entry in &published.entries {
+        let record = entry.record.as_ref();
+        if expired(record, published.at) {
+            continue;
+        }
+        if seen.len() == limits.migrations {
+            dropped.migrations += 1;
+            dropped.streams += record.streams.len();
+            continue;
+        }
+        if !seen.insert(record.id.as_str()) {
+            // A series must not appear twice, whatever the cycle hands over.
+            continue;
+        }
+        live.migration(record);
+        let shown = record.streams.len().min(streams_left);
+        streams_left -= shown;
+        dropped.streams += record.streams.len() - shown;
+        for (index, stream) in record.streams.iter().take(shown).enumerate() {
+            live.stream(&record.id, index, stream);
+        }
+    }
+    live.finish(families);
+    dropped
+}
+
+fn expired(record: &Migration, now: jiff::Timestamp) -> bool {
+    let Some(ended_at) = record.ended_at else {
+        return false;
+    };
+    // A clock that was set back gives a negative age, which is no age.
+    let age = Duration::try_from(now.duration_since(ended_at));
+    record.state == State::Finished && age.is_ok_and(|age| age > LIVE_SERIES_EXPIRY)
+}
+
+struct Live {
+    info: Family,
+    bytes: Family,
+    throughput: Family,
+    start: Family,
+    streams: Family,
+    stream_bytes: Family,
+    stream_srtt: Family,
+    stream_retransmitted: Family,
+    stream_cwnd: Family,
+    thread_cpu: Family,
+    thread_wait: Family,
+}
+
+impl Live {
+    fn new() -> Self {
+        Self {
+            info: Family::new(&table::MIGRATION_INFO),
+            bytes: Family::new(&table::MIGRATION_BYTES),
+            throughput: Family::new(&table::MIGRATION_THROUGHPUT),
+            start: Family::new(&table::MIGRATION_START),
+            streams: Family::new(&table::MIGRATION_STREAMS),
+            stream_bytes: Family::new(&table::STREAM_BYTES),
+            stream_srtt: Family::new(&table::STREAM_SRTT),
+            stream_retransmitted: Family::new(&table::STREAM_RETRANSMITTED),
+            stream_cwnd: Family::new(&table::STREAM_CWND),
+            thread_cpu: Family::new(&table::THREAD_CPU),
+            thread_wait: Family::new(&table::THREAD_WAIT),
+        }
+    }
+
+    fn migration(&mut self, record: &Migration) {
+        let id = record.id.as_str();
+        let role = match (has_end(record, Role::Source), has_end(record, Role::Destination)) {
+            (true, true) => "both",
+            (true, false) => Role::Source.as_str(),
+            (false, true) => Role::Destination.as_str(),
+            (false, false) => "",
+        };
+        let vm = record.vm.name.as_deref().unwrap_or("");
+        let uuid = record.vm.uuid.as_deref().unwrap_or("");
+        let transport = record.transport.as_str();
+        let labels = [id, vm, uuid, &record.migrator, role, transport, mode_label(record.mode)];
+        self.info.add(&labels, 1.0);
+        for (kind, bytes) in [
+            ("queued", record.bytes.queued),
+            ("delivered", record.bytes.delivered),
+            ("received", record.bytes.received),
+            ("retransmitted", record.bytes.retransmitted),
+        ] {
+            self.bytes.add(&[id, kind], bytes as f64);
+        }
+        self.throughput.add_some(&[id], record.throughput_bytes_per_second);
+        self.start.add(&[id], seconds_since_1970(record.started_at));
+        let streams = record.streams.len() as f64 + record.streams_without_detail as f64;
+        self.streams.add(&[id], streams);
+
+        let mut by_role: BTreeMap<(Role, ThreadRole), (f64, f64)> = BTreeMap::new();
+        for thread in &record.threads {
+            let sum = by_role.entry((thread.end, thread.role)).or_default();
+            sum.0 += thread.on_cpu_seconds;
+            sum.1 += thread.runqueue_wait_seconds;
+        }
+        for ((end, role), (cpu, wait)) in by_role {
+            self.thread_cpu.add(&[id, end.as_str(), role.as_str()], cpu);
+            self.thread_wait.add(&[id, end.as_str(), role.as_str()], wait);
+        }
+    }
+
+    fn stream(&mut self, id: &str, index: usize, stream: &Stream) {
+        let index = index.to_string();
+        for (kind, bytes) in [
+            ("queued", stream.bytes_queued),
+            ("delivered", stream.bytes_delivered),
+            ("received", stream.bytes_received),
+            ("retransmitted", stream.bytes_retransmitted),
+        ] {
+            self.stream_bytes.add(&[id, &index, kind], bytes as f64);
+        }
+        self.stream_srtt.add_some(&[id, &index], stream.srtt_seconds);
+        self.stream_retransmitted.add(&[id, &index], stream.retransmitted_segments as f64);
+        if stream.ended_at.is_none() {
+            let cwnd = f64::from(stream.cwnd_segments) * f64::from(stream.mss_bytes);
+            self.stream_cwnd.add(&[id, &index], cwnd);
+        }
+    }
+
+    fn finish(self, families: &mut Vec<MetricFamily>) {
+        for family in [
+            self.info,
+            self.bytes,
+            self.throughput,
+            self.start,
+            self.streams,
+            self.stream_bytes,
+            self.stream_srtt,
+            self.stream_retransmitted,
+            self.stream_cwnd,
+            self.thread_cpu,
+            self.thread_wait,
+        ] {
+            family.finish(families);
+        }
+    }
+}
+
+fn has_end(record: &Migration, role: Role) -> bool {
+    record.ends.iter().any(|end| end.role == role)
+}

@@ -1,0 +1,280 @@
+//! A fixed cycle for the tests of the readers.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+
+use super::{DURATION_BUCKETS, HttpCounts, ProcessUsage};
+use crate::{
+    migration::{
+        history::History,
+        record::{
+            Bytes, CongestionTimes, End, Evidence, Migration, Mode, Outcome, Role, Sample,
+            SocketCounters, State, Stream, StreamRole, Thread, ThreadRole, Transport, Vm,
+        },
+    },
+    process::host::HostUsage,
+    publish::{
+        ByteTotals, CycleStats, Entry, ErrorType, Histogram, KernelStatus, MapUse, ProbeStatus,
+        ProgramStats, Published, Totals,
+    },
+};
+
+/// End of the sample's cycle.
+pub(crate) fn at() -> Timestamp {
+    "2026-11-22T12:30:00.5Z".parse().unwrap()
+}
+
+fn seconds(count: i64) -> Duration {
+    Duration::from_secs(count.unsigned_abs())
+}
+
+pub(crate) fn end(role: Role, pid: u32) -> End {
+    End { role, pid, comm: "qemu-system-x86".to_owned(), exe: None, cgroup: None }
+}
+
+pub(crate) fn stream(role: StreamRole, port: u16) -> Stream {
+    Stream {
+        role,
+        local: format!("10.0.0.1:{port}"),
+        peer: "10.0.0.2:49152".to_owned(),
+        bytes_queued: 2_000_000,
+        bytes_delivered: 1_900_000,
+        bytes_received: 0,
+        bytes_returned: 300,
+        bytes_retransmitted: 2896,
+        retransmitted_segments: 2,
+        retransmit_events: 2,
+        segments_out: 1400,
+        segments_in: 700,
+        srtt_seconds: Some(0.00025),
+        min_rtt_seconds: Some(0.0001),
+        rtt: None,
+        cwnd_segments: 10,
+        mss_bytes: 1448,
+        busy_seconds: 1.5,
+        rwnd_limited_seconds: 0.25,
+        sndbuf_limited_seconds: 0.0,
+        congestion_state_seconds: CongestionTimes::default(),
+        resets: 0,
+        last_error: None,
+        tcp_state: "ESTABLISHED",
+        socket: SocketCounters::default(),
+        started_at: at() - seconds(4),
+        ended_at: None,
+        states: Vec::new(),
+    }
+}
+
+pub(crate) fn thread(end: Role, role: ThreadRole, on_cpu_seconds: f64) -> Thread {
+    Thread {
+        end,
+        tid: 4712,
+        comm: "live_migration".to_owned(),
+        role,
+        on_cpu_seconds,
+        off_cpu_seconds: 1.0,
+        runqueue_wait_seconds: 0.125,
+        runqueue_wait: None,
+        wakeups: 10,
+        context_switches: 20,
+        cpu_moves: 1,
+    }
+}
+
+/// A migration away from this host, 4 s old, with two streams.
+pub(crate) fn active(id: &str) -> Migration {
+    let bytes =
+        Bytes { queued: 4_000_000, delivered: 3_800_000, received: 600, retransmitted: 5792 };
+    Migration {
+        id: id.to_owned(),
+        state: State::Active,
+        outcome: None,
+        vm: Vm {
+            name: Some("web-01".to_owned()),
+            uuid: Some("5e9b0a4c-0000-4000-8000-000000000001".to_owned()),
+            memory_bytes: Some(256 << 20),
+        },
+        migrator: "qemu".to_owned(),
+        transport: Transport::Tcp,
+        mode: Some(Mode::Datacenter),
+        confidence: 0.95,
+        ends: vec![end(Role::Source, 4711)],
+        started_at: at() - seconds(4),
+        found_under_way: false,
+        observed_from: at() - seconds(4),
+        ended_at: None,
+        duration_seconds: 4.0,
+        bytes,
+        throughput_bytes_per_second: Some(950_000.0),
+        streams: vec![stream(StreamRole::Main, 40000), stream(StreamRole::Multifd, 40001)],
+        streams_without_detail: 0,
+        threads: vec![
+            thread(Role::Source, ThreadRole::Main, 0.5),
+            thread(Role::Source, ThreadRole::Stream, 0.25),
+            thread(Role::Source, ThreadRole::Stream, 0.5),
+        ],
+        evidence: vec![Evidence {
+            kind: "port".to_owned(),
+            detail: "peer port 49152 is a libvirt migration port".to_owned(),
+            weight: Some(0.3),
+        }],
+        history: None,
+    }
+}
+
+/// A migration of which both ends were here; ended `age_seconds` before the cycle.
+pub(crate) fn finished(id: &str, outcome: Outcome, age_seconds: i64) -> Migration {
+    let ended_at = at() - seconds(age_seconds);
+    let mut record = active(id);
+    record.state = State::Finished;
+    record.outcome = Some(outcome);
+    record.ends.push(end(Role::Destination, 5000));
+    record.started_at = ended_at - seconds(10);
+    record.observed_from = record.started_at;
+    record.ended_at = Some(ended_at);
+    record.duration_seconds = 10.0;
+    record.bytes.received = record.bytes.delivered;
+    record.throughput_bytes_per_second = None;
+    for stream in &mut record.streams {
+        stream.ended_at = Some(ended_at);
+        stream.tcp_state = "CLOSE";
+    }
+    record
+}
+
+pub(crate) fn entry(record: Migration) -> Entry {
+    let mut history = History::new(10);
+    history.push(Sample {
+        at: at(),
+        bytes_delivered: 3_800_000,
+        bytes_per_second: 950_000.0,
+        bytes_in_flight: 14_480,
+        retransmitted_segments: 1,
+        srtt_seconds: Some(0.00025),
+        cwnd_bytes: 28_960,
+        streams: 2,
+        migration_cpu_seconds: 0.3,
+        migration_runqueue_wait_seconds: 0.01,
+        vcpu_cpu_seconds: 0.9,
+        vcpu_runqueue_wait_seconds: 0.02,
+    });
+    Entry { record: Arc::new(record), history: Arc::new(Mutex::new(history)) }
+}
+
+fn histogram(bounds: &[f64], samples: &[f64]) -> Histogram {
+    let mut histogram = Histogram::new(bounds.into());
+    for sample in samples {
+        histogram.observe(*sample);
+    }
+    histogram
+}
+
+fn totals() -> Totals {
+    let datacenter = Some(Mode::Datacenter);
+    let sent = ByteTotals {
+        queued: 8_000_000,
+        transferred: 7_600_000,
+        retransmitted: 11_584,
+        retransmitted_segments: 8,
+    };
+    let received = ByteTotals { transferred: 3_800_000, ..ByteTotals::default() };
+    Totals {
+        finished: BTreeMap::from([
+            ((Outcome::Completed, datacenter), 3),
+            ((Outcome::Failed, None), 1),
+        ]),
+        durations: BTreeMap::from([(
+            datacenter,
+            histogram(&DURATION_BUCKETS, &[0.5, 10.0, 5000.0]),
+        )]),
+        bytes: BTreeMap::from([
+            ((Role::Source, datacenter), sent),
+            ((Role::Destination, datacenter), received),
+        ]),
+        errors: BTreeMap::from([(ErrorType::ConnectionReset, 2), (ErrorType::ProcessDied, 1)]),
+        rejected_flows: BTreeMap::from([("web server".to_owned(), 7)]),
+    }
+}
+
+fn kernel() -> KernelStatus {
+    let program = |name: &str, run_time_ns| ProgramStats {
+        name: name.to_owned(),
+        run_time_ns,
+        run_count: 1000,
+        verified_instructions: 400,
+    };
+    KernelStatus {
+        probes: vec![
+            ProbeStatus {
+                probe: "inet_sock_set_state",
+                purpose: "opening and closing of flows",
+                required: true,
+                rung: Some("tp_btf"),
+                reason: None,
+            },
+            ProbeStatus {
+                probe: "tcp_retransmit_skb",
+                purpose: "retransmits",
+                required: false,
+                rung: None,
+                reason: Some("no such tracepoint".to_owned()),
+            },
+        ],
+        programs: vec![program("set_state", 42_000), program("sched_switch", 99_000)],
+        program_stats_duty: 0.1,
+        losses: vec![("flows:no_slot", 3), ("events:ring_full", 0)],
+        maps: vec![MapUse { map: "flows", used: 2, capacity: 1024 }],
+        rtt: histogram(&[0.0001, 0.001, 0.01], &[0.00005, 0.0005, 0.5]),
+        runqueue: vec![(ThreadRole::Vcpu, histogram(&[0.0001, 0.001], &[0.0002]))],
+    }
+}
+
+/// One active migration, one that finished 5 s ago and one that finished 60 s ago.
+pub(crate) fn published() -> Published {
+    Published {
+        at: at(),
+        started_at: at() - seconds(100),
+        entries: vec![
+            entry(active("1795350596500-4711")),
+            entry(finished("1795350585500-4600", Outcome::Completed, 5)),
+            entry(finished("1795350530500-4500", Outcome::Failed, 60)),
+        ],
+        totals: totals(),
+        host: Some(HostUsage { cpu_percent: Some(12.5), memory_percent: Some(40.25) }),
+        kernel: kernel(),
+        cycle: CycleStats {
+            duration: histogram(&[0.001, 0.01], &[0.0005, 0.002]),
+            jitter: histogram(&[0.001, 0.01], &[0.0001, 0.0001]),
+            missed: 1,
+            period: Duration::from_secs(1),
+        },
+    }
+}
+
+pub(crate) fn http_counts() -> HttpCounts {
+    HttpCounts {
+        requests: BTreeMap::from([(("/metrics", 200), 12), (("other", 404), 1)]),
+        open: 2,
+        accepted: 14,
+        rejected: 0,
+        evicted: 1,
+        timed_out: 3,
+    }
+}
+
+pub(crate) fn process_usage() -> ProcessUsage {
+    ProcessUsage {
+        cpu_seconds: Some(1.25),
+        resident_bytes: Some(12 << 20),
+        virtual_bytes: Some(40 << 20),
+        open_fds: Some(64),
+        max_fds: Some(1024),
+        start_time_seconds: Some(1_795_350_500.0),
+        threads: Some(3),
+    }
+}

@@ -1,0 +1,311 @@
+//! Every metric, declared once: the exposition and the metric reference are both made from this table.
+
+use std::fmt::Write as _;
+
+use prometheus::proto::MetricType;
+
+/// What is fixed about a metric.
+#[derive(Debug)]
+pub struct Definition {
+    /// Full name.
+    pub name: &'static str,
+    /// Type in the exposition.
+    pub kind: Kind,
+    /// `# HELP` text: one line.
+    pub help: &'static str,
+    /// Label names, in the order in which they are written.
+    pub labels: &'static [&'static str],
+    /// Unit of the value.
+    pub unit: &'static str,
+    /// Where the figure comes from: kernel field, `/proc` file, or the observer itself.
+    pub source: &'static str,
+    /// When the metric is missing from the exposition; absence is not zero.
+    pub absent: Option<&'static str>,
+}
+
+/// Type of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows; restarts at zero with the observer.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Cumulative buckets, sum and count.
+    Histogram,
+}
+
+impl Kind {
+    /// As in `# TYPE`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+
+    pub(super) const fn proto(self) -> MetricType {
+        match self {
+            Self::Counter => MetricType::COUNTER,
+            Self::Gauge => MetricType::GAUGE,
+            Self::Histogram => MetricType::HISTOGRAM,
+        }
+    }
+}
+
+macro_rules! metrics {
+    ($(
+        $ident:ident = $kind:ident $name:literal [$($label:literal),*] $unit:literal,
+        $help:literal,
+        $source:literal
+        $(, absent: $absent:literal)?;
+    )*) => {
+        $(
+            pub(super) static $ident: Definition = Definition {
+                name: $name,
+                kind: Kind::$kind,
+                help: $help,
+                labels: &[$($label),*],
+                unit: $unit,
+                source: $source,
+                absent: metrics!(@absent $($absent)?),
+            };
+        )*
+        /// All metrics, in the order of the exposition.
+        pub static TABLE: &[&Definition] = &[$(&$ident),*];
+    };
+    (@absent $absent:literal) => { Some($absent) };
+    (@absent) => { None };
+}
+
+metrics! {
+    // All migrations. Throughput, errors, utilization, duration, migrations, bytes and streams are names of the DWCP v3 monitoring contract.
+    THROUGHPUT = Gauge "dwcp_v3_throughput_bytes_per_second" ["component", "direction", "transport"] "bytes/s",
+        "Rate of migration payload over the last cycle, sent (tx) or received (rx) by ends on this host.",
+        "tcp_sock.bytes_acked and bytes_received",
+        absent: "no migration is active in that direction";
+    ERRORS = Counter "dwcp_v3_errors_total" ["component", "error_type", "severity"] "errors",
+        "Errors that the kernel showed on migration sockets and processes.",
+        "socket errors, resets, process exits";
+    RESOURCE_UTILIZATION = Gauge "dwcp_v3_resource_utilization_percent" ["resource_type", "node"] "percent",
+        "Use of the host's CPUs and memory, 0 to 100.",
+        "/proc/stat, /proc/meminfo",
+        absent: "/proc does not give it, or before the second cycle";
+    DURATION = Histogram "dwcp_v3_migration_duration_seconds" ["node_id", "mode"] "seconds",
+        "Total time of finished migrations, first connection to last close.",
+        "socket state changes";
+    MIGRATIONS = Counter "dwcp_v3_migrations_total" ["outcome", "mode"] "migrations",
+        "Finished migrations by outcome.",
+        "migration records";
+    ACTIVE_STREAMS = Gauge "dwcp_v3_amst_active_streams" [] "streams",
+        "Open streams of active migrations; streams that found no slot in the kernel are not in it.",
+        "migration records";
+    MIGRATIONS_ACTIVE = Gauge "dwcp_v3_migrations_active" ["role"] "migrations",
+        "Running migrations with an end of this role on this host; with both ends here a migration counts in both.",
+        "migration records";
+    BYTES_TRANSFERRED = Counter "dwcp_v3_bytes_transferred_total" ["node_id", "mode", "direction"] "bytes",
+        "Migration payload delivered by sources on this host (sent) and received in order by destinations on this host (received).",
+        "tcp_sock.bytes_acked, bytes_received";
+    BYTES_QUEUED = Counter "dwcp_v3_bytes_queued_total" ["node_id", "mode"] "bytes",
+        "Payload that migration sources on this host wrote into their sockets.",
+        "tcp_sock.write_seq";
+    RETRANSMITTED_BYTES = Counter "dwcp_v3_retransmitted_bytes_total" ["node_id", "mode", "role"] "bytes",
+        "Payload bytes that ends of this role sent more than once.",
+        "tcp_sock.bytes_retrans";
+    RETRANSMITTED_SEGMENTS = Counter "dwcp_v3_retransmitted_segments_total" ["node_id", "mode", "role"] "segments",
+        "Segments that ends of this role retransmitted.",
+        "tcp_sock.total_retrans";
+    RTT = Histogram "dwcp_v3_rtt_seconds" [] "seconds",
+        "Round-trip time samples of migration streams.",
+        "eBPF histogram of RTT samples",
+        absent: "the kernel side gives no histogram";
+    RUNQUEUE_WAIT = Histogram "dwcp_v3_runqueue_wait_seconds" ["role"] "seconds",
+        "Waits for a CPU by threads of migrating processes.",
+        "eBPF histogram of sched_wakeup or preemption to sched_switch",
+        absent: "the kernel side gives no histogram";
+
+    // One set per migration, capped; gone a while after the end.
+    MIGRATION_INFO = Gauge "dwcp_v3_migration_info" ["migration_id", "vm", "uuid", "migrator", "role", "transport", "mode"] "1",
+        "A live or just finished migration; role is source, destination or both.",
+        "migration records",
+        absent: "finished for longer than 15 s, or over the cap";
+    MIGRATION_BYTES = Gauge "dwcp_v3_migration_bytes" ["migration_id", "kind"] "bytes",
+        "Payload of one migration so far.",
+        "tcp_sock counters",
+        absent: "finished for longer than 15 s, or over the cap";
+    MIGRATION_THROUGHPUT = Gauge "dwcp_v3_migration_throughput_bytes_per_second" ["migration_id"] "bytes/s",
+        "Rate of delivered (source) or received (destination) bytes of one migration over the last cycle.",
+        "tcp_sock counters",
+        absent: "not running, or over the cap";
+    MIGRATION_START = Gauge "dwcp_v3_migration_start_time_seconds" ["migration_id"] "seconds since 1970",
+        "First connection of one migration.",
+        "socket state changes",
+        absent: "finished for longer than 15 s, or over the cap";
+    MIGRATION_STREAMS = Gauge "dwcp_v3_migration_streams" ["migration_id"] "streams",
+        "Streams of one migration, open and closed, with and without a slot in the kernel.",
+        "migration records",
+        absent: "finished for longer than 15 s, or over the cap";
+    STREAM_BYTES = Gauge "dwcp_v3_migration_stream_bytes" ["migration_id", "stream", "kind"] "bytes",
+        "Payload of one stream so far; stream is its index in order of opening.",
+        "tcp_sock counters",
+        absent: "finished for longer than 15 s, or over a cap";
+    STREAM_SRTT = Gauge "dwcp_v3_migration_stream_srtt_seconds" ["migration_id", "stream"] "seconds",
+        "Smoothed round-trip time of the sending end of one stream.",
+        "tcp_sock.srtt_us",
+        absent: "before the first sample, or as for the stream's bytes";
+    STREAM_RETRANSMITTED = Gauge "dwcp_v3_migration_stream_retransmitted_segments" ["migration_id", "stream"] "segments",
+        "Segments retransmitted by one stream so far.",
+        "tcp_sock.total_retrans",
+        absent: "as for the stream's bytes";
+    STREAM_CWND = Gauge "dwcp_v3_migration_stream_cwnd_bytes" ["migration_id", "stream"] "bytes",
+        "Congestion window of the sending end of one stream: segments times segment size.",
+        "tcp_sock.snd_cwnd, mss_cache",
+        absent: "the stream is closed, or as for the stream's bytes";
+    THREAD_CPU = Gauge "dwcp_v3_migration_thread_cpu_seconds" ["migration_id", "end", "role"] "seconds",
+        "CPU time of one end's threads of a role during the migration so far.",
+        "sched_switch",
+        absent: "finished for longer than 15 s, or over the cap";
+    THREAD_WAIT = Gauge "dwcp_v3_migration_thread_runqueue_wait_seconds" ["migration_id", "end", "role"] "seconds",
+        "Time that one end's threads of a role waited for a CPU during the migration so far.",
+        "sched_wakeup, sched_switch",
+        absent: "finished for longer than 15 s, or over the cap";
+
+    // The observer itself.
+    BUILD_INFO = Gauge "dwcp_observer_build_info" ["version", "arch"] "1",
+        "The running build.",
+        "compile time";
+    PROBE_ATTACHED = Gauge "dwcp_observer_probe_attached" ["probe", "rung"] "0 or 1",
+        "1 with the rung that is live, 0 with rung none when the hook could not be attached.",
+        "attach ladder",
+        absent: "before the first cycle";
+    PROGRAM_RUN_SECONDS = Counter "dwcp_observer_program_run_seconds_total" ["program"] "seconds",
+        "Time in an eBPF program while the kernel counted it (see the duty ratio).",
+        "bpf_prog_info.run_time_ns",
+        absent: "run statistics are off";
+    PROGRAM_RUNS = Counter "dwcp_observer_program_runs_total" ["program"] "runs",
+        "Runs of an eBPF program while the kernel counted them (see the duty ratio).",
+        "bpf_prog_info.run_cnt",
+        absent: "run statistics are off";
+    PROGRAM_STATS_DUTY = Gauge "dwcp_observer_program_stats_duty_ratio" [] "0 to 1",
+        "Share of the time in which the kernel counts program runs; 0 is off.",
+        "configuration",
+        absent: "before the first cycle";
+    PROGRAM_VERIFIED = Gauge "dwcp_observer_program_verified_instructions" ["program"] "instructions",
+        "Instructions that the verifier walked when it loaded an eBPF program.",
+        "bpf_prog_info.verified_insns",
+        absent: "before the first cycle";
+    LOST = Counter "dwcp_observer_lost_total" ["map", "reason"] "events",
+        "Information lost in the kernel side, by where and why.",
+        "loss counters of the eBPF programs",
+        absent: "before the first cycle";
+    MAP_SLOTS = Gauge "dwcp_observer_map_slots" ["map"] "slots",
+        "Slots of a record array.",
+        "configuration",
+        absent: "before the first cycle";
+    MAP_SLOTS_USED = Gauge "dwcp_observer_map_slots_used" ["map"] "slots",
+        "Slots of a record array that are in use.",
+        "slot allocator",
+        absent: "before the first cycle";
+    REJECTED_FLOWS = Counter "dwcp_observer_rejected_flows_total" ["reason"] "flows",
+        "Flows that were looked at and found to be no migration.",
+        "identification",
+        absent: "none was rejected for that reason";
+    CYCLE_DURATION = Histogram "dwcp_observer_cycle_duration_seconds" [] "seconds",
+        "Time that a collection cycle took.",
+        "CLOCK_MONOTONIC",
+        absent: "before the first cycle";
+    CYCLE_JITTER = Histogram "dwcp_observer_cycle_jitter_seconds" [] "seconds",
+        "How late a collection cycle began.",
+        "CLOCK_MONOTONIC",
+        absent: "before the first cycle";
+    CYCLES_MISSED = Counter "dwcp_observer_cycles_missed_total" [] "cycles",
+        "Collection cycles that could not be run in time and were skipped.",
+        "CLOCK_MONOTONIC",
+        absent: "before the first cycle";
+    LAST_CYCLE = Gauge "dwcp_observer_last_cycle_timestamp_seconds" [] "seconds since 1970",
+        "End of the last collection cycle: every figure is of that time.",
+        "CLOCK_REALTIME",
+        absent: "before the first cycle";
+    LIVE_SERIES_DROPPED = Gauge "dwcp_observer_live_series_dropped" ["kind"] "migrations or streams",
+        "Live or just finished migrations and their streams that have no series of their own because of the caps.",
+        "exposition",
+        absent: "before the first cycle";
+    HTTP_REQUESTS = Counter "dwcp_observer_http_requests_total" ["endpoint", "code"] "requests",
+        "Answered HTTP requests.",
+        "HTTP server",
+        absent: "none was answered on that endpoint with that code";
+    HTTP_CONNECTIONS = Gauge "dwcp_observer_http_connections_open" [] "connections",
+        "Open HTTP connections.",
+        "HTTP server";
+    HTTP_ACCEPTED = Counter "dwcp_observer_http_connections_accepted_total" [] "connections",
+        "HTTP connections accepted.",
+        "HTTP server";
+    HTTP_REJECTED = Counter "dwcp_observer_http_connections_rejected_total" [] "connections",
+        "HTTP connections closed at once because all others were being answered.",
+        "HTTP server";
+    HTTP_EVICTED = Counter "dwcp_observer_http_connections_evicted_total" [] "connections",
+        "Idle, half-open or stalled HTTP connections closed to let a new one in.",
+        "HTTP server";
+    HTTP_TIMED_OUT = Counter "dwcp_observer_http_connections_timed_out_total" [] "connections",
+        "HTTP connections closed because the client was too slow.",
+        "HTTP server";
+
+    // Names that every Prometheus client library uses.
+    PROCESS_CPU = Counter "process_cpu_seconds_total" [] "seconds",
+        "User and system CPU time of the observer.",
+        "/proc/self/stat",
+        absent: "/proc does not give it";
+    PROCESS_RESIDENT = Gauge "process_resident_memory_bytes" [] "bytes",
+        "Resident memory of the observer.",
+        "/proc/self/stat",
+        absent: "/proc does not give it";
+    PROCESS_VIRTUAL = Gauge "process_virtual_memory_bytes" [] "bytes",
+        "Virtual memory of the observer.",
+        "/proc/self/stat",
+        absent: "/proc does not give it";
+    PROCESS_OPEN_FDS = Gauge "process_open_fds" [] "descriptors",
+        "Open file descriptors of the observer.",
+        "/proc/self/fd",
+        absent: "/proc does not give it";
+    PROCESS_MAX_FDS = Gauge "process_max_fds" [] "descriptors",
+        "Limit of open file descriptors of the observer.",
+        "/proc/self/limits",
+        absent: "there is no limit, or /proc does not give it";
+    PROCESS_START = Gauge "process_start_time_seconds" [] "seconds since 1970",
+        "Start of the observer.",
+        "/proc/self/stat, /proc/stat",
+        absent: "/proc does not give it";
+    PROCESS_THREADS = Gauge "process_threads" [] "threads",
+        "Threads of the observer.",
+        "/proc/self/stat",
+        absent: "/proc does not give it";
+}
+
+/// The metric reference as Markdown, made from [`TABLE`].
+#[must_use]
+pub fn reference_markdown() -> String {
+    let mut text = String::from(
+        "# Metric reference\n\n\
+         Generated from `dwcp-observer/src/metrics/table.rs`; do not edit.\n\n\
+         Counters start at zero with the observer. A metric that was not measured is missing, not zero.\n\n\
+         | Metric | Type | Labels | Unit | Meaning | Source | Missing when |\n\
+         |---|---|---|---|---|---|---|\n",
+    );
+    for row in TABLE {
+        let labels: Vec<String> = row.labels.iter().map(|label| format!("`{label}`")).collect();
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "| `{}` | {} | {} | {} | {} | {} | {} |",
+            row.name,
+            row.kind.as_str(),
+            labels.join(", "),
+            row.unit,
+            row.help,
+            row.source,
+            row.absent.unwrap_or(""),
+        );
+    }
+    text
+}

@@ -1,0 +1,255 @@
+//! What each look adds: rates, history, global counters, the end.
+
+use super::{
+    build::{self, errno_name},
+    live::{EndState, EndTotals, Live, Tick},
+    machine::Life,
+    outcome::{Ending, outcome},
+    record::{Role, Sample, ThreadRole},
+};
+use crate::{
+    config::ModeThresholds,
+    identify::mode,
+    migration::{record::Transport, registry::Observation},
+    publish::{ErrorType, Histogram, Totals},
+};
+use dwcp_observer_ebpf::tcp::{FLOW_FIN_RECEIVED, FLOW_FIN_SENT};
+
+/// Time after the end in which it shows where the guest runs, ns.
+const SETTLE_NS: u64 = 1_000_000_000;
+/// Buckets of the duration histogram, seconds: exponential(1, 2, 12) of the contract.
+const DURATION_BUCKETS: [f64; 12] =
+    [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0];
+
+/// Takes one migration one look further.
+pub fn advance(live: &mut Live, observation: &Observation, thresholds: &ModeThresholds, totals: &mut Totals) {
+    let now_ns = observation.now_ns;
+    let before = live.life;
+    live.life = live.life.next(live.streams(), now_ns, live.patience());
+    if observation.tick && !before.is_finished() {
+        tick(live, observation);
+    }
+    if live.life.is_finished() && !before.is_finished() {
+        finish(live);
+    }
+    update_mode(live, now_ns, thresholds);
+    count_bytes(live, totals);
+    count_errors(live, totals);
+    if let Life::Finished { ended_ns, .. } = live.life
+        && live.outcome.is_none()
+        && now_ns.saturating_sub(ended_ns) >= SETTLE_NS
+    {
+        let ending = ending(live);
+        if !ending.died.is_empty() {
+            *totals.errors.entry(ErrorType::ProcessDied).or_default() += ending.died.len() as u64;
+        }
+        let (found, evidence) = outcome(&ending);
+        *totals.finished.entry((found, live.mode)).or_default() += 1;
+        let seconds = ended_ns.saturating_sub(live.started_ns) as f64 / 1e9;
+        totals.durations.entry(live.mode).or_insert_with(|| Histogram::new(DURATION_BUCKETS.into())).observe(seconds);
+        live.outcome = Some((found, evidence));
+    }
+}
+
+/// Bytes that have arrived, and segments sent again, as far as this host sees.
+fn progress(live: &Live) -> (u64, u64) {
+    live.roles().next().map_or((0, 0), |(role, end)| {
+        let totals = Live::totals(role, end);
+        (totals.transferred, totals.segments)
+    })
+}
+
+/// CPU time and run-queue wait of migration threads, then of guest CPUs, ns.
+fn cpu(live: &Live) -> [u64; 4] {
+    let mut cpu = [0; 4];
+    for (role, end) in live.roles() {
+        for thread in end.threads.values() {
+            let at = match build::role_of(role, end, &thread.reading) {
+                ThreadRole::Main | ThreadRole::Stream => 0,
+                ThreadRole::Vcpu => 2,
+                ThreadRole::Other => continue,
+            };
+            let (now, base) = (&thread.reading.now, &thread.reading.base);
+            cpu[at] += now.on_cpu_ns.saturating_sub(base.on_cpu_ns);
+            cpu[at + 1] += now.run_delay_ns.saturating_sub(base.run_delay_ns);
+        }
+    }
+    cpu
+}
+
+fn tick(live: &mut Live, observation: &Observation) {
+    let (delivered, segments) = progress(live);
+    let cpu = cpu(live);
+    let now = Tick { at_ns: observation.now_ns, delivered, segments, cpu };
+    // The first interval runs from the first connection.
+    let last = live.last_tick.unwrap_or(Tick { at_ns: live.started_ns.max(live.observed_ns), delivered: 0, segments: 0, cpu: [0; 4] });
+    let seconds = now.at_ns.saturating_sub(last.at_ns) as f64 / 1e9;
+    let counts_from_start = live.last_tick.is_some() || !live.found_under_way;
+    live.last_tick = Some(now);
+    if seconds <= 0.0 || !counts_from_start {
+        return;
+    }
+    let rate = delivered.saturating_sub(last.delivered) as f64 / seconds;
+    live.rate = Some(rate);
+    live.peak_rate = live.peak_rate.max(rate);
+    let sender = live.end(Role::Source).or_else(|| live.ends.first());
+    let open = || sender.into_iter().flat_map(|end| end.flows.values()).map(|flow| &flow.reading).filter(|reading| !reading.closed);
+    let rtts: Vec<f64> = open().filter_map(crate::tcp::FlowReading::srtt_seconds).collect();
+    let since = |at: usize| now.cpu[at].saturating_sub(last.cpu[at]) as f64 / 1e9;
+    let sample = Sample {
+        at: observation.wall.at(now.at_ns),
+        bytes_delivered: delivered,
+        bytes_per_second: rate,
+        bytes_in_flight: open().map(|reading| reading.payload.queued - reading.payload.delivered.min(reading.payload.queued)).sum(),
+        retransmitted_segments: segments.saturating_sub(last.segments),
+        srtt_seconds: (!rtts.is_empty()).then(|| rtts.iter().sum::<f64>() / rtts.len() as f64),
+        cwnd_bytes: open().map(|reading| u64::from(reading.snapshot.snd_cwnd) * u64::from(reading.snapshot.mss)).sum(),
+        streams: u32::try_from(open().count()).unwrap_or(u32::MAX),
+        migration_cpu_seconds: since(0),
+        migration_runqueue_wait_seconds: since(1),
+        vcpu_cpu_seconds: since(2),
+        vcpu_runqueue_wait_seconds: since(3),
+    };
+    if let Ok(mut history) = live.history.lock() {
+        history.push(sample);
+    }
+}
+
+/// The last stream has closed.
+fn finish(live: &mut Live) {
+    live.rate = None;
+    for thread in live.ends.iter_mut().flat_map(|end| end.threads.values_mut()) {
+        thread.on_cpu_at_end_ns = Some(thread.reading.now.on_cpu_ns);
+    }
+}
+
+fn update_mode(live: &mut Live, now_ns: u64, thresholds: &ModeThresholds) {
+    if live.outcome.is_some() {
+        return;
+    }
+    if let Life::Finished { ended_ns, .. } = live.life {
+        // A short migration has no tick: its mean rate is the best there is.
+        let seconds = ended_ns.min(now_ns).saturating_sub(live.started_ns) as f64 / 1e9;
+        if seconds > 0.0 {
+            live.peak_rate = live.peak_rate.max(progress(live).0 as f64 / seconds);
+        }
+    }
+    let sender = live.end(Role::Source).or_else(|| live.ends.first());
+    let rtts: Vec<f64> =
+        sender.into_iter().flat_map(|end| end.flows.values()).filter_map(|flow| flow.reading.srtt_seconds()).collect();
+    let mean = (!rtts.is_empty()).then(|| rtts.iter().sum::<f64>() / rtts.len() as f64);
+    if let Some(found) = mode::mode(Transport::Tcp, mean, live.peak_rate * 8.0, thresholds) {
+        live.mode = Some(found);
+    }
+}
+
+/// Adds what is new to the global counters.
+fn count_bytes(live: &mut Live, totals: &mut Totals) {
+    let now: Vec<(Role, EndTotals)> = live.roles().map(|(role, end)| (role, Live::totals(role, end))).collect();
+    for (role, now) in now {
+        let last = live.counted.entry(role).or_default();
+        let to = totals.bytes.entry((role, live.mode)).or_default();
+        to.queued += now.queued.saturating_sub(last.queued);
+        to.transferred += now.transferred.saturating_sub(last.transferred);
+        to.retransmitted += now.retransmitted.saturating_sub(last.retransmitted);
+        to.retransmitted_segments += now.segments.saturating_sub(last.segments);
+        *last = EndTotals {
+            queued: last.queued.max(now.queued),
+            transferred: last.transferred.max(now.transferred),
+            retransmitted: last.retransmitted.max(now.retransmitted),
+            segments: last.segments.max(now.segments),
+        };
+    }
+}
+
+/// Counts each error of a flow once.
+fn count_errors(live: &mut Live, totals: &mut Totals) {
+    let mut found = Vec::new();
+    for flow in live.flows() {
+        let reading = &flow.reading;
+        let key = (reading.slot, reading.generation);
+        if let Some(error) = error_type(reading.last_error, reading.resets) {
+            found.push(((key, error as u32), error));
+        }
+    }
+    for (key, error) in found {
+        if live.errors_counted.insert(key) {
+            *totals.errors.entry(error).or_default() += 1;
+        }
+    }
+}
+
+fn error_type(errno: u32, resets: u32) -> Option<ErrorType> {
+    match i32::try_from(errno).unwrap_or_default() {
+        0 => (resets > 0).then_some(ErrorType::ConnectionReset),
+        libc::ECONNRESET | libc::EPIPE => Some(ErrorType::ConnectionReset),
+        libc::ECONNREFUSED => Some(ErrorType::ConnectionRefused),
+        libc::ETIMEDOUT => Some(ErrorType::NetworkTimeout),
+        _ => Some(ErrorType::SocketError),
+    }
+}
+
+/// What is known at the end.
+fn ending(live: &Live) -> Ending {
+    let mut ending = Ending::default();
+    let sender = live.end(Role::Source).or_else(|| live.ends.first());
+    for flow in sender.into_iter().flat_map(|end| end.flows.values()) {
+        let reading = &flow.reading;
+        ending.streams += 1;
+        let fin = FLOW_FIN_SENT | FLOW_FIN_RECEIVED;
+        ending.orderly += u32::from(reading.resets == 0 && reading.flags & fin == fin);
+        ending.reset += u32::from(reading.resets > 0);
+        ending.empty += u32::from(reading.payload.queued == 0 && reading.payload.received == 0);
+    }
+    if let Some(source) = live.end(Role::Source) {
+        ending.undelivered_bytes = source.flows.values().map(|flow| flow.reading.payload.queued.saturating_sub(flow.reading.payload.delivered)).sum();
+    }
+    for (role, end) in live.roles() {
+        if let Some(died) = death(live, end) {
+            ending.died.push(format!("{} {died}", role.as_str()));
+        }
+        let ran = vcpu_time_after_end(role, end);
+        match role {
+            Role::Source => ending.source_ran = ran,
+            Role::Destination => ending.destination_ran = ran,
+        }
+    }
+    ending.errors = live
+        .flows()
+        .filter(|flow| flow.reading.last_error != 0)
+        .map(|flow| errno_name(flow.reading.last_error))
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    ending
+}
+
+/// A hypervisor that exited while its streams were open; other migrators end by exiting.
+fn death(live: &Live, end: &EndState) -> Option<String> {
+    let exited = end.exited_ns.filter(|_| live.migrator == "qemu" || live.migrator == "cloud-hypervisor")?;
+    let open = end.flows.values().any(|flow| {
+        let ended = [flow.reading.shut_ns(), flow.reading.closed_ns()].into_iter().flatten().min();
+        // exit_files() closes the sockets right after sched_process_exit.
+        ended.is_none_or(|ended| ended >= exited)
+    });
+    open.then(|| format!("{} (pid {})", end.facts.comm, end.facts.pid))
+}
+
+/// CPU time of an end's guest CPUs since the last close, seconds; `None` when none was recognised.
+fn vcpu_time_after_end(role: Role, end: &EndState) -> Option<f64> {
+    let times: Vec<u64> = end
+        .threads
+        .values()
+        .filter(|thread| build::role_of(role, end, &thread.reading) == ThreadRole::Vcpu)
+        .filter_map(|thread| Some(thread.reading.now.on_cpu_ns.saturating_sub(thread.on_cpu_at_end_ns?)))
+        .collect();
+    (!times.is_empty()).then(|| times.iter().sum::<u64>() as f64 / 1e9)
+}
+
+/// The class of a reason, for a label of bounded cardinality: its words without names, numbers and quotes.
+#[must_use]
+pub fn reason_class(reason: &str) -> String {
+    let reason = reason.strip_prefix("closed: ").unwrap_or(reason);
+    let words = reason.split_whitespace().filter(|word| !word.contains(|c: char| c.is_ascii_digit() || c == '`'));
+    words.take(8).collect::<Vec<_>>().join(" ")
+}

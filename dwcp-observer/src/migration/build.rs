@@ -1,0 +1,262 @@
+//! Turns a live migration into the record that readers see.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use jiff::Timestamp;
+
+use super::{
+    live::{EndState, Live, StreamFlow},
+    machine::Life,
+    record::{
+        Bytes, CongestionTimes, End, Migration, Outcome, Role, SocketCounters, State, StateChange, Stream, Thread,
+        ThreadRole, Transport,
+    },
+};
+use crate::{
+    identify::roles::{ThreadUse, stream_role, thread_role},
+    process::vm_from_cmdline,
+    sched::{self, ThreadReading},
+    tcp::state_name,
+};
+
+/// Turns `CLOCK_MONOTONIC` ns into wall time.
+#[derive(Clone, Copy, Debug)]
+pub struct WallClock {
+    /// `CLOCK_REALTIME` minus `CLOCK_MONOTONIC`, ns.
+    pub offset_ns: i128,
+}
+
+impl WallClock {
+    /// The wall time of a monotonic reading.
+    #[must_use]
+    pub fn at(self, monotonic_ns: u64) -> Timestamp {
+        Timestamp::from_nanosecond(i128::from(monotonic_ns) + self.offset_ns).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+}
+
+/// Builds the record as of `now_ns`.
+#[must_use]
+pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
+    let ended_ns = match live.life {
+        Life::Finished { ended_ns, .. } => Some(ended_ns),
+        _ => None,
+    };
+    let (outcome, endings) = match (&live.outcome, ended_ns) {
+        (Some((outcome, evidence)), _) => (Some(*outcome), evidence.clone()),
+        (None, Some(_)) => (Some(Outcome::Unknown), Vec::new()),
+        (None, None) => (None, Vec::new()),
+    };
+    let streams = streams(live, wall);
+    Migration {
+        id: live.id.clone(),
+        state: if ended_ns.is_some() { State::Finished } else { State::Active },
+        outcome,
+        vm: live
+            .roles()
+            .map(|(_, end)| vm_from_cmdline(&end.facts.cmdline))
+            .reduce(|first, second| if first.name.is_some() || first.uuid.is_some() { first } else { second })
+            .unwrap_or_default(),
+        migrator: live.migrator.clone(),
+        transport: Transport::Tcp,
+        mode: live.mode,
+        confidence: live.confidence,
+        ends: live.roles().map(|(role, end)| end_of(role, end)).collect(),
+        started_at: wall.at(live.started_ns),
+        found_under_way: live.found_under_way,
+        observed_from: wall.at(live.observed_ns),
+        ended_at: ended_ns.map(|ns| wall.at(ns)),
+        duration_seconds: seconds(ended_ns.unwrap_or(now_ns).saturating_sub(live.started_ns)),
+        bytes: bytes(live),
+        throughput_bytes_per_second: if ended_ns.is_some() { None } else { live.rate },
+        streams,
+        streams_without_detail: live.roles().next().map_or(0, |(_, end)| end.overflow_here().flows),
+        threads: live.roles().flat_map(|(role, end)| threads(role, end)).collect(),
+        evidence: live.evidence.iter().cloned().chain(endings).collect(),
+        history: None,
+    }
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+fn end_of(role: Role, end: &EndState) -> End {
+    End {
+        role,
+        pid: end.facts.pid,
+        comm: end.facts.comm.clone(),
+        exe: end.facts.exe.clone(),
+        cgroup: end.facts.cgroup.clone(),
+    }
+}
+
+/// Each byte once: what was sent from the source's sockets, what arrived from the destination's, each from the end that is here.
+fn bytes(live: &Live) -> Bytes {
+    let sum = |end: &EndState, of: fn(&StreamFlow) -> u64| end.flows.values().map(of).sum::<u64>();
+    let mut bytes = Bytes::default();
+    let (source, destination) = (live.end(Role::Source), live.end(Role::Destination));
+    if let Some(sender) = source.or(destination) {
+        let over = sender.overflow_here();
+        bytes.queued = sum(sender, |flow| flow.reading.payload.queued) + over.bytes_queued;
+        bytes.delivered = sum(sender, |flow| flow.reading.payload.delivered) + over.bytes_delivered;
+        bytes.retransmitted = sum(sender, |flow| flow.reading.snapshot.bytes_retrans) + over.bytes_retrans;
+    }
+    if let Some(receiver) = destination.or(source) {
+        bytes.received = sum(receiver, |flow| flow.reading.payload.received) + receiver.overflow_here().bytes_received;
+    }
+    bytes
+}
+
+/// The two sockets of one connection, as far as they are here.
+#[derive(Default)]
+struct Pair<'a> {
+    source: Option<&'a StreamFlow>,
+    destination: Option<&'a StreamFlow>,
+}
+
+fn streams(live: &Live, wall: WallClock) -> Vec<Stream> {
+    let mut pairs: BTreeMap<(SocketAddr, SocketAddr, u64), Pair<'_>> = BTreeMap::new();
+    // A port may be used twice within a migration: the n-th socket of an address pair belongs to the n-th at the other end.
+    for (role, end) in live.roles() {
+        let mut seen: BTreeMap<(SocketAddr, SocketAddr), u64> = BTreeMap::new();
+        let mut flows: Vec<&StreamFlow> = end.flows.values().collect();
+        flows.sort_by_key(|flow| flow.reading.opened_ns());
+        for flow in flows {
+            let (local, peer) = (flow.reading.local, flow.reading.peer);
+            let addresses = if role == Role::Source { (local, peer) } else { (peer, local) };
+            let count = seen.entry(addresses).or_default();
+            let pair = pairs.entry((addresses.0, addresses.1, *count)).or_default();
+            *count += 1;
+            match role {
+                Role::Source => pair.source = Some(flow),
+                Role::Destination => pair.destination = Some(flow),
+            }
+        }
+    }
+    let mut pairs: Vec<_> = pairs.into_iter().collect();
+    pairs.sort_by_key(|(_, pair)| opened_ns(pair));
+    pairs
+        .into_iter()
+        .enumerate()
+        .filter_map(|(index, ((from, to, _), pair))| stream(index, from, to, &pair, wall))
+        .collect()
+}
+
+fn opened_ns(pair: &Pair<'_>) -> u64 {
+    [pair.source, pair.destination].into_iter().flatten().map(|flow| flow.reading.opened_ns()).min().unwrap_or(u64::MAX)
+}
+
+fn stream(index: usize, from: SocketAddr, to: SocketAddr, pair: &Pair<'_>, wall: WallClock) -> Option<Stream> {
+    let sender = pair.source.or(pair.destination)?;
+    let receiver = pair.destination.or(pair.source)?;
+    let (sent, got) = (&sender.reading, &receiver.reading);
+    let comm = [pair.source, pair.destination].into_iter().flatten().find_map(|flow| flow.thread_comm.as_deref());
+    let (resets, error) = [pair.source, pair.destination].into_iter().flatten().fold((0, 0), |(resets, error), flow| {
+        (resets + u64::from(flow.reading.resets), if error == 0 { flow.reading.last_error } else { error })
+    });
+    let returned = if pair.source.is_some() { sent.payload.received } else { got.payload.queued };
+    let [busy, rwnd, sndbuf] = sent.chrono_seconds;
+    let [open, disorder, cwr, recovery, loss] = sent.ca_ns.map(seconds);
+    let mut states: Vec<StateChange> = (0u32..)
+        .zip(sent.state_ns)
+        .filter(|(_, ns)| *ns != 0)
+        .map(|(state, ns)| StateChange { state: state_name(state), at: wall.at(ns) })
+        .collect();
+    states.sort_by_key(|change| change.at);
+    Some(Stream {
+        role: stream_role(index, comm),
+        local: from.to_string(),
+        peer: to.to_string(),
+        bytes_queued: sent.payload.queued,
+        bytes_delivered: sent.payload.delivered,
+        bytes_received: got.payload.received,
+        bytes_returned: returned,
+        bytes_retransmitted: sent.snapshot.bytes_retrans,
+        retransmitted_segments: u64::from(sent.snapshot.total_retrans),
+        retransmit_events: u64::from(sent.retransmit_events),
+        segments_out: u64::from(sent.snapshot.segs_out),
+        segments_in: u64::from(sent.snapshot.segs_in),
+        srtt_seconds: sent.srtt_seconds(),
+        min_rtt_seconds: sent.min_rtt_seconds(),
+        rtt: sender.rtt,
+        cwnd_segments: sent.snapshot.snd_cwnd,
+        mss_bytes: sent.snapshot.mss,
+        busy_seconds: busy,
+        rwnd_limited_seconds: rwnd,
+        sndbuf_limited_seconds: sndbuf,
+        congestion_state_seconds: CongestionTimes { open, disorder, cwr, recovery, loss },
+        resets,
+        last_error: (error != 0).then(|| errno_name(error)),
+        tcp_state: if sent.closed { state_name(7) } else { state_name(sent.snapshot.tcp_state) },
+        socket: SocketCounters { bytes_acked: sent.snapshot.bytes_acked, bytes_received: got.snapshot.bytes_received },
+        started_at: wall.at(opened_ns(pair)),
+        ended_at: sent.closed_ns().map(|ns| wall.at(ns)),
+        states,
+    })
+}
+
+/// The name of the errors that TCP reports; the number of any other.
+#[must_use]
+pub fn errno_name(errno: u32) -> String {
+    match i32::try_from(errno).unwrap_or_default() {
+        libc::ECONNRESET => "ECONNRESET".to_owned(),
+        libc::ECONNREFUSED => "ECONNREFUSED".to_owned(),
+        libc::ETIMEDOUT => "ETIMEDOUT".to_owned(),
+        libc::EPIPE => "EPIPE".to_owned(),
+        libc::EHOSTUNREACH => "EHOSTUNREACH".to_owned(),
+        libc::ENETUNREACH => "ENETUNREACH".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Which streams a thread moves data on.
+fn moves(end: &EndState, tid: u32) -> ThreadUse {
+    let main = end.flows.values().min_by_key(|flow| flow.reading.opened_ns()).map(|flow| (flow.reading.local, flow.reading.peer));
+    let mut moves = ThreadUse::default();
+    for flow in end.flows.values() {
+        let reading = &flow.reading;
+        let (sends, receives) = (reading.send_tid == tid, reading.recv_tid == tid);
+        if Some((reading.local, reading.peer)) == main {
+            moves.sends_main |= sends;
+            moves.receives_main |= receives;
+        } else {
+            moves.moves_other |= sends || receives;
+        }
+    }
+    moves
+}
+
+/// The role of a thread of one end.
+pub(crate) fn role_of(role: Role, end: &EndState, reading: &ThreadReading) -> ThreadRole {
+    let by_name = sched::role_number(reading.role);
+    thread_role(by_name, &reading.comm, reading.tid == end.facts.pid, role, moves(end, reading.tid))
+}
+
+fn threads(role: Role, end: &EndState) -> Vec<Thread> {
+    let mut threads: Vec<Thread> = end
+        .threads
+        .values()
+        .map(|thread| {
+            let reading = &thread.reading;
+            let on_cpu_ns = reading.now.on_cpu_ns.saturating_sub(reading.base.on_cpu_ns);
+            let waited_ns = reading.now.run_delay_ns.saturating_sub(reading.base.run_delay_ns);
+            let measured_ns = reading.now.at_ns.saturating_sub(reading.base.at_ns);
+            let switches = |totals: &dwcp_observer_ebpf::sched::SchedTotals| totals.voluntary_switches + totals.involuntary_switches;
+            Thread {
+                end: role,
+                tid: reading.tid,
+                comm: reading.comm.clone(),
+                role: role_of(role, end, reading),
+                on_cpu_seconds: seconds(on_cpu_ns),
+                off_cpu_seconds: seconds(measured_ns.saturating_sub(on_cpu_ns + waited_ns)),
+                runqueue_wait_seconds: seconds(waited_ns),
+                runqueue_wait: thread.waits,
+                wakeups: reading.wakeups,
+                context_switches: switches(&reading.now).saturating_sub(switches(&reading.base)),
+                cpu_moves: reading.now.cpu_moves.saturating_sub(reading.base.cpu_moves),
+            }
+        })
+        .collect();
+    threads.sort_by_key(|thread| (thread.role, thread.tid));
+    threads
+}

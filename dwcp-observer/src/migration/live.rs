@@ -1,0 +1,281 @@
+//! A migration in memory: its ends, their flows and threads, and what changes from one second to the next.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
+};
+
+use dwcp_observer_ebpf::process::FlowOverflow;
+
+use super::{
+    history::History,
+    machine::{Life, Patience, Streams},
+    record::{Evidence, Mode, Outcome, Quantiles, Role},
+};
+use crate::{
+    identify::facts::ProcessFacts,
+    sched::ThreadReading,
+    tcp::FlowReading,
+};
+
+/// A flow's identity: slot and generation.
+pub type FlowKey = (u32, u32);
+
+/// A flow that carries a stream.
+#[derive(Clone, Debug)]
+pub struct StreamFlow {
+    /// Its last reading.
+    pub reading: FlowReading,
+    /// RTT quantiles at that time.
+    pub rtt: Option<Quantiles>,
+    /// Name of the thread that last moved data on it.
+    pub thread_comm: Option<String>,
+}
+
+/// A thread, its last reading and its waits.
+#[derive(Clone, Debug)]
+pub struct EndThread {
+    /// Last reading.
+    pub reading: ThreadReading,
+    /// Run-queue waits so far.
+    pub waits: Option<Quantiles>,
+    /// CPU time when the migration ended, ns.
+    pub on_cpu_at_end_ns: Option<u64>,
+}
+
+/// A migrator process on this host.
+#[derive(Clone, Debug)]
+pub struct EndState {
+    /// Slot of the process on the kernel side.
+    pub process: u32,
+    /// What `/proc` told.
+    pub facts: ProcessFacts,
+    /// Role by evidence, until the bytes tell.
+    pub hinted: Option<Role>,
+    /// Flows by identity.
+    pub flows: BTreeMap<FlowKey, StreamFlow>,
+    /// Threads by id.
+    pub threads: BTreeMap<u32, EndThread>,
+    /// The process' flows without a slot, before this migration.
+    pub overflow_base: FlowOverflow,
+    /// The same now.
+    pub overflow: FlowOverflow,
+    /// When the process exited, `CLOCK_MONOTONIC` ns.
+    pub exited_ns: Option<u64>,
+}
+
+/// Payload one way before the bytes outvote the hint.
+const TELLING_BYTES: u64 = 64 << 10;
+
+impl EndState {
+    /// Payload sent and received over all flows.
+    #[must_use]
+    pub fn sums(&self) -> (u64, u64) {
+        self.flows.values().fold((0, 0), |(sent, received), flow| {
+            (sent + flow.reading.payload.queued, received + flow.reading.payload.received)
+        })
+    }
+
+    /// Which end this is: who sends more, once that is clear.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        let (sent, received) = self.sums();
+        if sent >= received + TELLING_BYTES {
+            Role::Source
+        } else if received >= sent + TELLING_BYTES {
+            Role::Destination
+        } else {
+            self.hinted.unwrap_or_else(|| {
+                let active = self.flows.values().next().and_then(|flow| flow.reading.active_open());
+                if active == Some(false) { Role::Destination } else { Role::Source }
+            })
+        }
+    }
+
+    /// Flows without a slot that belong to this migration.
+    #[must_use]
+    pub fn overflow_here(&self) -> FlowOverflow {
+        let (now, base) = (self.overflow, self.overflow_base);
+        FlowOverflow {
+            flows: now.flows.saturating_sub(base.flows),
+            closed: now.closed.saturating_sub(base.closed),
+            bytes_queued: now.bytes_queued.saturating_sub(base.bytes_queued),
+            bytes_delivered: now.bytes_delivered.saturating_sub(base.bytes_delivered),
+            bytes_received: now.bytes_received.saturating_sub(base.bytes_received),
+            bytes_retrans: now.bytes_retrans.saturating_sub(base.bytes_retrans),
+            segs_retrans: now.segs_retrans.saturating_sub(base.segs_retrans),
+        }
+    }
+}
+
+/// Totals of one end, for deltas between two looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndTotals {
+    /// Payload queued.
+    pub queued: u64,
+    /// Payload acknowledged (source) or received (destination).
+    pub transferred: u64,
+    /// Bytes retransmitted.
+    pub retransmitted: u64,
+    /// Segments retransmitted.
+    pub segments: u64,
+}
+
+/// A migration.
+#[derive(Debug)]
+pub struct Live {
+    /// Identifier for the API.
+    pub id: String,
+    /// Kind of migrator.
+    pub migrator: String,
+    /// How sure identification is.
+    pub confidence: f64,
+    /// Why.
+    pub evidence: Vec<Evidence>,
+    /// One or two ends.
+    pub ends: Vec<EndState>,
+    /// Peer of the first flow: daemons run several migrations, one per peer.
+    pub peer: IpAddr,
+    /// First sign of the first connection, `CLOCK_MONOTONIC` ns.
+    pub started_ns: u64,
+    /// When measuring began.
+    pub observed_ns: u64,
+    /// Some flow was open before the observer saw it.
+    pub found_under_way: bool,
+    /// Its life.
+    pub life: Life,
+    /// How it ended, once that is settled.
+    pub outcome: Option<(Outcome, Vec<Evidence>)>,
+    /// Per-second history.
+    pub history: Arc<Mutex<History>>,
+    /// Path, once known.
+    pub mode: Option<Mode>,
+    /// Highest rate seen, bytes/s.
+    pub peak_rate: f64,
+    /// Rate over the last cycle, bytes/s.
+    pub rate: Option<f64>,
+    /// What the last tick saw.
+    pub last_tick: Option<Tick>,
+    /// What the global counters already hold, by role.
+    pub counted: BTreeMap<Role, EndTotals>,
+    /// Errors that the global counters already hold, by flow.
+    pub errors_counted: std::collections::BTreeSet<(FlowKey, u32)>,
+}
+
+/// What one tick saw.
+#[derive(Clone, Copy, Debug)]
+pub struct Tick {
+    /// When, `CLOCK_MONOTONIC` ns.
+    pub at_ns: u64,
+    /// Bytes delivered so far.
+    pub delivered: u64,
+    /// Segments retransmitted so far.
+    pub segments: u64,
+    /// CPU time and run-queue wait of migration threads and guest CPUs, ns.
+    pub cpu: [u64; 4],
+}
+
+impl Live {
+    /// The end with this role.
+    #[must_use]
+    pub fn end(&self, role: Role) -> Option<&EndState> {
+        match self.ends.as_slice() {
+            [only] => (only.role() == role).then_some(only),
+            // With two ends the one that sends more is the source, whatever small traffic suggests.
+            [first, second] => {
+                let (sent, received) = first.sums();
+                let (other_sent, other_received) = second.sums();
+                let first_sends = sent + other_received;
+                let second_sends = other_sent + received;
+                let first_is_source = if first_sends.abs_diff(second_sends) >= TELLING_BYTES {
+                    first_sends > second_sends
+                } else {
+                    first.role() == Role::Source
+                };
+                Some(if first_is_source == (role == Role::Source) { first } else { second })
+            }
+            _ => None,
+        }
+    }
+
+    /// Both ends with their roles, source first.
+    pub fn roles(&self) -> impl Iterator<Item = (Role, &EndState)> {
+        [Role::Source, Role::Destination].into_iter().filter_map(|role| Some((role, self.end(role)?)))
+    }
+
+    /// All flows of all ends.
+    pub fn flows(&self) -> impl Iterator<Item = &StreamFlow> {
+        self.ends.iter().flat_map(|end| end.flows.values())
+    }
+
+    /// Whether the flow's connection has an end in this migration.
+    #[must_use]
+    pub fn has_connection(&self, local: SocketAddr, peer: SocketAddr) -> bool {
+        self.flows().any(|flow| {
+            let reading = &flow.reading;
+            (reading.local, reading.peer) == (local, peer) || (reading.local, reading.peer) == (peer, local)
+        })
+    }
+
+    /// What the state machine needs to know.
+    #[must_use]
+    pub fn streams(&self) -> Streams {
+        let mut streams = Streams::default();
+        for flow in self.flows() {
+            let reading = &flow.reading;
+            let ended = match (reading.closed_ns(), reading.shut_ns()) {
+                (Some(closed), _) if reading.closed => closed,
+                (_, Some(shut)) => {
+                    streams.draining += 1;
+                    shut
+                }
+                _ => {
+                    streams.open += 1;
+                    continue;
+                }
+            };
+            streams.last_close_ns = streams.last_close_ns.max(ended);
+        }
+        for end in &self.ends {
+            let overflow = end.overflow_here();
+            if overflow.flows > overflow.closed && end.exited_ns.is_none() {
+                streams.open += u32::try_from(overflow.flows - overflow.closed).unwrap_or(u32::MAX);
+            }
+        }
+        streams
+    }
+
+    /// How long to wait at the end: QEMU opens all its connections while the first is open, others may go one by one.
+    #[must_use]
+    pub fn patience(&self) -> Patience {
+        const SECOND: u64 = 1_000_000_000;
+        let next_stream_ns = if self.migrator == "qemu" { 0 } else { SECOND };
+        Patience { next_stream_ns, drain_ns: 2 * SECOND, give_up_ns: 150 * SECOND }
+    }
+
+    /// Totals of one end.
+    #[must_use]
+    pub fn totals(role: Role, end: &EndState) -> EndTotals {
+        let over = end.overflow_here();
+        let mut totals = match role {
+            Role::Source => EndTotals { queued: over.bytes_queued, transferred: over.bytes_delivered, ..EndTotals::default() },
+            Role::Destination => EndTotals { transferred: over.bytes_received, ..EndTotals::default() },
+        };
+        totals.retransmitted = over.bytes_retrans;
+        totals.segments = over.segs_retrans;
+        for flow in end.flows.values() {
+            let (payload, snapshot) = (&flow.reading.payload, &flow.reading.snapshot);
+            match role {
+                Role::Source => {
+                    totals.queued += payload.queued;
+                    totals.transferred += payload.delivered;
+                }
+                Role::Destination => totals.transferred += payload.received,
+            }
+            totals.retransmitted += snapshot.bytes_retrans;
+            totals.segments += u64::from(snapshot.total_retrans);
+        }
+        totals
+    }
+}

@@ -1,0 +1,549 @@
+//! Which flows belong to which migration, from one look at the kernel side to the next. Pure: the kernel and `/proc` are behind
+//! [`World`], time comes with the [`Observation`].
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    net::IpAddr,
+    sync::{Arc, Mutex},
+};
+
+use dwcp_observer_ebpf::process::FlowOverflow;
+
+use super::{
+    account,
+    build::{self, WallClock},
+    history::History,
+    live::{EndState, EndThread, FlowKey, Live, StreamFlow},
+    machine::Life,
+    record::{Evidence, Migration, Quantiles, Role},
+};
+use crate::{
+    config::ModeThresholds,
+    identify::{
+        classify::{Context, Decision, OtherEnd, Sibling, classify},
+        facts::{FlowFacts, ProcessFacts, ThreadFacts},
+        rules::RuleSet,
+    },
+    kernel::ProcessReading,
+    publish::{Entry, Totals},
+    sched::{self, ThreadReading},
+    tcp::FlowReading,
+};
+
+/// What the registry asks for beyond the readings.
+pub trait World {
+    /// Facts about a process; `None` when it is gone.
+    fn facts(&mut self, pid: u32) -> Option<ProcessFacts>;
+    /// Its threads now.
+    fn threads(&mut self, pid: u32) -> Vec<ThreadFacts>;
+    /// RTT quantiles of a flow that still holds its slot.
+    fn flow_rtt(&self, slot: u32) -> Option<Quantiles>;
+    /// Run-queue waits of a thread that still holds its slot.
+    fn thread_waits(&self, slot: u32) -> Option<Quantiles>;
+}
+
+/// One look at the kernel side.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// `CLOCK_MONOTONIC` ns.
+    pub now_ns: u64,
+    /// `CLOCK_BOOTTIME` minus `CLOCK_MONOTONIC`, ns.
+    pub boot_offset_ns: u64,
+    /// Wall time.
+    pub wall: WallClock,
+    /// Whether a second has passed: rates and history advance.
+    pub tick: bool,
+    /// Flows that hold a slot.
+    pub flows: Vec<FlowReading>,
+    /// Threads that hold a slot.
+    pub threads: Vec<ThreadReading>,
+    /// Processes that hold a slot.
+    pub processes: Vec<ProcessReading>,
+}
+
+/// What the kernel side is to do next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Actions {
+    /// Processes whose threads are to be measured, or no longer.
+    pub watch: Vec<(u32, bool)>,
+    /// Flow slots to free.
+    pub release_flows: Vec<u32>,
+    /// Thread slots to free.
+    pub release_threads: Vec<u32>,
+    /// Process slots to free.
+    pub release_processes: Vec<u32>,
+    /// Roles found out by behaviour: thread slot and role number.
+    pub roles: Vec<(u32, u32)>,
+}
+
+/// Bounds and thresholds.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Finished records that are kept.
+    pub max_finished: usize,
+    /// Samples of history per migration.
+    pub history: usize,
+    /// Mode thresholds.
+    pub mode: ModeThresholds,
+}
+
+/// A candidate process.
+#[derive(Debug)]
+struct Known {
+    reading: ProcessReading,
+    facts: ProcessFacts,
+    /// Overflow totals that earlier migrations account for.
+    overflow_base: FlowOverflow,
+    /// A migration into it is over.
+    incoming_done: bool,
+    /// Its threads were read in this look.
+    threads_fresh: bool,
+}
+
+/// What is known of a flow that is in no migration.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Candidate {
+    /// Of the reading that was last judged.
+    seen: (u64, u64, u32, u32, u32, bool),
+    /// Final answer, unless its other end or a sibling says otherwise.
+    rejected: Option<String>,
+    /// Last answer.
+    waiting: Option<String>,
+}
+
+/// All migrations of this host.
+#[derive(Debug)]
+pub struct Registry {
+    rules: RuleSet,
+    options: Options,
+    processes: HashMap<u32, Known>,
+    candidates: HashMap<FlowKey, Candidate>,
+    live: Vec<Live>,
+    finished: VecDeque<Entry>,
+    totals: Totals,
+}
+
+impl Registry {
+    /// Nothing seen yet.
+    #[must_use]
+    pub fn new(rules: RuleSet, options: Options) -> Self {
+        Self {
+            rules,
+            options,
+            processes: HashMap::new(),
+            candidates: HashMap::new(),
+            live: Vec::new(),
+            finished: VecDeque::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    /// Totals since the start.
+    #[must_use]
+    pub const fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Processes whose sockets should be read at the next look: those of running migrations, by id.
+    #[must_use]
+    pub fn watched_pids(&self) -> BTreeSet<u32> {
+        self.live.iter().flat_map(|live| live.ends.iter()).filter(|end| end.exited_ns.is_none()).map(|end| end.facts.pid).collect()
+    }
+
+    /// Whether a migration runs or is about to be judged.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    /// Records of all migrations: running ones first, then finished ones, newest first.
+    #[must_use]
+    pub fn entries(&self, now_ns: u64, wall: WallClock) -> Vec<Entry> {
+        let (running, over): (Vec<&Live>, Vec<&Live>) = self.live.iter().partition(|live| !live.life.is_finished());
+        let built = |live: &Live| Entry {
+            record: Arc::new(build::record(live, now_ns, wall)),
+            history: Arc::clone(&live.history),
+        };
+        running.into_iter().map(built).chain(over.into_iter().rev().map(built)).chain(self.finished.iter().cloned()).collect()
+    }
+
+    /// Takes in one look.
+    pub fn step(&mut self, observation: &Observation, world: &mut impl World) -> Actions {
+        let mut actions = Actions::default();
+        self.update_processes(observation, world);
+        self.update_members(observation, world);
+        if self.judge_candidates(observation, world, &mut actions) {
+            self.join_other_ends(observation, world, &mut actions);
+        }
+        self.update_threads(observation, world, &mut actions);
+        for live in &mut self.live {
+            account::advance(live, observation, &self.options.mode, &mut self.totals);
+        }
+        self.retire(observation, &mut actions);
+        self.release(observation, &mut actions);
+        actions
+    }
+
+    fn update_processes(&mut self, observation: &Observation, world: &mut impl World) {
+        for reading in &observation.processes {
+            let known = self.processes.get_mut(&reading.slot).filter(|known| known.reading.generation == reading.generation);
+            let Some(known) = known else {
+                let facts = world.facts(reading.tgid).filter(|_| reading.slot != 0).unwrap_or_else(|| ProcessFacts {
+                    pid: reading.tgid,
+                    comm: reading.comm.clone(),
+                    started_boottime_ns: reading.start_boottime_ns,
+                    ..ProcessFacts::default()
+                });
+                let known = Known {
+                    reading: reading.clone(),
+                    facts,
+                    overflow_base: FlowOverflow::default(),
+                    incoming_done: false,
+                    threads_fresh: true,
+                };
+                self.processes.insert(reading.slot, known);
+                continue;
+            };
+            known.reading.clone_from(reading);
+            known.threads_fresh = false;
+            for end in self.live.iter_mut().flat_map(|live| live.ends.iter_mut()).filter(|end| end.process == reading.slot) {
+                end.overflow = reading.overflow;
+                end.exited_ns = reading.exited_ns;
+            }
+        }
+    }
+
+    /// New readings of flows that are in a migration.
+    fn update_members(&mut self, observation: &Observation, world: &impl World) {
+        let members: HashMap<FlowKey, (usize, usize)> = self
+            .live
+            .iter()
+            .enumerate()
+            .flat_map(|(at, live)| {
+                let ends = live.ends.iter().enumerate();
+                ends.flat_map(move |(end, state)| state.flows.keys().map(move |key| (*key, (at, end))))
+            })
+            .collect();
+        if members.is_empty() {
+            return;
+        }
+        for reading in &observation.flows {
+            let Some((at, end)) = members.get(&(reading.slot, reading.generation)) else { continue };
+            if let Some(end) = self.live.get_mut(*at).and_then(|live| live.ends.get_mut(*end)) {
+                take_in(end, reading, world);
+            }
+        }
+    }
+
+    /// Judges flows that are in no migration and have changed. True when one was called a migration.
+    fn judge_candidates(&mut self, observation: &Observation, world: &mut impl World, actions: &mut Actions) -> bool {
+        let mut joined = false;
+        for reading in &observation.flows {
+            let key = (reading.slot, reading.generation);
+            if self.is_member(key) {
+                continue;
+            }
+            let payload = reading.payload;
+            let seen =
+                (payload.queued, payload.received, reading.send_tid, reading.recv_tid, reading.tgid, reading.closed);
+            let candidate = self.candidates.entry(key).or_default();
+            if (candidate.seen == seen && candidate.waiting.is_some()) || candidate.rejected.is_some() || reading.process == 0 {
+                continue;
+            }
+            candidate.seen = seen;
+            match self.judge(reading, observation, world) {
+                Decision::Migration { migrator, confidence, evidence, role_hint } => {
+                    self.join(reading, migrator, confidence, evidence, role_hint, observation, world, actions);
+                    joined = true;
+                }
+                Decision::NotMigration { reason } => self.candidates.entry(key).or_default().rejected = Some(reason),
+                Decision::Undecided { reason } => self.candidates.entry(key).or_default().waiting = Some(reason),
+            }
+        }
+        joined
+    }
+
+    fn is_member(&self, key: FlowKey) -> bool {
+        self.live.iter().any(|live| live.ends.iter().any(|end| end.flows.contains_key(&key)))
+    }
+
+    /// The other ends of connections that have just been called migrations, whatever was thought of them before.
+    fn join_other_ends(&mut self, observation: &Observation, world: &mut impl World, actions: &mut Actions) {
+        for reading in &observation.flows {
+            if reading.process == 0 || self.is_member((reading.slot, reading.generation)) || self.pair_of(reading).is_none() {
+                continue;
+            }
+            if let Decision::Migration { migrator, confidence, evidence, role_hint } = self.judge(reading, observation, world) {
+                self.join(reading, migrator, confidence, evidence, role_hint, observation, world, actions);
+            }
+        }
+    }
+
+    /// The running migration that has the other end of this connection. Loopback addresses are the same host only in one namespace.
+    fn pair_of(&self, reading: &FlowReading) -> Option<usize> {
+        self.live.iter().position(|live| {
+            live.flows().any(|flow| {
+                let other = &flow.reading;
+                (other.local, other.peer) == (reading.peer, reading.local)
+                    && (other.netns == reading.netns || !reading.local.ip().is_loopback())
+                    && (other.slot, other.generation) != (reading.slot, reading.generation)
+            })
+        })
+    }
+
+    fn judge(&mut self, reading: &FlowReading, observation: &Observation, world: &mut impl World) -> Decision {
+        let siblings = self.siblings(reading.process, observation.boot_offset_ns);
+        let other_end = self.pair_of(reading).and_then(|at| {
+            let live = self.live.get(at)?;
+            let role = live.roles().find_map(|(role, end)| {
+                end.flows.values().any(|flow| flow.reading.local == reading.peer && flow.reading.peer == reading.local).then_some(role)
+            });
+            Some(OtherEnd { migrator: live.migrator.clone(), confidence: live.confidence, role })
+        });
+        let Some(known) = self.processes.get_mut(&reading.process) else {
+            return Decision::Undecided { reason: "its process is not known yet".to_owned() };
+        };
+        let unknown = |tid: u32| tid != 0 && !known.facts.threads.iter().any(|thread| thread.tid == tid);
+        if !known.threads_fresh && (unknown(reading.send_tid) || unknown(reading.recv_tid)) {
+            let threads = world.threads(known.facts.pid);
+            if !threads.is_empty() {
+                known.facts.threads = threads;
+            }
+            known.threads_fresh = true;
+        }
+        let opened_ns = reading.opened_ns();
+        let flow = FlowFacts {
+            local: reading.local,
+            peer: reading.peer,
+            active_open: reading.active_open(),
+            opener_pid: (reading.opener_tgid != 0 && reading.opener_tgid != known.facts.pid).then_some(reading.opener_tgid),
+            send_tid: reading.send_tid,
+            recv_tid: reading.recv_tid,
+            bytes_queued: reading.payload.queued,
+            bytes_received: reading.payload.received,
+            age_ns: observation.now_ns.saturating_sub(opened_ns),
+            opened_boottime_ns: opened_ns + observation.boot_offset_ns,
+            closed: reading.closed,
+        };
+        let context = Context { siblings: &siblings, other_end: other_end.as_ref(), incoming_done: known.incoming_done };
+        classify(&self.rules, &known.facts, known.reading.rule, &flow, &context)
+    }
+
+    fn siblings(&self, process: u32, boot_offset_ns: u64) -> Vec<Sibling> {
+        let mut siblings = Vec::new();
+        for live in self.live.iter().filter(|live| !live.life.is_finished()) {
+            for (role, end) in live.roles().filter(|(_, end)| end.process == process) {
+                siblings.extend(end.flows.values().map(|flow| Sibling {
+                    local: flow.reading.local,
+                    peer: flow.reading.peer,
+                    role,
+                    opened_boottime_ns: flow.reading.opened_ns() + boot_offset_ns,
+                }));
+            }
+        }
+        siblings
+    }
+
+    /// Puts a flow into the migration it belongs to, or begins one.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a decision, taken apart by the caller")]
+    fn join(
+        &mut self,
+        reading: &FlowReading,
+        migrator: String,
+        confidence: f64,
+        evidence: Vec<Evidence>,
+        role_hint: Option<Role>,
+        observation: &Observation,
+        world: &mut impl World,
+        actions: &mut Actions,
+    ) {
+        self.candidates.remove(&(reading.slot, reading.generation));
+        let paired = self.pair_of(reading);
+        let own = self.own_migration(reading, &migrator);
+        let at = match (paired, own) {
+            (Some(paired), Some(own)) if paired != own => self.merge(paired, own),
+            (Some(at), _) | (None, Some(at)) => at,
+            (None, None) => {
+                self.live.push(self.begin(reading, migrator, observation));
+                self.live.len() - 1
+            }
+        };
+        let Some(known) = self.processes.get(&reading.process) else { return };
+        let Some(live) = self.live.get_mut(at) else { return };
+        if confidence > live.confidence {
+            live.confidence = confidence;
+            live.evidence = evidence;
+        }
+        live.started_ns = live.started_ns.min(reading.opened_ns());
+        live.found_under_way |= reading.found_open();
+        let end = if let Some(end) = live.ends.iter().position(|end| end.process == reading.process) {
+            end
+        } else {
+            live.ends.push(EndState {
+                process: reading.process,
+                facts: known.facts.clone(),
+                hinted: role_hint,
+                flows: Default::default(),
+                threads: Default::default(),
+                overflow_base: known.overflow_base,
+                overflow: known.reading.overflow,
+                exited_ns: known.reading.exited_ns,
+            });
+            actions.watch.push((reading.process, true));
+            live.ends.len() - 1
+        };
+        if let Some(end) = live.ends.get_mut(end) {
+            take_in(end, reading, world);
+        }
+    }
+
+    /// The running migration of this process that the flow joins. One process moves one VM, except daemons: one per peer.
+    fn own_migration(&self, reading: &FlowReading, migrator: &str) -> Option<usize> {
+        self.live.iter().position(|live| {
+            !live.life.is_finished()
+                && live.ends.iter().any(|end| end.process == reading.process)
+                && (migrator == "qemu" || migrator == "cloud-hypervisor" || live.peer == reading.peer.ip())
+        })
+    }
+
+    fn begin(&self, reading: &FlowReading, migrator: String, observation: &Observation) -> Live {
+        let started_ns = reading.opened_ns();
+        let pid = self.processes.get(&reading.process).map_or(reading.tgid, |known| known.facts.pid);
+        let peer: IpAddr = reading.peer.ip();
+        Live {
+            id: format!("{}-{pid}", observation.wall.at(started_ns).as_millisecond()),
+            migrator,
+            confidence: 0.0,
+            evidence: Vec::new(),
+            ends: Vec::new(),
+            peer,
+            started_ns,
+            observed_ns: reading.tagged_ns,
+            found_under_way: false,
+            life: Life::Active,
+            outcome: None,
+            history: Arc::new(Mutex::new(History::new(self.options.history))),
+            mode: None,
+            peak_rate: 0.0,
+            rate: None,
+            last_tick: None,
+            counted: Default::default(),
+            errors_counted: BTreeSet::new(),
+        }
+    }
+
+    /// Two ends that were taken for two migrations turn out to be one.
+    fn merge(&mut self, into: usize, from: usize) -> usize {
+        let joins = self.live.get(into).is_some_and(|live| live.ends.len() == 1)
+            && self.live.get(from).is_some_and(|live| live.ends.len() == 1);
+        if !joins {
+            return into;
+        }
+        let gone = self.live.remove(from);
+        let into = if from < into { into - 1 } else { into };
+        if let Some(live) = self.live.get_mut(into) {
+            live.started_ns = live.started_ns.min(gone.started_ns);
+            live.found_under_way |= gone.found_under_way;
+            live.ends.extend(gone.ends);
+            live.counted.extend(gone.counted);
+            live.errors_counted.extend(gone.errors_counted);
+        }
+        into
+    }
+
+    fn update_threads(&mut self, observation: &Observation, world: &impl World, actions: &mut Actions) {
+        for reading in &observation.threads {
+            let mut wanted = false;
+            for end in self.live.iter_mut().flat_map(|live| live.ends.iter_mut()).filter(|end| end.process == reading.process) {
+                wanted = true;
+                let on_cpu_at_end_ns = end.threads.get(&reading.tid).and_then(|thread| thread.on_cpu_at_end_ns);
+                let thread = EndThread { reading: reading.clone(), waits: world.thread_waits(reading.slot), on_cpu_at_end_ns };
+                end.threads.insert(reading.tid, thread);
+            }
+            if !wanted {
+                actions.release_threads.push(reading.slot);
+            }
+        }
+        for live in &self.live {
+            for (role, end) in live.roles() {
+                for thread in end.threads.values() {
+                    let found = build::role_of(role, end, &thread.reading);
+                    if found != thread.reading.role {
+                        actions.roles.push((thread.reading.slot, sched::role_number(found)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Moves migrations whose totals are final to the finished ones.
+    fn retire(&mut self, observation: &Observation, actions: &mut Actions) {
+        let done = |live: &Live| live.outcome.is_some() && matches!(live.life, Life::Finished { drained: true, .. });
+        let (over, running): (Vec<Live>, Vec<Live>) = std::mem::take(&mut self.live).into_iter().partition(done);
+        self.live = running;
+        for live in over {
+            let record: Migration = build::record(&live, observation.now_ns, observation.wall);
+            if let Ok(mut history) = live.history.lock() {
+                history.seal();
+            }
+            self.finished.push_front(Entry { record: Arc::new(record), history: Arc::clone(&live.history) });
+            for (role, end) in live.roles() {
+                if let Some(known) = self.processes.get_mut(&end.process) {
+                    known.overflow_base = end.overflow;
+                    known.incoming_done |= role == Role::Destination;
+                }
+                if !self.live.iter().any(|other| other.ends.iter().any(|some| some.process == end.process)) {
+                    actions.watch.push((end.process, false));
+                    actions.release_threads.extend(end.threads.values().map(|thread| thread.reading.slot));
+                }
+            }
+        }
+        self.finished.truncate(self.options.max_finished);
+    }
+
+    /// Frees slots of what is gone and was taken in.
+    fn release(&mut self, observation: &Observation, actions: &mut Actions) {
+        for reading in observation.flows.iter().filter(|reading| reading.closed) {
+            if let Some(candidate) = self.candidates.remove(&(reading.slot, reading.generation))
+                && let Some(reason) = candidate.rejected.or(candidate.waiting)
+            {
+                *self.totals.rejected_flows.entry(account::reason_class(&reason)).or_default() += 1;
+            }
+            actions.release_flows.push(reading.slot);
+        }
+        let busy: HashSet<u32> = self
+            .live
+            .iter()
+            .flat_map(|live| live.ends.iter().map(|end| end.process))
+            .chain(observation.flows.iter().filter(|reading| !reading.closed).map(|reading| reading.process))
+            .collect();
+        for reading in observation.processes.iter().filter(|reading| reading.exited_ns.is_some() && !busy.contains(&reading.slot)) {
+            self.processes.remove(&reading.slot);
+            actions.release_processes.push(reading.slot);
+        }
+        actions.release_threads.sort_unstable();
+        actions.release_threads.dedup();
+    }
+}
+
+/// Takes in a flow's reading. What a socket counted never goes back.
+fn take_in(end: &mut EndState, reading: &FlowReading, world: &impl World) {
+    let key = (reading.slot, reading.generation);
+    let tid = if reading.send_tid != 0 { reading.send_tid } else { reading.recv_tid };
+    let named = end.threads.get(&tid).map(|thread| thread.reading.comm.clone());
+    let comm = named.or_else(|| end.facts.threads.iter().find(|thread| thread.tid == tid).map(|thread| thread.comm.clone()));
+    let mut reading = reading.clone();
+    let old = end.flows.remove(&key);
+    if let Some(old) = &old {
+        let (before, now) = (old.reading.payload, &mut reading.payload);
+        now.queued = now.queued.max(before.queued);
+        now.delivered = now.delivered.max(before.delivered);
+        now.received = now.received.max(before.received);
+    }
+    let flow = StreamFlow {
+        rtt: world.flow_rtt(reading.slot),
+        thread_comm: comm.or_else(|| old.and_then(|old| old.thread_comm)),
+        reading,
+    };
+    end.flows.insert(key, flow);
+}
