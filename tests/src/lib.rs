@@ -1,1 +1,16 @@
-//! lab
+//! What the end-to-end tests, the demo and the benchmarks share: real QEMU migrations, the
+//! observer as a child process, traffic whose byte counts are known at both ends, and the
+//! kernel's own socket counters to compare with.
+//!
+//! Every process that this library starts is ended when its value is dropped.
+
+pub mod flows;
+pub mod guest;
+pub mod http;
+pub mod migration;
+pub mod observer;
+pub mod process;
+pub mod qemu;
+pub mod qmp;
+pub mod socket_totals;
+pub mod temp;

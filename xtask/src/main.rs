@@ -1,1 +1,60 @@
-fn main() {}
+//! `cargo xtask`: everything from a fresh clone to a tested agent.
+
+mod build;
+mod build_ebpf;
+mod checks;
+mod demo;
+mod demo_table;
+mod setup;
+mod shell;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Sets up, builds, shows and tests dwcp-observer")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing to build and test (Debian packages, bpf-linker, promtool)
+    Setup(setup::Args),
+    /// Build the eBPF programs into target/ebpf/dwcp-observer.bpf.o
+    BuildEbpf,
+    /// Build the eBPF programs and the agent: target/release/dwcp-observer
+    Build,
+    /// Build, then run the agent as root; arguments after `--` go to it
+    Run(build::RunArgs),
+    /// Migrate a real VM on this host and print its record beside QEMU's own figures
+    Demo(demo::Args),
+    /// Run all tests and print one closing line
+    Test(test::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Setup(args) => setup::run(&args),
+        Command::BuildEbpf => build_ebpf::run().map(|_| ExitCode::SUCCESS),
+        Command::Build => build::run().map(|_| ExitCode::SUCCESS),
+        Command::Run(args) => build::run_agent(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Test(args) => test::run(&args),
+    }
+}

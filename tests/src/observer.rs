@@ -1,0 +1,201 @@
+//! The agent under test: `dwcp-observer run` as a child process on a port of its own.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::http::{self, Response};
+use crate::process::ChildGuard;
+use crate::temp::{TempDir, free_port};
+
+/// The agent that the tests run: `$DWCP_OBSERVER`, or what `cargo xtask build` made.
+///
+/// # Errors
+/// When it is not there: the error names the command that makes it.
+pub fn binary() -> Result<PathBuf> {
+    let path = match std::env::var_os("DWCP_OBSERVER") {
+        Some(path) => PathBuf::from(path),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/dwcp-observer"),
+    };
+    if !path.is_file() {
+        bail!("{} is not there: run `cargo xtask build`", path.display());
+    }
+    Ok(path)
+}
+
+/// A running observer; killed on drop, but [`Observer::stop`] is how a test ends it.
+#[derive(Debug)]
+pub struct Observer {
+    process: ChildGuard,
+    address: SocketAddr,
+    directory: TempDir,
+}
+
+impl Observer {
+    /// Starts `binary run --listen 127.0.0.1:PORT` with `extra_args` behind and waits until
+    /// `GET /health` answers 200, at most 30 s.
+    ///
+    /// # Errors
+    /// When it does not start, ends, or does not become healthy: the error holds what it printed.
+    pub fn start(binary: &Path, extra_args: &[&str]) -> Result<Self> {
+        const LIMIT: Duration = Duration::from_secs(30);
+        let directory = TempDir::new()?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let output = File::create(directory.join("output"))?;
+        let mut command = Command::new(binary);
+        command
+            .args(["run", "--listen", &address.to_string()])
+            .args(extra_args)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        let mut observer = Self { process: ChildGuard::spawn(&mut command)?, address, directory };
+        let start = Instant::now();
+        loop {
+            let answer = observer.get("/health");
+            if answer.as_ref().is_ok_and(|answer| answer.status == 200) {
+                return Ok(observer);
+            }
+            if let Some(status) = observer.process.try_wait()? {
+                bail!("the observer ended with {status}:\n{}", observer.output());
+            }
+            if start.elapsed() > LIMIT {
+                let last = match &answer {
+                    Ok(answer) => {
+                        format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body))
+                    }
+                    Err(error) => format!("{error:#}"),
+                };
+                bail!("the observer is not healthy after {LIMIT:?}: {last}\n{}", observer.output());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Where it serves HTTP.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it has printed so far, both streams.
+    #[must_use]
+    pub fn output(&self) -> String {
+        let bytes = std::fs::read(self.directory.join("output")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// `GET path`, whatever its status.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn get(&self, path: &str) -> Result<Response> {
+        http::get(self.address, path)
+    }
+
+    /// `GET path`: the JSON of a 200 answer.
+    ///
+    /// # Errors
+    /// When it does not answer with 200 and JSON.
+    pub fn json(&self, path: &str) -> Result<Value> {
+        let response = self.get(path)?;
+        if response.status != 200 {
+            bail!("GET {path}: {} {}", response.status, String::from_utf8_lossy(&response.body));
+        }
+        response.json().with_context(|| format!("GET {path}"))
+    }
+
+    /// The records of `GET /api/v1/migrations`.
+    ///
+    /// # Errors
+    /// When it does not answer, or not with `{"migrations":[...]}`.
+    pub fn migrations(&self) -> Result<Vec<Value>> {
+        match self.json("/api/v1/migrations")?.get_mut("migrations").map(Value::take) {
+            Some(Value::Array(migrations)) => Ok(migrations),
+            _ => bail!("GET /api/v1/migrations has no array `migrations`"),
+        }
+    }
+
+    /// Waits until one migration satisfies `condition` and returns its record.
+    ///
+    /// # Errors
+    /// When none does within `limit`: the error holds the records that are there.
+    pub fn wait_migration(
+        &self,
+        limit: Duration,
+        condition: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        let start = Instant::now();
+        loop {
+            let migrations = self.migrations()?;
+            if let Some(found) = migrations.iter().find(|migration| condition(migration)) {
+                return Ok(found.clone());
+            }
+            if start.elapsed() > limit {
+                bail!(
+                    "no such migration after {limit:?}; there are: {}\n{}",
+                    Value::Array(migrations),
+                    self.output()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Stops it with SIGTERM; returns its exit status, how long it took and what it had printed.
+    ///
+    /// # Errors
+    /// When it has not ended after 30 s.
+    pub fn stop(mut self) -> Result<Stopped> {
+        const LIMIT: Duration = Duration::from_secs(30);
+        let start = Instant::now();
+        self.process.signal(libc::SIGTERM)?;
+        match self.process.wait_for(LIMIT)? {
+            Some(status) => Ok(Stopped { status, took: start.elapsed(), output: self.output() }),
+            None => bail!("the observer still runs {LIMIT:?} after SIGTERM:\n{}", self.output()),
+        }
+    }
+}
+
+/// How the observer ended.
+#[derive(Debug)]
+pub struct Stopped {
+    /// Exit status.
+    pub status: ExitStatus,
+    /// From SIGTERM to the end.
+    pub took: Duration,
+    /// What it had printed.
+    pub output: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn script(directory: &TempDir, text: &str) -> PathBuf {
+        let path = directory.join("script");
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn what_a_failing_observer_prints_is_in_the_error() {
+        let directory = TempDir::new().unwrap();
+        let binary = script(&directory, "#!/bin/sh\necho no BTF >&2\nexit 3\n");
+        let error = Observer::start(&binary, &[]).unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.contains("no BTF"), "{error}");
+    }
+}

@@ -1,0 +1,134 @@
+//! `build-ebpf`: the eBPF programs into one object file.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell::{run as run_command, without_cargo_env, workspace};
+use crate::toolchain::{MISSING, TARGET, Toolchain, bpf_linker};
+
+const PACKAGE: &str = "dwcp-observer-ebpf";
+
+/// Where the object file goes, which is where the agent's build looks for it.
+pub(crate) fn object() -> PathBuf {
+    workspace().join("target/ebpf/dwcp-observer.bpf.o")
+}
+
+/// Builds and returns the path of the object file.
+pub(crate) fn run() -> Result<PathBuf> {
+    let toolchain = Toolchain::find().context(MISSING)?;
+    let Some((linker, version)) = bpf_linker() else {
+        bail!(
+            "bpf-linker is missing: `cargo xtask setup` installs it, or `cargo install bpf-linker`"
+        );
+    };
+    eprintln!("build-ebpf: {}, bpf-linker {version}", toolchain.describe());
+    let build_dir = workspace().join("target/ebpf-build");
+    run_command(&mut command(&toolchain, &linker, &build_dir))?;
+    let built = build_dir.join(TARGET).join("ebpf").join(PACKAGE);
+    let object = object();
+    install(&built, &object)?;
+    eprintln!("build-ebpf: {}", object.display());
+    Ok(object)
+}
+
+fn command(toolchain: &Toolchain, linker: &Path, build_dir: &Path) -> Command {
+    let mut command = match toolchain {
+        Toolchain::Distribution { cargo, .. } => Command::new(cargo),
+        Toolchain::Nightly { rustup } => {
+            let mut command = Command::new(rustup);
+            command.args(["run", "nightly", "cargo"]);
+            command
+        }
+    };
+    without_cargo_env(&mut command);
+    command.current_dir(workspace());
+    match toolchain {
+        Toolchain::Distribution { rustc, .. } => {
+            // aya-ebpf needs unstable features; this lets a stable compiler have them.
+            command.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", rustc).arg("build");
+        }
+        Toolchain::Nightly { .. } => {
+            command.args(["build", "-Z", "build-std=core"]);
+        }
+    }
+    // The linker makes BTF of the debug information, which the verifier and typed maps need.
+    let flags = [
+        format!("-Clinker={}", linker.display()),
+        format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+    ];
+    command
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .args(["--package", PACKAGE, "--bin", PACKAGE])
+        .args(["--profile", "ebpf", "--target", TARGET, "--target-dir"])
+        .arg(build_dir);
+    command
+}
+
+/// Copies only what changed: a new time stamp would have the agent built again.
+fn install(built: &Path, object: &Path) -> Result<()> {
+    let new = std::fs::read(built).with_context(|| format!("no {}", built.display()))?;
+    if std::fs::read(object).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    if let Some(parent) = object.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    std::fs::write(object, new).with_context(|| format!("cannot write {}", object.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(command: &Command) -> Vec<String> {
+        command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn both_toolchains_build_the_same_target() {
+        let linker = Path::new("/tools/bpf-linker");
+        let build_dir = Path::new("/build");
+        let distribution = Toolchain::Distribution {
+            rustc: "/usr/bin/rustc".into(),
+            cargo: "/usr/bin/cargo".into(),
+        };
+        let nightly = Toolchain::Nightly { rustup: "/bin/rustup".into() };
+        let tail = [
+            "--package",
+            PACKAGE,
+            "--bin",
+            PACKAGE,
+            "--profile",
+            "ebpf",
+            "--target",
+            TARGET,
+            "--target-dir",
+            "/build",
+        ];
+        let command_line = args(&command(&distribution, linker, build_dir));
+        assert_eq!(command_line[0], "build");
+        assert_eq!(command_line[1..], tail);
+        let command_line = args(&command(&nightly, linker, build_dir));
+        assert_eq!(command_line[..6], ["run", "nightly", "cargo", "build", "-Z", "build-std=core"]);
+        assert_eq!(command_line[6..], tail);
+    }
+
+    #[test]
+    fn an_unchanged_object_keeps_its_time() {
+        let directory = dwcp_observer_lab::temp::TempDir::new().unwrap();
+        let (built, object) = (directory.join("built"), directory.join("deep/object"));
+        std::fs::write(&built, "one").unwrap();
+        install(&built, &object).unwrap();
+        let old = std::time::SystemTime::UNIX_EPOCH;
+        std::fs::File::options().write(true).open(&object).unwrap().set_modified(old).unwrap();
+        install(&built, &object).unwrap();
+        assert_eq!(std::fs::metadata(&object).unwrap().modified().unwrap(), old);
+        std::fs::write(&built, "two").unwrap();
+        install(&built, &object).unwrap();
+        assert_eq!(std::fs::read(&object).unwrap(), b"two");
+    }
+}

@@ -1,0 +1,174 @@
+//! Whether a migration's record agrees with QEMU's figures and with the kernel's socket counters.
+
+use dwcp_observer_lab::migration::QemuFigures;
+use dwcp_observer_lab::socket_totals::SocketTotals;
+use serde_json::Value;
+
+/// Largest difference between the record's duration and QEMU's total time, ms.
+const DURATION_LIMIT_MS: f64 = 100.0;
+/// Largest relative difference between delivered bytes and QEMU's `transferred`.
+const BYTES_LIMIT: f64 = 0.005;
+
+/// One comparison.
+#[derive(Debug)]
+pub(crate) struct Check {
+    /// What is compared.
+    pub(crate) name: &'static str,
+    /// Whether it holds.
+    pub(crate) passed: bool,
+    /// The figures.
+    pub(crate) detail: String,
+}
+
+/// All comparisons that the demo makes. `sockets` are the source's, `same_vm` is the number of
+/// records about this VM.
+pub(crate) fn compare(
+    record: &Value,
+    same_vm: usize,
+    qemu: &QemuFigures,
+    sockets: &[SocketTotals],
+) -> Vec<Check> {
+    vec![
+        one_record(record, same_vm),
+        streams(record, sockets),
+        duration(record, qemu),
+        socket_bytes(record, sockets),
+        transferred(record, qemu),
+    ]
+}
+
+fn one_record(record: &Value, same_vm: usize) -> Check {
+    let ends = record["ends"].as_array().map_or(&[][..], Vec::as_slice);
+    let has = |role| ends.iter().filter(|end| end["role"] == role).count() == 1;
+    Check {
+        name: "one record with both ends",
+        passed: same_vm == 1 && ends.len() == 2 && has("source") && has("destination"),
+        detail: format!("{same_vm} record(s) of this VM, {} end(s)", ends.len()),
+    }
+}
+
+fn streams(record: &Value, sockets: &[SocketTotals]) -> Check {
+    let seen = record["streams"].as_array().map_or(0, Vec::len);
+    Check {
+        name: "every stream seen once",
+        passed: seen == sockets.len(),
+        detail: format!("{seen} streams, {} sockets at the source", sockets.len()),
+    }
+}
+
+fn duration(record: &Value, qemu: &QemuFigures) -> Check {
+    let name = "duration within 100 ms of QEMU's total-time";
+    let seconds = record["duration_seconds"].as_f64();
+    let (Some(seconds), Some(total)) = (seconds, qemu.total_time_ms) else {
+        return Check { name, passed: false, detail: "a figure is missing".to_owned() };
+    };
+    let (observed, total) = (seconds * 1000.0, whole(total));
+    let difference = observed - total;
+    Check {
+        name,
+        passed: difference.abs() <= DURATION_LIMIT_MS,
+        detail: format!("{observed:.3} ms, QEMU {total:.0} ms: {difference:+.1} ms"),
+    }
+}
+
+fn socket_bytes(record: &Value, sockets: &[SocketTotals]) -> Check {
+    let name = "delivered bytes equal to the sockets' own counters";
+    let carried: u64 = sockets.iter().map(SocketTotals::payload_sent).sum();
+    match record["bytes"]["delivered"].as_u64() {
+        None => Check { name, passed: false, detail: "the record has no such figure".to_owned() },
+        Some(delivered) => Check {
+            name,
+            passed: delivered == carried,
+            detail: format!("{delivered} B, sockets {carried} B"),
+        },
+    }
+}
+
+fn transferred(record: &Value, qemu: &QemuFigures) -> Check {
+    let name = "delivered bytes within 0.5 % of QEMU's transferred";
+    match record["bytes"]["delivered"].as_u64() {
+        Some(delivered) if qemu.transferred > 0 => {
+            let relative = (whole(delivered) - whole(qemu.transferred)) / whole(qemu.transferred);
+            Check {
+                name,
+                passed: relative.abs() <= BYTES_LIMIT,
+                detail: format!(
+                    "{delivered} B, QEMU {} B: {:+.3} %",
+                    qemu.transferred,
+                    relative * 100.0
+                ),
+            }
+        }
+        _ => Check { name, passed: false, detail: "a figure is missing".to_owned() },
+    }
+}
+
+/// Exact up to 2^53, far more than a migration's bytes or milliseconds.
+#[expect(clippy::cast_precision_loss, reason = "see above")]
+pub(crate) fn whole(number: u64) -> f64 {
+    number as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn qemu() -> QemuFigures {
+        QemuFigures { total_time_ms: Some(1000), transferred: 100_000, ..QemuFigures::default() }
+    }
+
+    fn sockets() -> Vec<SocketTotals> {
+        let address = "127.0.0.1:1".parse().unwrap();
+        vec![SocketTotals {
+            local: address,
+            peer: address,
+            bytes_acked: 100_402,
+            bytes_received: 0,
+            bytes_sent: 100_700,
+            bytes_retrans: 300,
+            segments_retransmitted: 1,
+            min_rtt_us: 9,
+        }]
+    }
+
+    fn record() -> Value {
+        json!({
+            "duration_seconds": 1.0999,
+            "bytes": { "delivered": 100_400 },
+            "ends": [{ "role": "source" }, { "role": "destination" }],
+            "streams": [{ "role": "main" }],
+        })
+    }
+
+    fn failed(record: &Value, same_vm: usize) -> Vec<&'static str> {
+        let checks = compare(record, same_vm, &qemu(), &sockets());
+        checks.iter().filter(|check| !check.passed).map(|check| check.name).collect()
+    }
+
+    #[test]
+    fn a_true_record_passes() {
+        assert_eq!(failed(&record(), 1), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn each_wrong_figure_fails_its_check() {
+        let with = |change: fn(&mut Value)| {
+            let mut record = record();
+            change(&mut record);
+            record
+        };
+        assert_eq!(failed(&record(), 2), ["one record with both ends"]);
+        let one_end = with(|record| record["ends"] = json!([{ "role": "source" }]));
+        assert_eq!(failed(&one_end, 1), ["one record with both ends"]);
+        let twice = with(|record| record["streams"] = json!([{}, {}]));
+        assert_eq!(failed(&twice, 1), ["every stream seen once"]);
+        let late = with(|record| record["duration_seconds"] = json!(1.1001));
+        assert_eq!(failed(&late, 1), ["duration within 100 ms of QEMU's total-time"]);
+        let off_by_one = with(|record| record["bytes"]["delivered"] = json!(100_401));
+        assert_eq!(failed(&off_by_one, 1), ["delivered bytes equal to the sockets' own counters"]);
+        let far = with(|record| record["bytes"]["delivered"] = json!(100_501));
+        assert_eq!(failed(&far, 1).len(), 2);
+        assert_eq!(failed(&json!({}), 1).len(), 5);
+    }
+}

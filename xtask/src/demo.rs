@@ -1,0 +1,137 @@
+//! `demo`: a real migration on this host, measured by the observer, beside QEMU's own figures.
+
+use std::io::Write;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use dwcp_observer_lab::guest::Guest;
+use dwcp_observer_lab::migration::{MigrationPlan, Pair, QemuFigures};
+use dwcp_observer_lab::observer::Observer;
+use dwcp_observer_lab::qemu::QemuSpec;
+use dwcp_observer_lab::socket_totals::{SocketTotals, SocketWatch};
+use dwcp_observer_lab::temp::free_migration_port;
+use serde_json::{Value, json};
+
+use crate::shell::{as_root, is_root};
+use crate::{build, checks, demo_table, setup};
+
+const MIB: u64 = 1 << 20;
+
+/// Arguments of `demo`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Print only {"observer":{...},"qemu":{...}} on stdout
+    #[arg(long)]
+    json: bool,
+    /// Multifd channels beside the main one; 0 for plain precopy
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(0..=255))]
+    channels: u8,
+    /// Start QEMU without names for its threads
+    #[arg(long)]
+    no_debug_threads: bool,
+    /// RAM of the guest in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 512,
+        value_parser = clap::value_parser!(u32).range(64..=2048))]
+    memory: u32,
+    /// Migrate over IPv6
+    #[arg(long)]
+    ipv6: bool,
+    /// Limit of the transfer in MiB per second
+    #[arg(long, value_name = "MIB", default_value_t = 100,
+        value_parser = clap::value_parser!(u64).range(1..))]
+    bandwidth: u64,
+    /// Use the agent that is there (set when this program calls itself as root)
+    #[arg(long, hide = true)]
+    no_build: bool,
+}
+
+/// What the demo found.
+struct Outcome {
+    record: Value,
+    same_vm: usize,
+    qemu: QemuFigures,
+    sockets: Vec<SocketTotals>,
+}
+
+/// Sets up, builds, migrates, prints. Exit 0 only if observer and QEMU agree.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if !args.no_build {
+        setup::ensure()?;
+        build::run()?;
+    }
+    if !is_root() {
+        return run_as_root();
+    }
+    let outcome = migrate(args)?;
+    let checks = checks::compare(&outcome.record, outcome.same_vm, &outcome.qemu, &outcome.sockets);
+    let mut stdout = std::io::stdout().lock();
+    if args.json {
+        let both = json!({ "observer": outcome.record, "qemu": outcome.qemu });
+        writeln!(stdout, "{both}")?;
+        for check in checks.iter().filter(|check| !check.passed) {
+            eprintln!("FAILED {}: {}", check.name, check.detail);
+        }
+    } else {
+        let text = demo_table::render(&outcome.record, &outcome.qemu, &checks);
+        stdout.write_all(text.as_bytes())?;
+    }
+    let agreed = checks.iter().all(|check| check.passed);
+    Ok(if agreed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Loading BPF programs needs root; building as root would leave root's files in the clone.
+fn run_as_root() -> Result<ExitCode> {
+    let mut command: Command = as_root(std::env::current_exe()?)?;
+    let status = command.args(std::env::args_os().skip(1)).arg("--no-build").status()?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn migrate(args: &Args) -> Result<Outcome> {
+    let spec = QemuSpec {
+        debug_threads: !args.no_debug_threads,
+        guest: Guest { memory_mib: args.memory, working_set_mib: 16, ..Guest::default() },
+        ..QemuSpec::default()
+    };
+    let plan = MigrationPlan {
+        multifd_channels: (args.channels > 0).then_some(args.channels),
+        max_bandwidth: Some(args.bandwidth * MIB),
+        ipv6: args.ipv6,
+        port: free_migration_port(args.ipv6)?,
+        ..MigrationPlan::default()
+    };
+    let observer = Observer::start(&build::agent(), &[])?;
+    eprintln!("demo: the observer listens on {}", observer.address());
+    let mut watch = SocketWatch::start()?;
+    let mut pair = Pair::start(&spec)?;
+    eprintln!("demo: migrating {} MiB to {} at {} MiB/s", args.memory, plan.uri(), args.bandwidth);
+    pair.migrate(&plan)?;
+    let transfer = Duration::from_secs(u64::from(args.memory) / args.bandwidth);
+    let qemu = pair.wait_end(4 * transfer + Duration::from_secs(60))?;
+    if qemu.status != "completed" {
+        bail!("the migration ended as `{}`: {:?}", qemu.status, qemu.error);
+    }
+    let uuid = spec.uuid.as_deref().unwrap_or_default();
+    let of_this_vm = |record: &Value| record["vm"]["uuid"] == uuid;
+    let id = observer
+        .wait_migration(Duration::from_secs(20), |record| {
+            of_this_vm(record) && record["state"] == "finished"
+        })
+        .context("the observer has no finished record of this migration")?["id"]
+        .clone();
+    let same_vm = observer.migrations()?.iter().filter(|record| of_this_vm(record)).count();
+    let id = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
+    // With its history, which the list leaves out.
+    let answer = observer.json(&format!("/api/v1/migrations/{id}"))?;
+    drop(pair);
+    let server = plan.address();
+    let sockets =
+        watch.wait(usize::from(args.channels) + 1, Duration::from_secs(20), |socket| {
+            socket.peer == server
+        })?;
+    let stopped = observer.stop()?;
+    if !stopped.status.success() {
+        bail!("the observer ended with {}:\n{}", stopped.status, stopped.output);
+    }
+    Ok(Outcome { record: answer, same_vm, qemu, sockets })
+}

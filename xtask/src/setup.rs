@@ -1,0 +1,283 @@
+//! `setup`: installs what building and testing need, on Debian 12 or alike. Safe to run again.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+use dwcp_observer_lab::temp::TempDir;
+
+use crate::shell::{as_root, ask, cargo, find, run as run_command, tools};
+use crate::toolchain::{BPF_LINKER, MISSING, Toolchain, bpf_linker};
+
+/// Programs and the Debian packages that have them.
+const PROGRAMS: [(&str, &str, &str); 8] = [
+    ("cc", "gcc", "links Rust programs"),
+    ("as", "binutils", "assembles the test guest"),
+    ("ld", "binutils", "links the test guest"),
+    ("qemu-system-x86_64", "qemu-system-x86", "real migrations"),
+    ("bpftool", "bpftool", "tests look at loaded programs"),
+    ("ss", "iproute2", "network namespaces and socket state"),
+    ("perf", "linux-perf", "scheduler benchmark"),
+    ("iperf3", "iperf3", "traffic that is no migration"),
+];
+/// Files and the Debian packages that have them.
+const FILES: [(&str, &str, &str); 2] = [
+    ("/usr/include/stdlib.h", "libc6-dev", "links Rust programs"),
+    ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates", "downloads crates"),
+];
+/// rustc, cargo and `core` for BPF, under the names that distributions give them.
+const BPF_COMPILERS: [[&str; 3]; 2] = [
+    ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"],
+    ["rustc", "cargo", "libstd-rust-dev-bpf"],
+];
+
+/// Arguments of `setup`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only report; exit 1 if something is missing
+    #[arg(long)]
+    check: bool,
+}
+
+/// Something that is needed: where it is, or how to get it.
+struct Need {
+    name: &'static str,
+    purpose: &'static str,
+    found: Option<String>,
+    fix: Fix,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Fix {
+    Package(&'static str),
+    BpfCompiler,
+    BpfLinker,
+    Promtool,
+}
+
+impl Fix {
+    fn describe(self) -> String {
+        match self {
+            Self::Package(package) => format!("apt-get install {package}"),
+            Self::BpfCompiler => format!("apt-get install {}", BPF_COMPILERS[0].join(" ")),
+            Self::BpfLinker => format!("cargo install bpf-linker --version {BPF_LINKER}"),
+            Self::Promtool => "taken out of the Debian package prometheus".to_owned(),
+        }
+    }
+}
+
+/// Runs `setup` as the user asked for it.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let needs = needs();
+    for need in &needs {
+        match &need.found {
+            Some(found) => eprintln!("have     {:<20} {found}", need.name),
+            None => {
+                eprintln!("missing  {:<20} {} ({})", need.name, need.purpose, need.fix.describe());
+            }
+        }
+    }
+    let missing = needs.iter().filter(|need| need.found.is_none()).count();
+    if args.check {
+        eprintln!("setup: {} of {} are there", needs.len() - missing, needs.len());
+        return Ok(if missing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    install(&needs)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Installs what is missing, and says nothing if that is nothing.
+pub(crate) fn ensure() -> Result<()> {
+    let needs = needs();
+    if needs.iter().all(|need| need.found.is_some()) {
+        return Ok(());
+    }
+    install(&needs)
+}
+
+fn needs() -> Vec<Need> {
+    let programs = PROGRAMS.into_iter().map(|(name, package, purpose)| Need {
+        name,
+        purpose,
+        found: find(name).map(|path| path.display().to_string()),
+        fix: Fix::Package(package),
+    });
+    let files = FILES.into_iter().map(|(name, package, purpose)| Need {
+        name: package,
+        purpose,
+        found: Path::new(name).is_file().then(|| name.to_owned()),
+        fix: Fix::Package(package),
+    });
+    let built = [
+        Need {
+            name: "BPF compiler",
+            purpose: "builds the eBPF programs",
+            found: Toolchain::find().map(|toolchain| toolchain.describe()),
+            fix: Fix::BpfCompiler,
+        },
+        Need {
+            name: "bpf-linker",
+            purpose: "links the eBPF programs",
+            found: bpf_linker()
+                .filter(|(_, version)| version == BPF_LINKER)
+                .map(|(path, version)| format!("{} {version}", path.display())),
+            fix: Fix::BpfLinker,
+        },
+        Need {
+            name: "promtool",
+            purpose: "checks metrics and rules",
+            found: find("promtool").map(|path| path.display().to_string()),
+            fix: Fix::Promtool,
+        },
+    ];
+    programs.chain(files).chain(built).collect()
+}
+
+fn install(needs: &[Need]) -> Result<()> {
+    let missing = |fix| needs.iter().any(|need| need.found.is_none() && need.fix == fix);
+    let mut packages: Vec<&str> = needs
+        .iter()
+        .filter(|need| need.found.is_none())
+        .filter_map(|need| match need.fix {
+            Fix::Package(package) => Some(package),
+            _ => None,
+        })
+        .collect();
+    packages.dedup();
+    let mut apt = Apt::default();
+    if missing(Fix::BpfCompiler) {
+        packages.extend(apt.bpf_compiler()?);
+    }
+    apt.install(&packages)?;
+    if missing(Fix::BpfLinker) {
+        install_bpf_linker(&mut apt)?;
+    }
+    if missing(Fix::Promtool) {
+        install_promtool(&mut apt)?;
+    }
+    eprintln!("setup: everything is there");
+    Ok(())
+}
+
+/// apt-get, whose package lists are fetched at most once and only if something is to be installed.
+#[derive(Default)]
+struct Apt {
+    updated: bool,
+}
+
+impl Apt {
+    fn update(&mut self) -> Result<()> {
+        if self.updated {
+            return Ok(());
+        }
+        if find("apt-get").is_none() {
+            bail!(
+                "this is not a Debian system: install what `cargo xtask setup --check` calls \
+                 missing by hand"
+            );
+        }
+        eprintln!("install  package lists (apt-get update)");
+        run_command(as_root("apt-get")?.args(["-q", "update"]))?;
+        self.updated = true;
+        Ok(())
+    }
+
+    fn install(&mut self, packages: &[&str]) -> Result<()> {
+        if packages.is_empty() {
+            return Ok(());
+        }
+        self.update()?;
+        eprintln!("install  {}", packages.join(" "));
+        run_command(
+            as_root("env")?
+                .args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"])
+                .args(["--no-install-recommends", "install"])
+                .args(packages),
+        )
+    }
+
+    /// The first set of compiler packages that this distribution has.
+    fn bpf_compiler(&mut self) -> Result<[&'static str; 3]> {
+        self.update()?;
+        BPF_COMPILERS
+            .into_iter()
+            .find(|names| names.iter().all(|name| has_candidate(name)))
+            .context(MISSING)
+    }
+}
+
+fn has_candidate(package: &str) -> bool {
+    let answer = ask(Command::new("apt-cache").args(["policy", package])).unwrap_or_default();
+    answer.lines().any(|line| {
+        line.trim().strip_prefix("Candidate: ").is_some_and(|version| version != "(none)")
+    })
+}
+
+/// bpf-linker with the LLVM of the BPF compiler: an older one cannot read its bitcode.
+fn install_bpf_linker(apt: &mut Apt) -> Result<()> {
+    let toolchain = Toolchain::find().context(MISSING)?;
+    let mut command = cargo();
+    command.args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--root"]);
+    command.arg(tools());
+    if matches!(toolchain, Toolchain::Distribution { .. }) {
+        let llvm = toolchain.llvm().context("the BPF compiler does not name its LLVM")?;
+        let (dev, polly) = (format!("llvm-{llvm}-dev"), format!("libpolly-{llvm}-dev"));
+        let prefix = PathBuf::from(format!("/usr/lib/llvm-{llvm}"));
+        let wanted = [&*dev, &*polly, "zlib1g-dev", "libzstd-dev"];
+        let absent: Vec<&str> = wanted.into_iter().filter(|name| !is_installed(name)).collect();
+        apt.install(&absent)?;
+        let mut path = vec![prefix.join("bin")];
+        path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+        command.env("LLVM_PREFIX", &prefix).env("PATH", std::env::join_paths(path)?).args([
+            "--no-default-features",
+            "--features",
+            &format!("llvm-{llvm}"),
+        ]);
+    }
+    eprintln!("install  bpf-linker {BPF_LINKER} into {}", tools().display());
+    // A target directory of the workspace would keep its build.
+    run_command(command.env_remove("CARGO_TARGET_DIR"))
+}
+
+fn is_installed(package: &str) -> bool {
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat", "${db:Status-Status}", package]);
+    ask(&mut query).is_some_and(|status| status == "installed")
+}
+
+/// Only the one program: the package would start a Prometheus server.
+fn install_promtool(apt: &mut Apt) -> Result<()> {
+    apt.update()?;
+    let bin = tools().join("bin");
+    eprintln!("install  promtool into {}", bin.display());
+    std::fs::create_dir_all(&bin)?;
+    let directory = TempDir::new()?;
+    run_command(
+        Command::new("apt-get")
+            .args(["-q", "-o", "APT::Sandbox::User=root", "download", "prometheus"])
+            .current_dir(directory.path()),
+    )?;
+    let package = std::fs::read_dir(directory.path())?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .context("apt-get downloaded no package")?;
+    let mut unpack = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(&package)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run `dpkg-deb`")?;
+    let archive = unpack.stdout.take().context("no archive")?;
+    run_command(
+        Command::new("tar")
+            .args(["--extract", "--file", "-", "--strip-components", "3", "--directory"])
+            .arg(&bin)
+            .arg("./usr/bin/promtool")
+            .stdin(archive),
+    )?;
+    if !unpack.wait()?.success() {
+        bail!("`dpkg-deb --fsys-tarfile {}` failed", package.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! `test`: every test of the project, and one closing line.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::shell::{as_root, ask, cargo, is_root, search_path};
+use crate::{build, setup};
+
+const EBPF: &str = "dwcp-observer-ebpf";
+
+/// Arguments of `test`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Leave out the integration tests: no root, no kernel, no QEMU
+    #[arg(long)]
+    quick: bool,
+}
+
+/// What one phase did.
+#[derive(Debug, Default, PartialEq)]
+struct Outcome {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+    /// The phase failed otherwise than by a counted test.
+    broken: bool,
+}
+
+impl Outcome {
+    fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+        self.broken |= other.broken;
+    }
+
+    fn is_good(&self) -> bool {
+        self.failed == 0 && !self.broken
+    }
+
+    fn closing_line(&self) -> String {
+        let mut line = format!("{} passed, {} failed", self.passed, self.failed);
+        if self.ignored > 0 {
+            line.push_str(&format!(", {} ignored", self.ignored));
+        }
+        line
+    }
+}
+
+/// Runs the phases; those after a failed one still run, except where they need what it makes.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let mut total = Outcome::default();
+    let mut broken = Vec::new();
+    phase("setup", setup::ensure)?;
+    phase("build", || build::run().map(|_| ()))?;
+    let mut note = |name: &'static str, outcome: Outcome| {
+        if !outcome.is_good() {
+            broken.push(name);
+        }
+        total.add(&outcome);
+    };
+    note("fmt", phase("fmt", || lint("fmt", &["fmt", "--all", "--check"]))?);
+    let clippy =
+        ["clippy", "--workspace", "--exclude", EBPF, "--all-targets", "--", "-D", "warnings"];
+    note("clippy", phase("clippy", || lint("clippy", &clippy))?);
+    if args.quick {
+        eprintln!("test: --quick leaves the integration tests out");
+        let host = ["test", "--workspace", "--exclude", EBPF, "--lib", "--bins", "--no-fail-fast"];
+        note("unit tests", phase("unit tests", || tests(&host))?);
+        // Its programs build for BPF only, its library for the host too.
+        let abi = ["test", "--package", EBPF, "--lib", "--no-fail-fast"];
+        note("ABI tests", phase("ABI tests", || tests(&abi))?);
+    } else {
+        let unit = ["test", "--workspace", "--exclude", "dwcp-observer-lab", "--no-fail-fast"];
+        note("tests", phase("tests", || tests(&unit))?);
+        // One at a time: these share ports, the kernel's sockets and two CPUs.
+        let real =
+            ["test", "--package", "dwcp-observer-lab", "--no-fail-fast", "--", "--test-threads=1"];
+        note("end-to-end tests", phase("end-to-end tests", || tests(&real))?);
+    }
+    if !broken.is_empty() {
+        println!("failed: {}", broken.join(", "));
+    }
+    println!("{}", total.closing_line());
+    Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn phase<T>(name: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    eprintln!("=== {name}");
+    let start = Instant::now();
+    let result = body();
+    eprintln!("=== {name}: {:.1} s", start.elapsed().as_secs_f64());
+    result.with_context(|| format!("{name} failed"))
+}
+
+/// A check that is left out, aloud, where the toolchain has no such component.
+fn lint(component: &str, args: &[&str]) -> Result<Outcome> {
+    if ask(cargo().args([component, "--version"])).is_none() {
+        println!("not run: cargo {component} is not installed");
+        return Ok(Outcome::default());
+    }
+    let status = cargo().args(args).status()?;
+    Ok(Outcome { broken: !status.success(), ..Outcome::default() })
+}
+
+fn tests(args: &[&str]) -> Result<Outcome> {
+    let mut command = cargo();
+    command
+        .args(args)
+        .env("DWCP_OBSERVER", build::agent())
+        .env("PATH", std::env::join_paths(search_path())?);
+    if !is_root() {
+        // The tests run as root, the compiler does not.
+        let sudo = as_root("env")?;
+        let runner = format!("{} --preserve-env", sudo.get_program().to_string_lossy());
+        command.env(runner_variable(), runner);
+    }
+    run_tests(&mut command, &mut std::io::stdout().lock())
+}
+
+fn runner_variable() -> String {
+    let arch = std::env::consts::ARCH.to_uppercase();
+    format!("CARGO_TARGET_{arch}_UNKNOWN_LINUX_GNU_RUNNER")
+}
+
+fn run_tests(command: &mut Command, shown: &mut impl Write) -> Result<Outcome> {
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
+    let output = child.stdout.take().context("no output")?;
+    let mut outcome = Outcome::default();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line?;
+        shown.write_all(&line)?;
+        shown.write_all(b"\n")?;
+        if let Some(one) = parse_result(&String::from_utf8_lossy(&line)) {
+            outcome.add(&one);
+        }
+    }
+    let status = child.wait()?;
+    outcome.broken = !status.success();
+    Ok(outcome)
+}
+
+/// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; ...`.
+fn parse_result(line: &str) -> Option<Outcome> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let mut outcome = Outcome::default();
+    for count in counts.split("; ") {
+        let (number, what) = count.split_once(' ')?;
+        match what {
+            "passed" => outcome.passed = number.parse().ok()?,
+            "failed" => outcome.failed = number.parse().ok()?,
+            "ignored" => outcome.ignored = number.parse().ok()?,
+            _ => {}
+        }
+    }
+    Some(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_counted() {
+        let line = "test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; \
+                    finished in 0.00s";
+        let expected = Outcome { passed: 3, failed: 2, ignored: 1, broken: false };
+        assert_eq!(parse_result(line), Some(expected));
+        assert_eq!(parse_result("test tests::result ... ok"), None);
+    }
+
+    #[test]
+    fn counts_are_summed_and_failures_kept() {
+        let script = "echo 'test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured'; \
+                      echo 'test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured'; exit 101";
+        // Not to stdout: whoever runs this test counts the lines there.
+        let mut shown = Vec::new();
+        let outcome = run_tests(Command::new("sh").args(["-c", script]), &mut shown).unwrap();
+        assert_eq!(String::from_utf8(shown.clone()).unwrap().lines().count(), 2);
+        assert_eq!(outcome.closing_line(), "4 passed, 1 failed");
+        assert!(!outcome.is_good());
+        let crash = run_tests(Command::new("sh").args(["-c", "exit 101"]), &mut shown).unwrap();
+        assert!(!crash.is_good());
+        let fine = "echo 'test result: ok. 3 passed; 0 failed; 2 ignored; 0 measured'";
+        let outcome = run_tests(Command::new("sh").args(["-c", fine]), &mut shown).unwrap();
+        assert!(outcome.is_good());
+        assert_eq!(outcome.closing_line(), "3 passed, 0 failed, 2 ignored");
+    }
+}
