@@ -11,7 +11,8 @@ fn main() {
     println!("cargo::rerun-if-changed=../dwcp-observer-ebpf/src");
     let given = env::var_os("DWCP_EBPF_OBJECT").map(PathBuf::from);
     let manifest = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
-    let object = given.clone().unwrap_or_else(|| manifest.join("../target/ebpf/dwcp-observer.bpf.o"));
+    let object =
+        given.clone().unwrap_or_else(|| manifest.join("../target/ebpf/dwcp-observer.bpf.o"));
     println!("cargo::rerun-if-changed={}", object.display());
     let Ok(built) = fs::metadata(&object).and_then(|meta| meta.modified()) else {
         println!(
@@ -20,8 +21,12 @@ fn main() {
         );
         return;
     };
-    if given.is_none() && newest(&manifest.join("../dwcp-observer-ebpf/src")).is_some_and(|source| source > built) {
-        println!("cargo::error=the eBPF object is older than its sources: run `cargo xtask build-ebpf`");
+    if given.is_none()
+        && newest(&manifest.join("../dwcp-observer-ebpf/src")).is_some_and(|source| source > built)
+    {
+        println!(
+            "cargo::error=the eBPF object is older than its sources: run `cargo xtask build-ebpf`"
+        );
         return;
     }
     match fs::canonicalize(&object) {
@@ -37,7 +42,11 @@ fn newest(directory: &Path) -> Option<SystemTime> {
         .flatten()
         .filter_map(|entry| {
             let path = entry.path();
-            if path.is_dir() { newest(&path) } else { entry.metadata().and_then(|meta| meta.modified()).ok() }
+            if path.is_dir() {
+                newest(&path)
+            } else {
+                entry.metadata().and_then(|meta| meta.modified()).ok()
+            }
         })
         .max()
 }

@@ -53,7 +53,9 @@ impl Access for Probed {
         }
         let mut value = MaybeUninit::<T>::uninit();
         let source = base.wrapping_add(offset as usize);
-        if bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, source.cast()) == 0 {
+        if bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, source.cast())
+            == 0
+        {
             value.assume_init()
         } else {
             zeroed()

@@ -66,7 +66,8 @@ pub unsafe extern "C" fn sweep_sockets(ctx: *mut *const u8) -> i32 {
     let task = *ctx.add(1);
     let file = *ctx.add(3);
     if !task.is_null() && !file.is_null() {
-        let socket: *const u8 = aya_ebpf::helpers::generated::bpf_sock_from_file(file.cast_mut().cast()).cast();
+        let socket: *const u8 =
+            aya_ebpf::helpers::generated::bpf_sock_from_file(file.cast_mut().cast()).cast();
         if !socket.is_null() {
             tcp::on_sweep::<Typed>(task, socket);
         }

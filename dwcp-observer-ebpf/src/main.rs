@@ -3,8 +3,14 @@
 #![no_main]
 #![feature(core_intrinsics)]
 #![expect(unreachable_pub, reason = "a binary: modules share their items through pub")]
-#![expect(internal_features, reason = "BPF atomics are only reachable through intrinsics (aya#1268)")]
-#![expect(unsafe_op_in_unsafe_fn, reason = "every line of an eBPF program touches kernel memory; the verifier checks each access")]
+#![expect(
+    internal_features,
+    reason = "BPF atomics are only reachable through intrinsics (aya#1268)"
+)]
+#![expect(
+    unsafe_op_in_unsafe_fn,
+    reason = "every line of an eBPF program touches kernel memory; the verifier checks each access"
+)]
 #![expect(
     clippy::missing_safety_doc,
     clippy::undocumented_unsafe_blocks,

@@ -92,7 +92,8 @@ impl<T, const TYPE: usize> LocalStorage<T, TYPE> {
 #[btf_map]
 static FLOW_TAGS: LocalStorage<FlowTag, { BPF_MAP_TYPE_SK_STORAGE as usize }> = LocalStorage::new();
 #[btf_map]
-static TASK_TAGS: LocalStorage<TaskTag, { BPF_MAP_TYPE_TASK_STORAGE as usize }> = LocalStorage::new();
+static TASK_TAGS: LocalStorage<TaskTag, { BPF_MAP_TYPE_TASK_STORAGE as usize }> =
+    LocalStorage::new();
 
 /// Used only while some hook is on a rung without typed pointers; sized by the loader.
 #[map]
@@ -118,12 +119,17 @@ pub unsafe fn flow<A: Access>(sk: *const u8) -> Option<&'static mut FlowTag> {
     if A::read::<u64>(sk, SK_STORAGE.load()) == 0 {
         return None;
     }
-    bpf_sk_storage_get(FLOW_TAGS.as_ptr(), sk.cast_mut().cast(), core::ptr::null_mut(), 0).cast::<FlowTag>().as_mut()
+    bpf_sk_storage_get(FLOW_TAGS.as_ptr(), sk.cast_mut().cast(), core::ptr::null_mut(), 0)
+        .cast::<FlowTag>()
+        .as_mut()
 }
 
 /// Tags a socket; gives back whatever tag it then carries.
 #[inline(always)]
-pub unsafe fn create_flow<A: Access>(sk: *const u8, tag: &mut FlowTag) -> Option<&'static mut FlowTag> {
+pub unsafe fn create_flow<A: Access>(
+    sk: *const u8,
+    tag: &mut FlowTag,
+) -> Option<&'static mut FlowTag> {
     if hashed::<A>() {
         let _ = FLOW_HASH.insert(sk as u64, &*tag, BPF_NOEXIST.into());
         return FLOW_HASH.get_ptr_mut(sk as u64).map(|tag| &mut *tag);
@@ -156,12 +162,17 @@ pub unsafe fn task<A: Access>(task: *const u8) -> Option<&'static mut TaskTag> {
     if A::read::<u64>(task, TASK_STORAGE.load()) == 0 {
         return None;
     }
-    bpf_task_storage_get(TASK_TAGS.as_ptr(), task.cast_mut().cast(), core::ptr::null_mut(), 0).cast::<TaskTag>().as_mut()
+    bpf_task_storage_get(TASK_TAGS.as_ptr(), task.cast_mut().cast(), core::ptr::null_mut(), 0)
+        .cast::<TaskTag>()
+        .as_mut()
 }
 
 /// Tags a task; gives back whatever tag it then carries.
 #[inline(always)]
-pub unsafe fn create_task<A: Access>(task: *const u8, tag: &mut TaskTag) -> Option<&'static mut TaskTag> {
+pub unsafe fn create_task<A: Access>(
+    task: *const u8,
+    tag: &mut TaskTag,
+) -> Option<&'static mut TaskTag> {
     if hashed::<A>() {
         let _ = TASK_HASH.insert(task as u64, &*tag, BPF_NOEXIST.into());
         return TASK_HASH.get_ptr_mut(task as u64).map(|tag| &mut *tag);

@@ -46,7 +46,8 @@ const STATS_FOR: Duration = Duration::from_millis(100);
 /// Without a migration, tasks are swept this often, in cycles: events tell of new ones, this repairs what they missed.
 const IDLE_SWEEP_EVERY: u64 = 10;
 /// Buckets of the cycle's own duration and jitter, seconds.
-const CYCLE_BUCKETS: [f64; 10] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0];
+const CYCLE_BUCKETS: [f64; 10] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0];
 
 /// What a look costs and finds, and what the observer needs between looks.
 pub struct Cycle {
@@ -88,7 +89,13 @@ impl World for Live<'_> {
 impl Cycle {
     /// A cycle over an attached kernel side.
     #[must_use]
-    pub fn new(kernel: Kernel, registry: Registry, rules: RuleSet, board: Board, stats_mode: StatsMode) -> Self {
+    pub fn new(
+        kernel: Kernel,
+        registry: Registry,
+        rules: RuleSet,
+        board: Board,
+        stats_mode: StatsMode,
+    ) -> Self {
         let histogram = || Histogram::new(Arc::from(CYCLE_BUCKETS));
         Self {
             kernel,
@@ -102,7 +109,12 @@ impl Cycle {
             stats_fd: None,
             stats_mode,
             number: 0,
-            cycle: CycleStats { duration: histogram(), jitter: histogram(), missed: 0, period: PERIOD },
+            cycle: CycleStats {
+                duration: histogram(),
+                jitter: histogram(),
+                missed: 0,
+                period: PERIOD,
+            },
         }
     }
 
@@ -119,7 +131,9 @@ impl Cycle {
             .transpose()?
             .ok_or_else(|| io::Error::other("the lifecycle ring buffer is missing"))?;
         if self.stats_mode == StatsMode::Always {
-            self.stats_fd = stats::enable().inspect_err(|error| log::warn!("no program statistics: {error}")).ok();
+            self.stats_fd = stats::enable()
+                .inspect_err(|error| log::warn!("no program statistics: {error}"))
+                .ok();
         }
         self.find_by_proc();
         self.look(true);
@@ -167,7 +181,8 @@ impl Cycle {
         let late = tokio::time::Instant::now().saturating_duration_since(*due);
         self.cycle.jitter.observe(late.as_secs_f64());
         let next = at + PERIOD;
-        let skipped = next.saturating_duration_since(*due + PERIOD).as_secs_f64() / PERIOD.as_secs_f64();
+        let skipped =
+            next.saturating_duration_since(*due + PERIOD).as_secs_f64() / PERIOD.as_secs_f64();
         self.cycle.missed += skipped.round() as u64;
         *due = next;
     }
@@ -207,10 +222,12 @@ impl Cycle {
 
     fn observe(&mut self, tick: bool) -> Observation {
         let clock = self.kernel.clock();
-        let offset_ns = i128::from(clock_ns(libc::CLOCK_REALTIME)) - i128::from(clock_ns(libc::CLOCK_MONOTONIC));
+        let offset_ns = i128::from(clock_ns(libc::CLOCK_REALTIME))
+            - i128::from(clock_ns(libc::CLOCK_MONOTONIC));
         Observation {
             now_ns: clock.monotonic_ns,
-            boot_offset_ns: clock_ns(libc::CLOCK_BOOTTIME).saturating_sub(clock_ns(libc::CLOCK_MONOTONIC)),
+            boot_offset_ns: clock_ns(libc::CLOCK_BOOTTIME)
+                .saturating_sub(clock_ns(libc::CLOCK_MONOTONIC)),
             wall: WallClock { offset_ns },
             tick,
             flows: self.kernel.flows(clock),
@@ -245,14 +262,22 @@ impl Cycle {
     fn publish(&mut self, observation: &Observation) {
         let duty = match self.stats_mode {
             StatsMode::Off => 0.0,
-            StatsMode::Sampled => STATS_FOR.as_secs_f64() / (PERIOD.as_secs_f64() * STATS_EVERY as f64),
+            StatsMode::Sampled => {
+                STATS_FOR.as_secs_f64() / (PERIOD.as_secs_f64() * STATS_EVERY as f64)
+            }
             StatsMode::Always => 1.0,
         };
-        let host = |which: u32, unit: f64, powers| self.kernel.host_histogram(which).map(|hist: Box<HostHist>| exposition(&hist, unit, powers));
+        let host = |which: u32, unit: f64, powers| {
+            self.kernel
+                .host_histogram(which)
+                .map(|hist: Box<HostHist>| exposition(&hist, unit, powers))
+        };
         let rtt = host(HOST_HIST_RTT, 1e-6, 3..=24).unwrap_or_default();
         let runqueue = ThreadRole::ALL
             .into_iter()
-            .filter_map(|role| Some((role, host(HOST_HIST_RUNQ + sched::role_number(role), 1e-9, 10..=34)?)))
+            .filter_map(|role| {
+                Some((role, host(HOST_HIST_RUNQ + sched::role_number(role), 1e-9, 10..=34)?))
+            })
             .collect();
         let kernel = KernelStatus {
             probes: self.kernel.probes().to_vec(),

@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod cycle;
 pub mod http;
 pub mod identify;
 pub mod kernel;
@@ -11,4 +12,3 @@ pub mod process;
 pub mod publish;
 pub mod sched;
 pub mod tcp;
-pub mod cycle;

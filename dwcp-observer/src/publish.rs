@@ -224,7 +224,8 @@ impl Board {
     /// Replaces what readers see.
     pub fn publish(&self, published: Published) {
         // A poisoned lock holds a whole value all the same: it is only ever replaced.
-        *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::new(published));
+        *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            Some(Arc::new(published));
     }
 
     /// What the last cycle published; `None` before the first.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 
@@ -28,7 +29,9 @@ pub(crate) fn run() -> Result<PathBuf> {
     run_command(&mut command(&toolchain, &linker, &build_dir))?;
     let built = build_dir.join(TARGET).join("ebpf").join(PACKAGE);
     let object = object();
-    install(&built, &object)?;
+    let stripped = build_dir.join("stripped.o");
+    let content = if strip(&built, &stripped) { &stripped } else { &built };
+    install(content, modified(&built)?, &object)?;
     eprintln!("build-ebpf: {}", object.display());
     Ok(object)
 }
@@ -68,16 +71,34 @@ fn command(toolchain: &Toolchain, linker: &Path, build_dir: &Path) -> Command {
     command
 }
 
-/// Copies only what changed: a new time stamp would have the agent built again.
-fn install(built: &Path, object: &Path) -> Result<()> {
-    let new = std::fs::read(built).with_context(|| format!("no {}", built.display()))?;
+/// Leaves out DWARF, nine tenths of the object; BTF stays. Without an LLVM strip the object is only larger.
+fn strip(built: &Path, stripped: &Path) -> bool {
+    let programs = ["llvm-strip", "/usr/lib/llvm-22/bin/llvm-strip"];
+    programs.iter().any(|program| {
+        let status = Command::new(program).arg("-g").arg(built).arg("-o").arg(stripped).status();
+        status.is_ok_and(|status| status.success())
+    })
+}
+
+/// Copies only what changed: the agent is built again when the object is newer, and refuses one older than its sources.
+fn install(content: &Path, built: SystemTime, object: &Path) -> Result<()> {
+    let new = std::fs::read(content).with_context(|| format!("no {}", content.display()))?;
     if std::fs::read(object).is_ok_and(|old| old == new) {
+        if built > modified(object)? {
+            std::fs::File::options().write(true).open(object)?.set_modified(built)?;
+        }
         return Ok(());
     }
     if let Some(parent) = object.parent() {
         std::fs::create_dir_all(parent)?;
     }
     std::fs::write(object, new).with_context(|| format!("cannot write {}", object.display()))
+}
+
+fn modified(path: &Path) -> Result<SystemTime> {
+    std::fs::metadata(path)
+        .and_then(|meta| meta.modified())
+        .with_context(|| format!("no {}", path.display()))
 }
 
 #[cfg(test)]
@@ -118,17 +139,17 @@ mod tests {
     }
 
     #[test]
-    fn an_unchanged_object_keeps_its_time() {
+    fn an_unchanged_object_gets_the_time_of_its_build_and_no_other() {
         let directory = dwcp_observer_lab::temp::TempDir::new().unwrap();
         let (built, object) = (directory.join("built"), directory.join("deep/object"));
         std::fs::write(&built, "one").unwrap();
-        install(&built, &object).unwrap();
-        let old = std::time::SystemTime::UNIX_EPOCH;
+        install(&built, modified(&built).unwrap(), &object).unwrap();
+        let old = SystemTime::UNIX_EPOCH;
         std::fs::File::options().write(true).open(&object).unwrap().set_modified(old).unwrap();
-        install(&built, &object).unwrap();
-        assert_eq!(std::fs::metadata(&object).unwrap().modified().unwrap(), old);
+        install(&built, modified(&built).unwrap(), &object).unwrap();
+        assert_eq!(modified(&object).unwrap(), modified(&built).unwrap());
         std::fs::write(&built, "two").unwrap();
-        install(&built, &object).unwrap();
+        install(&built, modified(&built).unwrap(), &object).unwrap();
         assert_eq!(std::fs::read(&object).unwrap(), b"two");
     }
 }

@@ -27,7 +27,8 @@ use crate::{
 
 /// Slot 0 holds the overflow of processes that found no slot of their own.
 #[map]
-pub static PROCESSES: Array<Process> = Array::with_max_entries(1, aya_ebpf::bindings::BPF_F_MMAPABLE);
+pub static PROCESSES: Array<Process> =
+    Array::with_max_entries(1, aya_ebpf::bindings::BPF_F_MMAPABLE);
 /// Free slots, filled by the agent.
 #[map]
 static PROCESS_FREE: Stack<u32> = Stack::with_max_entries(1, 0);
@@ -52,7 +53,11 @@ pub fn port_matches(port: u16) -> bool {
 
 #[inline(always)]
 pub unsafe fn current<A: Access>() -> *const u8 {
-    if A::TYPED { bpf_get_current_task_btf().cast_const().cast() } else { bpf_get_current_task() as *const u8 }
+    if A::TYPED {
+        bpf_get_current_task_btf().cast_const().cast()
+    } else {
+        bpf_get_current_task() as *const u8
+    }
 }
 
 /// The first comm rule that matches; an empty rule ends the table.
@@ -72,7 +77,11 @@ fn match_comm(comm: &[u64; 2]) -> Option<&'static CommRule> {
 
 /// Gives a process a slot and tags its leader.
 #[inline(always)]
-pub unsafe fn adopt<A: Access>(leader: *const u8, rule: u32, comm: &[u64; 2]) -> Option<&'static mut TaskTag> {
+pub unsafe fn adopt<A: Access>(
+    leader: *const u8,
+    rule: u32,
+    comm: &[u64; 2],
+) -> Option<&'static mut TaskTag> {
     let slot = match PROCESS_FREE.pop() {
         Ok(Some(slot)) => slot,
         Ok(None) => {
@@ -257,7 +266,9 @@ pub unsafe fn on_sweep<A: Access>(task: *const u8) {
         let wanted = if is_leader { WANTED.get(tgid).copied() } else { None };
         let process = match (wanted, rule) {
             (Some(rule), _) => rule,
-            (None, Some(rule)) if rule.process != 0 && (is_leader || rule.role != 0) => rule.process,
+            (None, Some(rule)) if rule.process != 0 && (is_leader || rule.role != 0) => {
+                rule.process
+            }
             _ => return,
         };
         let leader: *const u8 = A::read(task, TASK_LEADER.load());

@@ -1,9 +1,6 @@
 //! Threads of migrating processes.
 
-use crate::{
-    hist::{Hist, RUNQ_BUCKETS},
-    process::COMM_LEN,
-};
+use crate::process::COMM_LEN;
 
 /// A thread that is none of the others.
 pub const ROLE_OTHER: u32 = 0;
@@ -66,6 +63,4 @@ pub struct Thread {
     pub wakeups: u64,
     /// When it exited, `CLOCK_MONOTONIC` ns; 0 while it lives.
     pub exited_ns: u64,
-    /// Run-queue waits since it got this slot, ns.
-    pub runq: Hist<RUNQ_BUCKETS>,
 }

@@ -11,15 +11,15 @@ use aya_ebpf::{
 use dwcp_observer_ebpf::{
     SLOT_CLOSED, SLOT_LIVE,
     counters::Counter,
-    hist::{HOST_HIST_RUNQ, RUNQ_BUCKETS, bucket_of},
+    hist::{HOST_HIST_RUNQ, Hist, RUNQ_BUCKETS, bucket_of},
     process::COMM_LEN,
     sched::{ROLES, SchedTotals, Thread},
 };
 
 use crate::{
     access::{
-        Access, TASK_COMM, TASK_EXEC, TASK_MOVES, TASK_NIVCSW, TASK_NVCSW, TASK_PCOUNT, TASK_PID, TASK_RUN_DELAY,
-        TASK_START, TASK_TGID,
+        Access, TASK_COMM, TASK_EXEC, TASK_MOVES, TASK_NIVCSW, TASK_NVCSW, TASK_PCOUNT, TASK_PID,
+        TASK_RUN_DELAY, TASK_START, TASK_TGID,
     },
     counters::{add, bump, host_sample},
     levels::{self, LEVEL_THREADS},
@@ -29,6 +29,9 @@ use crate::{
 
 #[map]
 static THREADS: Array<Thread> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Run-queue waits of each thread since it got its slot, ns. Apart from the records, which the agent keeps mapped.
+#[map]
+static THREAD_WAITS: Array<Hist<RUNQ_BUCKETS>> = Array::with_max_entries(1, 0);
 /// Free slots, filled by the agent.
 #[map]
 static THREAD_FREE: Stack<u32> = Stack::with_max_entries(1, 0);
@@ -57,7 +60,8 @@ unsafe fn record(tag: &TaskTag) -> Option<*mut Thread> {
 /// Gives the thread of a watched process a record, if it has none.
 #[inline(always)]
 pub unsafe fn measure_if_watched<A: Access>(tag: &mut TaskTag, task: *const u8, role: u32) {
-    if record(tag).is_some() || PROCESSES.get(tag.process).is_none_or(|process| process.watch == 0) {
+    if record(tag).is_some() || PROCESSES.get(tag.process).is_none_or(|process| process.watch == 0)
+    {
         return;
     }
     let slot = match THREAD_FREE.pop() {
@@ -138,9 +142,11 @@ pub unsafe fn on_switch<A: Access>(prev: *const u8) {
         bump(Counter::RunqDiscarded);
         return;
     }
-    (*thread).runq.buckets[bucket] += 1;
-    (*thread).runq.sum += waited;
-    (*thread).runq.count += 1;
+    if let Some(waits) = THREAD_WAITS.get_ptr_mut(tag.thread) {
+        (*waits).buckets[bucket] += 1;
+        (*waits).sum += waited;
+        (*waits).count += 1;
+    }
     let role = (*thread).role;
     if (role as usize) < ROLES {
         host_sample(HOST_HIST_RUNQ + role, bucket, waited);

@@ -1,7 +1,5 @@
 //! TCP flows: one end of one connection.
 
-use crate::hist::{Hist, RTT_BUCKETS};
-
 /// Number of TCP states in `include/net/tcp_states.h`, index 0 unused.
 pub const TCP_STATES: usize = 13;
 /// `TCP_ESTABLISHED`.
@@ -168,8 +166,6 @@ pub struct Flow {
     pub event: Snapshot,
     /// Written by the socket sweep each cycle: still right when no packet arrives.
     pub swept: Snapshot,
-    /// RTT samples, us: `tcp_sock.rack.rtt_us` of each ACK that delivered data.
-    pub rtt: Hist<RTT_BUCKETS>,
 }
 
 /// Payload bytes of a flow: what applications wrote and read, without the sequence numbers that SYN and FIN consume.
@@ -190,7 +186,10 @@ impl Snapshot {
     #[inline(always)]
     #[must_use]
     pub fn opened_actively(&self, flags: u32) -> Option<bool> {
-        if self.bytes_retrans != 0 || self.tcp_state == TCP_SYN_SENT || self.tcp_state == TCP_SYN_RECV {
+        if self.bytes_retrans != 0
+            || self.tcp_state == TCP_SYN_SENT
+            || self.tcp_state == TCP_SYN_RECV
+        {
             return None;
         }
         let sequence_space = self.bytes_acked + u64::from(self.snd_nxt.wrapping_sub(self.snd_una));

@@ -15,18 +15,19 @@ use aya_log_ebpf::debug;
 use dwcp_observer_ebpf::{
     EVENT_FLOW_CLOSE, EVENT_FLOW_OPEN, SLOT_CLOSED, SLOT_LIVE,
     counters::Counter,
-    hist::{HOST_HIST_RTT, RTT_BUCKETS, bucket_of},
+    hist::{HOST_HIST_RTT, Hist, RTT_BUCKETS, bucket_of},
     tcp::{
-        CA_STATES, FLOW_ACTIVE_OPEN, FLOW_FIN_RECEIVED, FLOW_FIN_SENT, FLOW_FOUND_OPEN, FLOW_PASSIVE_OPEN,
-        FLOW_PORT_MATCH, Flow, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_LISTEN, TCP_STATES, TCP_SYN_RECV,
-        TCP_SYN_SENT,
+        CA_STATES, FLOW_ACTIVE_OPEN, FLOW_FIN_RECEIVED, FLOW_FIN_SENT, FLOW_FOUND_OPEN,
+        FLOW_PASSIVE_OPEN, FLOW_PORT_MATCH, Flow, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED,
+        TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_LISTEN, TCP_STATES, TCP_SYN_RECV, TCP_SYN_SENT,
     },
 };
 
 use crate::{
     access::{
-        Access, NET_INUM, SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_FLAGS, SK_LPORT, SK_NET, SK_PROTOCOL, SK_SADDR,
-        SK_STATE, SK_V6_DADDR, SK_V6_SADDR, SOCK_DONE_BIT, SOCKET_SK, TP_DELIVERED, TP_MSTAMP, TP_RACK_RTT,
+        Access, NET_INUM, SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_FLAGS, SK_LPORT, SK_NET,
+        SK_PROTOCOL, SK_SADDR, SK_STATE, SK_V6_DADDR, SK_V6_SADDR, SOCK_DONE_BIT, SOCKET_SK,
+        TP_DELIVERED, TP_MSTAMP, TP_RACK_RTT,
     },
     counters::{add, bump, host_sample},
     events::emit,
@@ -37,6 +38,10 @@ use crate::{
 
 #[map]
 static FLOWS: Array<Flow> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// RTT samples of each flow, us: `tcp_sock.rack.rtt_us` of each ACK that delivered data. Apart from the records, which the
+/// agent keeps mapped, so that they do not count in its memory.
+#[map]
+static FLOW_RTT: Array<Hist<RTT_BUCKETS>> = Array::with_max_entries(1, 0);
 /// Free slots, filled by the agent.
 #[map]
 static FLOW_FREE: Stack<u32> = Stack::with_max_entries(1, 0);
@@ -53,7 +58,8 @@ const SNAPSHOT_EVERY_US: u64 = 1000;
 #[inline(always)]
 unsafe fn is_tcp<A: Access>(sk: *const u8) -> bool {
     let family: u16 = A::read(sk, SK_FAMILY.load());
-    (family == AF_INET || family == AF_INET6) && A::read::<u16>(sk, SK_PROTOCOL.load()) == IPPROTO_TCP
+    (family == AF_INET || family == AF_INET6)
+        && A::read::<u16>(sk, SK_PROTOCOL.load()) == IPPROTO_TCP
 }
 
 #[inline(always)]
@@ -73,7 +79,11 @@ unsafe fn record(tag: &FlowTag) -> Option<*mut Flow> {
 
 /// Tags a socket and begins its record.
 #[inline(always)]
-unsafe fn track<A: Access>(sk: *const u8, process: u32, flags: u32) -> Option<&'static mut FlowTag> {
+unsafe fn track<A: Access>(
+    sk: *const u8,
+    process: u32,
+    flags: u32,
+) -> Option<&'static mut FlowTag> {
     let slot = match FLOW_FREE.pop() {
         Ok(Some(slot)) => slot,
         Ok(None) => NO_SLOT,
@@ -215,17 +225,25 @@ unsafe fn sample_rtt<A: Access>(tp: *const u8, tag: &mut FlowTag) {
         return;
     }
     host_sample(HOST_HIST_RTT, bucket, rtt_us);
-    if let Some(flow) = record(tag) {
-        (*flow).rtt.buckets[bucket] += 1;
-        (*flow).rtt.sum += rtt_us;
-        (*flow).rtt.count += 1;
+    if let Some(rtt) = FLOW_RTT.get_ptr_mut(tag.slot)
+        && record(tag).is_some()
+    {
+        (*rtt).buckets[bucket] += 1;
+        (*rtt).sum += rtt_us;
+        (*rtt).count += 1;
     }
 }
 
 /// `sock_send_length(struct sock *sk, int ret, int flags)` and `sock_recv_length`: process context, so the running thread is the
 /// one that moves the data. A socket is tagged here, since a manager may open it and pass the descriptor on.
 #[inline(always)]
-pub unsafe fn on_data<A: Access>(ctx: &impl EbpfContext, sk: *const u8, moved: i32, flags: i32, sent: bool) {
+pub unsafe fn on_data<A: Access>(
+    ctx: &impl EbpfContext,
+    sk: *const u8,
+    moved: i32,
+    flags: i32,
+    sent: bool,
+) {
     if moved <= 0 || (!sent && flags & MSG_PEEK != 0) || !is_tcp::<A>(sk) {
         return;
     }
@@ -234,7 +252,9 @@ pub unsafe fn on_data<A: Access>(ctx: &impl EbpfContext, sk: *const u8, moved: i
         None => {
             let (local, peer) = ports::<A>(sk);
             let by_port = process::port_matches(local) || process::port_matches(peer);
-            let Some(process) = process::slot_of::<A>(process::current::<A>(), by_port) else { return };
+            let Some(process) = process::slot_of::<A>(process::current::<A>(), by_port) else {
+                return;
+            };
             let flags = if by_port { FLOW_PORT_MATCH } else { 0 };
             let Some(tag) = track::<A>(sk, process, flags) else { return };
             debug!(ctx, "flow {} tagged at first data, process {}", tag.slot, process);
@@ -327,7 +347,11 @@ pub unsafe fn on_state<A: Access>(ctx: &impl EbpfContext, sk: *const u8, old: u3
 
 /// Tags at `connect()` by a tracked process, and both opens on a port that a rule names.
 #[inline(always)]
-unsafe fn track_at_open<A: Access>(sk: *const u8, old: u32, new: u32) -> Option<&'static mut FlowTag> {
+unsafe fn track_at_open<A: Access>(
+    sk: *const u8,
+    old: u32,
+    new: u32,
+) -> Option<&'static mut FlowTag> {
     let active = new == TCP_SYN_SENT;
     let passive = old == TCP_SYN_RECV && new == TCP_ESTABLISHED;
     if !(active || passive) || !is_tcp::<A>(sk) {

@@ -7,10 +7,11 @@ use dwcp_observer_ebpf::tcp::{FLOW_ACTIVE_OPEN, FLOW_PASSIVE_OPEN, Snapshot};
 
 use crate::{
     access::{
-        Access, CHRONO_MASK, CHRONO_SHIFT, SK_STATE, TP_BYTES_ACKED, TP_BYTES_RECEIVED, TP_BYTES_RETRANS, TP_BYTES_SENT,
-        TP_CHRONO_START, TP_CHRONO_STAT, TP_CHRONO_TYPE, TP_COPIED_SEQ, TP_CWND, TP_DATA_IN, TP_DATA_OUT, TP_DELIVERED,
-        TP_LOST, TP_MDEV, TP_MIN_RTT, TP_MSS, TP_RCV_NXT, TP_RCV_WND, TP_SEGS_IN, TP_SEGS_OUT, TP_SND_NXT, TP_SND_UNA,
-        TP_SND_WND, TP_SRTT, TP_SSTHRESH, TP_TOTAL_RETRANS, TP_WRITE_SEQ,
+        Access, CHRONO_MASK, CHRONO_SHIFT, SK_STATE, TP_BYTES_ACKED, TP_BYTES_RECEIVED,
+        TP_BYTES_RETRANS, TP_BYTES_SENT, TP_CHRONO_START, TP_CHRONO_STAT, TP_CHRONO_TYPE,
+        TP_COPIED_SEQ, TP_CWND, TP_DATA_IN, TP_DATA_OUT, TP_DELIVERED, TP_LOST, TP_MDEV,
+        TP_MIN_RTT, TP_MSS, TP_RCV_NXT, TP_RCV_WND, TP_SEGS_IN, TP_SEGS_OUT, TP_SND_NXT,
+        TP_SND_UNA, TP_SND_WND, TP_SRTT, TP_SSTHRESH, TP_TOTAL_RETRANS, TP_WRITE_SEQ,
     },
     counters::add,
     process::PROCESSES,
@@ -81,14 +82,23 @@ pub unsafe fn take_unlocked<A: Access>(sk: *const u8, tp: *const u8, to: *mut Sn
 /// Adds what is new since the last event to the totals of flows without a slot. Runs under the socket's lock.
 #[inline(always)]
 pub unsafe fn count_overflow<A: Access>(sk: *const u8, tp: *const u8, tag: &mut FlowTag) {
-    let mut now = Snapshot { tcp_state: u32::from(A::read::<u8>(sk, SK_STATE.load())), ..Snapshot::default() };
+    let mut now = Snapshot {
+        tcp_state: u32::from(A::read::<u8>(sk, SK_STATE.load())),
+        ..Snapshot::default()
+    };
     totals::<A>(tp, &raw mut now);
     if tag.flags & (FLOW_ACTIVE_OPEN | FLOW_PASSIVE_OPEN) == 0 {
         tag.flags |= super::opener(&now, tag.flags);
     }
     let payload = now.payload(tag.flags);
     let Some(process) = PROCESSES.get_ptr_mut(tag.process) else { return };
-    let totals = [payload.queued, payload.delivered, payload.received, now.bytes_retrans, u64::from(now.total_retrans)];
+    let totals = [
+        payload.queued,
+        payload.delivered,
+        payload.received,
+        now.bytes_retrans,
+        u64::from(now.total_retrans),
+    ];
     let cells = [
         &raw mut (*process).overflow.bytes_queued,
         &raw mut (*process).overflow.bytes_delivered,

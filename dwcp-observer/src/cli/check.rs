@@ -77,14 +77,20 @@ fn examine(config: &Config, file: Option<&Path>) -> Report {
         Err(error) => {
             let known = matches!(error, LoadError::Permission | LoadError::Btf(_));
             if !known {
-                facts.push(Fact { name: "eBPF programs", ok: false, found: error.to_string(), advice: Some("send this output with `uname -r` as a bug report".to_owned()) });
+                facts.push(Fact {
+                    name: "eBPF programs",
+                    ok: false,
+                    found: error.to_string(),
+                    advice: Some("send this output with `uname -r` as a bug report".to_owned()),
+                });
             }
             Vec::new()
         }
     };
     Report {
         can_measure: loaded.is_ok(),
-        kernel: fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned()),
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
+            .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned()),
         architecture: std::env::consts::ARCH,
         config: file.map(|path| path.display().to_string()),
         facts,
@@ -111,7 +117,11 @@ fn capabilities() -> Fact {
     Fact {
         name: "capabilities",
         ok,
-        found: if ok { "may load tracing programs".to_owned() } else { "neither CAP_SYS_ADMIN nor CAP_BPF with CAP_PERFMON".to_owned() },
+        found: if ok {
+            "may load tracing programs".to_owned()
+        } else {
+            "neither CAP_SYS_ADMIN nor CAP_BPF with CAP_PERFMON".to_owned()
+        },
         advice: (!ok).then(|| "run as root: sudo dwcp-observer check".to_owned()),
     }
 }
@@ -144,10 +154,19 @@ fn print(report: &Report) {
         println!("\n{:22} {:8} {:9} what it is for", "probe", "rung", "required");
     }
     for probe in &report.probes {
-        println!("{:22} {:8} {:9} {}", probe.probe, probe.rung.unwrap_or("none"), if probe.required { "yes" } else { "no" }, probe.purpose);
+        println!(
+            "{:22} {:8} {:9} {}",
+            probe.probe,
+            probe.rung.unwrap_or("none"),
+            if probe.required { "yes" } else { "no" },
+            probe.purpose
+        );
         if let Some(reason) = &probe.reason {
             println!("{:22} -> {reason}", "");
         }
     }
-    println!("\nmigrations {} be measured on this host", if report.can_measure { "can" } else { "CANNOT" });
+    println!(
+        "\nmigrations {} be measured on this host",
+        if report.can_measure { "can" } else { "CANNOT" }
+    );
 }

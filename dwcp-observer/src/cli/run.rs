@@ -53,10 +53,19 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
     let logger = kernel_log(&mut kernel, config);
     trim_memory();
     for probe in kernel.probes().iter().filter(|probe| probe.rung.is_none()) {
-        log::warn!("{} is not attached, so this is missing: {} ({})", probe.probe, probe.purpose, probe.reason.as_deref().unwrap_or("no reason"));
+        log::warn!(
+            "{} is not attached, so this is missing: {} ({})",
+            probe.probe,
+            probe.purpose,
+            probe.reason.as_deref().unwrap_or("no reason")
+        );
     }
     let attached = kernel.probes().iter().filter(|probe| probe.rung.is_some()).count();
-    log::info!("{attached} of {} probes attached, listening on http://{}", kernel.probes().len(), listener.local_addr()?);
+    log::info!(
+        "{attached} of {} probes attached, listening on http://{}",
+        kernel.probes().len(),
+        listener.local_addr()?
+    );
     let options = Options {
         max_finished: config.limits.max_finished as usize,
         history: config.limits.history_seconds as usize,
@@ -68,7 +77,8 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
         streams: config.limits.live_series_streams as usize,
     };
     let limits = HttpLimits { max_connections: config.limits.max_connections as usize };
-    let server = http::serve(listener, board.clone(), Exporter::new(config.node_name(), series), limits)?;
+    let server =
+        http::serve(listener, board.clone(), Exporter::new(config.node_name(), series), limits)?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let stop = async move {
@@ -77,7 +87,13 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     };
-    let mut cycle = Cycle::new(kernel, Registry::new(rules.clone(), options), rules, board, config.probes.program_stats);
+    let mut cycle = Cycle::new(
+        kernel,
+        Registry::new(rules.clone(), options),
+        rules,
+        board,
+        config.probes.program_stats,
+    );
     cycle.run(stop).await?;
     drop(logger);
     drop(cycle);

@@ -11,7 +11,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum BtfError {
     /// The file could not be read.
-    #[error("cannot read {path}: {source}; the kernel needs CONFIG_DEBUG_INFO_BTF=y, or point --btf-path at a BTF file of this kernel")]
+    #[error(
+        "cannot read {path}: {source}; the kernel needs CONFIG_DEBUG_INFO_BTF=y, or point --btf-path at a BTF file of this kernel"
+    )]
     Read {
         /// The file.
         path: String,
@@ -78,7 +80,8 @@ impl Layout {
     /// The file cannot be read or is not BTF.
     pub fn from_file(path: &Path) -> Result<Self, BtfError> {
         let name = path.display().to_string();
-        let data = std::fs::read(path).map_err(|source| BtfError::Read { path: name.clone(), source })?;
+        let data =
+            std::fs::read(path).map_err(|source| BtfError::Read { path: name.clone(), source })?;
         Self::parse(data).map_err(|what| BtfError::Malformed { path: name, what })
     }
 
@@ -101,13 +104,21 @@ impl Layout {
             return Err("header cut short");
         };
         let begin = header.checked_add(type_off).ok_or("type section out of range")?;
-        let end = begin.checked_add(type_len).filter(|end| *end <= data.len()).ok_or("type section out of range")?;
-        let strings = header.checked_add(str_off).filter(|at| *at < data.len()).ok_or("string section out of range")?;
+        let end = begin
+            .checked_add(type_len)
+            .filter(|end| *end <= data.len())
+            .ok_or("type section out of range")?;
+        let strings = header
+            .checked_add(str_off)
+            .filter(|at| *at < data.len())
+            .ok_or("string section out of range")?;
         let mut types = vec![0u32];
         let mut named = HashMap::new();
         let mut at = begin;
         while at < end {
-            let (Some(name), Some(info)) = (word(at), word(at + 4)) else { return Err("type cut short") };
+            let (Some(name), Some(info)) = (word(at), word(at + 4)) else {
+                return Err("type cut short");
+            };
             let (kind, vlen) = (info >> 24 & 0x1f, info & 0xffff);
             let id = types.len() as u32;
             types.push(u32::try_from(at).map_err(|_| "larger than 4 GiB")?);
@@ -140,7 +151,13 @@ impl Layout {
     fn resolve(&self, mut id: u32) -> u32 {
         for _ in 0..32 {
             match self.head(id) {
-                Some((_, KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG, _, _, target)) => {
+                Some((
+                    _,
+                    KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG,
+                    _,
+                    _,
+                    target,
+                )) => {
                     id = target;
                 }
                 _ => break,
@@ -186,13 +203,16 @@ impl Layout {
         }
         for index in 0..vlen as usize {
             let entry = at + 12 + index * 12;
-            let (member_name, member_type, raw) = (self.word(entry), self.word(entry + 4), self.word(entry + 8));
+            let (member_name, member_type, raw) =
+                (self.word(entry), self.word(entry + 4), self.word(entry + 8));
             let (offset, width) = if bit_fields { (raw & 0xff_ffff, raw >> 24) } else { (raw, 0) };
             if member_name != 0 {
                 if self.name(member_name) == name {
                     return Some((offset, width, member_type));
                 }
-            } else if let Some((inner, width, found)) = self.member(self.resolve(member_type), name, depth + 1) {
+            } else if let Some((inner, width, found)) =
+                self.member(self.resolve(member_type), name, depth + 1)
+            {
                 return Some((offset + inner, width, found));
             }
         }
@@ -243,14 +263,32 @@ mod tests {
             at
         };
         let names: Vec<u32> =
-            ["int", "inner", "a", "outer", "pad", "in", "low", "high", "arr", "state", "SOCK_DONE"].map(&mut intern).to_vec();
+            ["int", "inner", "a", "outer", "pad", "in", "low", "high", "arr", "state", "SOCK_DONE"]
+                .map(&mut intern)
+                .to_vec();
         let mut types: Vec<u32> = Vec::new();
         types.extend([names[0], 1 << 24, 4, 32]); // 1: int
         types.extend([names[1], 4 << 24 | 1, 4, names[2], 1, 0]); // 2: struct inner
         types.extend([0, 5 << 24 | 1, 4, names[5], 2, 0]); // 3: anonymous union
         types.extend([0, 3 << 24, 0, 1, 1, 3]); // 4: int[3]
         types.extend([names[3], 1 << 31 | 4 << 24 | 5, 32]); // 5: struct outer
-        types.extend([names[4], 1, 0, 0, 3, 64, names[6], 1, 2 << 24 | 96, names[7], 1, 4 << 24 | 98, names[8], 4, 128]);
+        types.extend([
+            names[4],
+            1,
+            0,
+            0,
+            3,
+            64,
+            names[6],
+            1,
+            2 << 24 | 96,
+            names[7],
+            1,
+            4 << 24 | 98,
+            names[8],
+            4,
+            128,
+        ]);
         types.extend([names[9], 6 << 24 | 1, 4, names[10], 7]); // 6: enum
         let bytes: Vec<u8> = types.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let mut data = 0xeb9f_u16.to_ne_bytes().to_vec();

@@ -19,7 +19,8 @@ pub enum Rung {
 
 impl Rung {
     /// The ladder of a tracepoint hook, best first.
-    pub const LADDER: [Self; 5] = [Self::TpBtf, Self::RawTp, Self::Tracepoint, Self::Fentry, Self::Kprobe];
+    pub const LADDER: [Self; 5] =
+        [Self::TpBtf, Self::RawTp, Self::Tracepoint, Self::Fentry, Self::Kprobe];
 
     /// The name in metrics and in `check`.
     #[must_use]
@@ -120,7 +121,8 @@ mod tests {
 
     #[test]
     fn program_names_are_distinct_within_the_kernels_fifteen_characters() {
-        let names: Vec<&str> = HOOKS.iter().flat_map(|hook| hook.programs.iter().map(|(_, name)| *name)).collect();
+        let names: Vec<&str> =
+            HOOKS.iter().flat_map(|hook| hook.programs.iter().map(|(_, name)| *name)).collect();
         assert!(names.iter().all(|name| name.len() <= 15), "{names:?}");
         assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
     }
@@ -135,6 +137,8 @@ mod tests {
     #[test]
     fn a_pinned_rung_excludes_the_others_but_not_the_iterators() {
         let only = Allowed::Only(Rung::RawTp);
-        assert!(only.permits(Rung::RawTp) && only.permits(Rung::Iter) && !only.permits(Rung::TpBtf));
+        assert!(
+            only.permits(Rung::RawTp) && only.permits(Rung::Iter) && !only.permits(Rung::TpBtf)
+        );
     }
 }

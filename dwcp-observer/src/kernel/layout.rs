@@ -108,7 +108,10 @@ impl Globals {
         let width = chrono.map_or(0, |field| field.bit_width);
         values.push(("CHRONO_SHIFT", chrono.map_or(0, |field| field.bit_shift)));
         values.push(("CHRONO_MASK", if width == 0 { 0xff } else { (1 << width) - 1 }));
-        values.push(("SOCK_DONE_BIT", btf.enumerator("sock_flags", "SOCK_DONE").unwrap_or(FIELD_ABSENT)));
+        values.push((
+            "SOCK_DONE_BIT",
+            btf.enumerator("sock_flags", "SOCK_DONE").unwrap_or(FIELD_ABSENT),
+        ));
         Self { values, missing }
     }
 }

@@ -51,7 +51,9 @@ pub enum LoadError {
     )]
     Permission,
     /// The object does not load.
-    #[error("the kernel refuses the maps of the eBPF object: {0:#}; `dwcp-observer check` shows what this kernel lacks")]
+    #[error(
+        "the kernel refuses the maps of the eBPF object: {0:#}; `dwcp-observer check` shows what this kernel lacks"
+    )]
     Object(anyhow::Error),
     /// A required hook has no working rung.
     #[error("cannot attach to {hook}, without which migrations cannot be measured: {reason}")]
@@ -93,16 +95,23 @@ const fn typed(rung: Rung) -> bool {
 ///
 /// # Errors
 /// [`LoadError`], with everything detached again.
-pub fn load<T>(options: &LoadOptions, prepare: impl Fn(&mut Ebpf) -> Result<T, LoadError>) -> Result<Loaded<T>, LoadError> {
+pub fn load<T>(
+    options: &LoadOptions,
+    prepare: impl Fn(&mut Ebpf) -> Result<T, LoadError>,
+) -> Result<Loaded<T>, LoadError> {
     let path = options.btf_path.as_deref().unwrap_or_else(|| Path::new(KERNEL_BTF));
     let layout = Layout::from_file(path)?;
     let globals = Globals::resolve(&layout);
-    let btf = Btf::parse_file(path, aya::Endianness::default()).map_err(|error| LoadError::Object(error.into()))?;
+    let btf = Btf::parse_file(path, aya::Endianness::default())
+        .map_err(|error| LoadError::Object(error.into()))?;
     let system = System { layout, globals, btf };
     let only_typed = !matches!(options.rungs, Allowed::Only(rung) if !typed(rung));
     if only_typed {
         let attempt = attempt(options, &system, &prepare, false)?;
-        let fell_short = attempt.probes.iter().any(|probe| probe.rung.is_none() && has_raw(&system.layout, probe.probe));
+        let fell_short = attempt
+            .probes
+            .iter()
+            .any(|probe| probe.rung.is_none() && has_raw(&system.layout, probe.probe));
         if options.rungs != Allowed::Auto || !fell_short {
             return check_required(attempt);
         }
@@ -151,6 +160,8 @@ fn attempt<T>(
         .override_global("TAGS_IN_HASH", &in_hash, true)
         .map_max_entries("FLOWS", options.max_flows)
         .map_max_entries("FLOW_FREE", options.max_flows)
+        .map_max_entries("FLOW_RTT", options.max_flows)
+        .map_max_entries("THREAD_WAITS", options.max_threads)
         .map_max_entries("THREADS", options.max_threads)
         .map_max_entries("THREAD_FREE", options.max_threads)
         .map_max_entries("PROCESSES", options.max_processes)

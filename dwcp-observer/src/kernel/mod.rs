@@ -17,7 +17,7 @@ use aya::{
 use dwcp_observer_ebpf::{
     Event, LEVEL_FLOWS, LEVEL_PROCESSES, LEVEL_THREADS, LEVELS, SLOT_CLOSED, SLOT_FREE,
     counters::{Counter, CounterBank},
-    hist::HostHist,
+    hist::{Hist, HostHist, RTT_BUCKETS, RUNQ_BUCKETS},
     process::{COMM_RULES, CommRule, FlowOverflow, PORT_WORDS, Process},
     sched::Thread,
     tcp::Flow,
@@ -47,6 +47,8 @@ macro_rules! pod {
 pod! {
     PodBank: CounterBank;
     PodHist: HostHist;
+    PodRtt: Hist<RTT_BUCKETS>;
+    PodWaits: Hist<RUNQ_BUCKETS>;
     PodRule: CommRule;
     PodPorts: [u64; PORT_WORDS];
 }
@@ -83,9 +85,16 @@ struct Slots<T> {
 }
 
 impl<T: Copy> Slots<T> {
-    fn new(ebpf: &mut Ebpf, map: &'static str, free: &'static str, level: u32, first: u32) -> Result<Self, LoadError> {
+    fn new(
+        ebpf: &mut Ebpf,
+        map: &'static str,
+        free: &'static str,
+        level: u32,
+        first: u32,
+    ) -> Result<Self, LoadError> {
         let records = mapped(ebpf, map)?;
-        let mut stack: Stack<MapData, u32> = take(ebpf, free)?.try_into().map_err(|error| map_error(free, error))?;
+        let mut stack: Stack<MapData, u32> =
+            take(ebpf, free)?.try_into().map_err(|error| map_error(free, error))?;
         // Last in, first out: low slots are handed out first, so that few pages are touched.
         for slot in (first..records.len()).rev() {
             stack.push(slot, 0).map_err(|error| map_error(free, error))?;
@@ -101,7 +110,10 @@ impl<T: Copy> Slots<T> {
 
     /// Slots that were ever used, with their state.
     fn visit(&mut self, levels: &Mapped<Levels>, mut each: impl FnMut(u32, NonNull<T>) -> bool) {
-        let top = levels.slot(0).map_or(0, |levels| peek!(levels, 0)[self.level as usize]).min(self.records.len());
+        let top = levels
+            .slot(0)
+            .map_or(0, |levels| peek!(levels, 0)[self.level as usize])
+            .min(self.records.len());
         let mut used = 0;
         for slot in 0..top {
             if let Some(record) = self.records.slot(slot) {
@@ -135,37 +147,58 @@ struct Maps {
     levels: Mapped<Levels>,
     counters: PerCpuArray<MapData, PodBank>,
     histograms: PerCpuArray<MapData, PodHist>,
+    flow_rtt: Array<MapData, PodRtt>,
+    thread_waits: Array<MapData, PodWaits>,
     wanted: HashMap<MapData, u32, u32>,
 }
 
 fn take(ebpf: &mut Ebpf, map: &'static str) -> Result<Map, LoadError> {
-    ebpf.take_map(map).ok_or_else(|| LoadError::Map { map, source: anyhow::anyhow!("not in the object") })
+    ebpf.take_map(map)
+        .ok_or_else(|| LoadError::Map { map, source: anyhow::anyhow!("not in the object") })
 }
 
-fn borrow<'a, T: aya::Pod>(ebpf: &'a mut Ebpf, map: &'static str) -> Result<Array<&'a mut MapData, T>, LoadError> {
-    let found = ebpf.map_mut(map).ok_or_else(|| LoadError::Map { map, source: anyhow::anyhow!("not in the object") })?;
+fn borrow<'a, T: aya::Pod>(
+    ebpf: &'a mut Ebpf,
+    map: &'static str,
+) -> Result<Array<&'a mut MapData, T>, LoadError> {
+    let found = ebpf
+        .map_mut(map)
+        .ok_or_else(|| LoadError::Map { map, source: anyhow::anyhow!("not in the object") })?;
     found.try_into().map_err(|error| map_error(map, error))
 }
 
-fn map_error(map: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> LoadError {
+fn map_error(
+    map: &'static str,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> LoadError {
     LoadError::Map { map, source: error.into() }
 }
 
 /// Maps an array; its descriptor stays with the object, which still needs it to load programs.
 fn mapped<T: Copy>(ebpf: &Ebpf, map: &'static str) -> Result<Mapped<T>, LoadError> {
     let Some(Map::Array(data)) = ebpf.map(map) else {
-        return Err(LoadError::Map { map, source: anyhow::anyhow!("is not an array of the object") });
+        return Err(LoadError::Map {
+            map,
+            source: anyhow::anyhow!("is not an array of the object"),
+        });
     };
     let info = data.info().map_err(|error| map_error(map, error))?;
     if info.value_size() as usize != size_of::<T>() {
-        return Err(LoadError::Map { map, source: anyhow::anyhow!("holds values of {} bytes", info.value_size()) });
+        return Err(LoadError::Map {
+            map,
+            source: anyhow::anyhow!("holds values of {} bytes", info.value_size()),
+        });
     }
     Mapped::new(data.fd(), info.max_entries()).map_err(|error| map_error(map, error))
 }
 
 impl Maps {
     /// Fills the rules and the stacks of free slots, before anything is attached.
-    fn prepare(ebpf: &mut Ebpf, rules: &[CommRule], ports: &[u64; PORT_WORDS]) -> Result<Self, LoadError> {
+    fn prepare(
+        ebpf: &mut Ebpf,
+        rules: &[CommRule],
+        ports: &[u64; PORT_WORDS],
+    ) -> Result<Self, LoadError> {
         let mut table: Array<&mut MapData, PodRule> = borrow(ebpf, "COMM_RULE")?;
         for (index, rule) in (0..COMM_RULES as u32).zip(rules) {
             table.set(index, PodRule(*rule), 0).map_err(|error| map_error("COMM_RULE", error))?;
@@ -177,8 +210,18 @@ impl Maps {
             threads: Slots::new(ebpf, "THREADS", "THREAD_FREE", LEVEL_THREADS, 0)?,
             processes: Slots::new(ebpf, "PROCESSES", "PROCESS_FREE", LEVEL_PROCESSES, 1)?,
             levels: mapped(ebpf, "LEVEL")?,
-            counters: take(ebpf, "COUNTERS")?.try_into().map_err(|error| map_error("COUNTERS", error))?,
-            histograms: take(ebpf, "HOST_HIST")?.try_into().map_err(|error| map_error("HOST_HIST", error))?,
+            counters: take(ebpf, "COUNTERS")?
+                .try_into()
+                .map_err(|error| map_error("COUNTERS", error))?,
+            histograms: take(ebpf, "HOST_HIST")?
+                .try_into()
+                .map_err(|error| map_error("HOST_HIST", error))?,
+            flow_rtt: take(ebpf, "FLOW_RTT")?
+                .try_into()
+                .map_err(|error| map_error("FLOW_RTT", error))?,
+            thread_waits: take(ebpf, "THREAD_WAITS")?
+                .try_into()
+                .map_err(|error| map_error("THREAD_WAITS", error))?,
             wanted: take(ebpf, "WANTED")?.try_into().map_err(|error| map_error("WANTED", error))?,
         })
     }
@@ -189,7 +232,11 @@ impl Kernel {
     ///
     /// # Errors
     /// [`LoadError`]; nothing stays in the kernel.
-    pub fn load(options: &LoadOptions, rules: &[CommRule], ports: &[u64; PORT_WORDS]) -> Result<Self, LoadError> {
+    pub fn load(
+        options: &LoadOptions,
+        rules: &[CommRule],
+        ports: &[u64; PORT_WORDS],
+    ) -> Result<Self, LoadError> {
         let loaded = load::load(options, |ebpf| Maps::prepare(ebpf, rules, ports))?;
         for field in &loaded.missing_fields {
             log::warn!("this kernel has no {field}: what rests on it is missing from the output");
@@ -281,8 +328,8 @@ impl Kernel {
 
     /// The RTT samples of a flow, as long as it holds its slot.
     #[must_use]
-    pub fn flow_rtt(&self, slot: u32) -> Option<dwcp_observer_ebpf::hist::Hist<{ dwcp_observer_ebpf::hist::RTT_BUCKETS }>> {
-        self.maps.flows.records.slot(slot).map(tcp::read_rtt)
+    pub fn flow_rtt(&self, slot: u32) -> Option<Hist<RTT_BUCKETS>> {
+        self.maps.flow_rtt.get(&slot, 0).ok().map(|rtt| rtt.0)
     }
 
     /// Frees the slot of a closed flow.
@@ -291,6 +338,11 @@ impl Kernel {
             && peek!(record, state) == SLOT_CLOSED
         {
             tcp::reset(record);
+            clear(
+                &mut self.maps.flow_rtt,
+                slot,
+                PodRtt(Hist { sum: 0, count: 0, buckets: [0; RTT_BUCKETS] }),
+            );
             self.maps.flows.give_back(slot);
         }
     }
@@ -311,8 +363,8 @@ impl Kernel {
 
     /// The run-queue waits of a thread, as long as it holds its slot.
     #[must_use]
-    pub fn thread_waits(&self, slot: u32) -> Option<dwcp_observer_ebpf::hist::Hist<{ dwcp_observer_ebpf::hist::RUNQ_BUCKETS }>> {
-        self.maps.threads.records.slot(slot).map(sched::read_waits)
+    pub fn thread_waits(&self, slot: u32) -> Option<Hist<RUNQ_BUCKETS>> {
+        self.maps.thread_waits.get(&slot, 0).ok().map(|waits| waits.0)
     }
 
     /// Tells the kernel side a thread's role, for the histogram by role.
@@ -326,6 +378,11 @@ impl Kernel {
     pub fn release_thread(&mut self, slot: u32) {
         if let Some(record) = self.maps.threads.records.slot(slot) {
             sched::reset(record);
+            clear(
+                &mut self.maps.thread_waits,
+                slot,
+                PodWaits(Hist { sum: 0, count: 0, buckets: [0; RUNQ_BUCKETS] }),
+            );
             self.maps.threads.give_back(slot);
         }
     }
@@ -373,7 +430,11 @@ impl Kernel {
         Counter::ALL
             .iter()
             .map(|counter| {
-                let sum = banks.iter().flat_map(|banks| banks.iter()).map(|bank| bank.0.values[*counter as usize]).sum();
+                let sum = banks
+                    .iter()
+                    .flat_map(|banks| banks.iter())
+                    .map(|bank| bank.0.values[*counter as usize])
+                    .sum();
                 (counter.label(), sum)
             })
             .collect()
@@ -406,8 +467,19 @@ impl Kernel {
         vec![
             MapUse { map: "flows", used: flows.used, capacity: flows.records.len() },
             MapUse { map: "threads", used: threads.used, capacity: threads.records.len() },
-            MapUse { map: "processes", used: processes.used, capacity: processes.records.len() - 1 },
+            MapUse {
+                map: "processes",
+                used: processes.used,
+                capacity: processes.records.len() - 1,
+            },
         ]
+    }
+}
+
+/// Zeroes a histogram for the next user of its slot.
+fn clear<T: aya::Pod>(histograms: &mut Array<MapData, T>, slot: u32, zero: T) {
+    if let Err(error) = histograms.set(slot, zero, 0) {
+        log::warn!("histogram {slot} is not cleared: {error}");
     }
 }
 
@@ -429,9 +501,17 @@ fn read_process(slot: u32, record: NonNull<Process>) -> ProcessReading {
 #[must_use]
 pub fn decode_event(bytes: &[u8]) -> Option<Event> {
     let words: [u32; 4] = std::array::from_fn(|index| {
-        bytes.get(index * 4..index * 4 + 4).and_then(|word| word.try_into().ok()).map_or(0, u32::from_ne_bytes)
+        bytes
+            .get(index * 4..index * 4 + 4)
+            .and_then(|word| word.try_into().ok())
+            .map_or(0, u32::from_ne_bytes)
     });
-    (bytes.len() == size_of::<Event>()).then_some(Event { kind: words[0], slot: words[1], tgid: words[2], reserved: words[3] })
+    (bytes.len() == size_of::<Event>()).then_some(Event {
+        kind: words[0],
+        slot: words[1],
+        tgid: words[2],
+        reserved: words[3],
+    })
 }
 
 /// A clock of the system in nanoseconds; 0 if it does not exist.
@@ -461,6 +541,8 @@ pub fn privileged() -> bool {
     const SYS_ADMIN: u64 = 1 << 21;
     const PERFMON: u64 = 1 << 38;
     const BPF: u64 = 1 << 39;
-    let effective = procfs::process::Process::myself().and_then(|me| me.status()).map_or(0, |status| status.capeff);
+    let effective = procfs::process::Process::myself()
+        .and_then(|me| me.status())
+        .map_or(0, |status| status.capeff);
     effective & SYS_ADMIN != 0 || effective & (BPF | PERFMON) == BPF | PERFMON
 }

@@ -77,7 +77,11 @@ pub fn run_iterator(program: BorrowedFd<'_>, process: Option<u32>) -> io::Result
             Ok(0) => return Ok(()),
             // EAGAIN: a million objects were visited without output (bpf_seq_read); go on.
             Ok(_) => {}
-            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                ) => {}
             Err(error) => return Err(error),
         }
     }
@@ -118,7 +122,8 @@ impl<T: Copy> Mapped<T> {
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap(2) returned null"))?;
+        let base =
+            NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap(2) returned null"))?;
         Ok(Self { base, stride, length, entries, _values: PhantomData })
     }
 

@@ -22,7 +22,12 @@ const DURATION_BUCKETS: [f64; 12] =
     [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0];
 
 /// Takes one migration one look further.
-pub fn advance(live: &mut Live, observation: &Observation, thresholds: &ModeThresholds, totals: &mut Totals) {
+pub fn advance(
+    live: &mut Live,
+    observation: &Observation,
+    thresholds: &ModeThresholds,
+    totals: &mut Totals,
+) {
     let now_ns = observation.now_ns;
     let before = live.life;
     live.life = live.life.next(live.streams(), now_ns, live.patience());
@@ -46,7 +51,11 @@ pub fn advance(live: &mut Live, observation: &Observation, thresholds: &ModeThre
         let (found, evidence) = outcome(&ending);
         *totals.finished.entry((found, live.mode)).or_default() += 1;
         let seconds = ended_ns.saturating_sub(live.started_ns) as f64 / 1e9;
-        totals.durations.entry(live.mode).or_insert_with(|| Histogram::new(DURATION_BUCKETS.into())).observe(seconds);
+        totals
+            .durations
+            .entry(live.mode)
+            .or_insert_with(|| Histogram::new(DURATION_BUCKETS.into()))
+            .observe(seconds);
         live.outcome = Some((found, evidence));
     }
 }
@@ -82,7 +91,12 @@ fn tick(live: &mut Live, observation: &Observation) {
     let cpu = cpu(live);
     let now = Tick { at_ns: observation.now_ns, delivered, segments, cpu };
     // The first interval runs from the first connection.
-    let last = live.last_tick.unwrap_or(Tick { at_ns: live.started_ns.max(live.observed_ns), delivered: 0, segments: 0, cpu: [0; 4] });
+    let last = live.last_tick.unwrap_or(Tick {
+        at_ns: live.started_ns.max(live.observed_ns),
+        delivered: 0,
+        segments: 0,
+        cpu: [0; 4],
+    });
     let seconds = now.at_ns.saturating_sub(last.at_ns) as f64 / 1e9;
     let counts_from_start = live.last_tick.is_some() || !live.found_under_way;
     live.last_tick = Some(now);
@@ -93,17 +107,29 @@ fn tick(live: &mut Live, observation: &Observation) {
     live.rate = Some(rate);
     live.peak_rate = live.peak_rate.max(rate);
     let sender = live.end(Role::Source).or_else(|| live.ends.first());
-    let open = || sender.into_iter().flat_map(|end| end.flows.values()).map(|flow| &flow.reading).filter(|reading| !reading.closed);
+    let open = || {
+        sender
+            .into_iter()
+            .flat_map(|end| end.flows.values())
+            .map(|flow| &flow.reading)
+            .filter(|reading| !reading.closed)
+    };
     let rtts: Vec<f64> = open().filter_map(crate::tcp::FlowReading::srtt_seconds).collect();
     let since = |at: usize| now.cpu[at].saturating_sub(last.cpu[at]) as f64 / 1e9;
     let sample = Sample {
         at: observation.wall.at(now.at_ns),
         bytes_delivered: delivered,
         bytes_per_second: rate,
-        bytes_in_flight: open().map(|reading| reading.payload.queued - reading.payload.delivered.min(reading.payload.queued)).sum(),
+        bytes_in_flight: open()
+            .map(|reading| {
+                reading.payload.queued - reading.payload.delivered.min(reading.payload.queued)
+            })
+            .sum(),
         retransmitted_segments: segments.saturating_sub(last.segments),
         srtt_seconds: (!rtts.is_empty()).then(|| rtts.iter().sum::<f64>() / rtts.len() as f64),
-        cwnd_bytes: open().map(|reading| u64::from(reading.snapshot.snd_cwnd) * u64::from(reading.snapshot.mss)).sum(),
+        cwnd_bytes: open()
+            .map(|reading| u64::from(reading.snapshot.snd_cwnd) * u64::from(reading.snapshot.mss))
+            .sum(),
         streams: u32::try_from(open().count()).unwrap_or(u32::MAX),
         migration_cpu_seconds: since(0),
         migration_runqueue_wait_seconds: since(1),
@@ -135,8 +161,11 @@ fn update_mode(live: &mut Live, now_ns: u64, thresholds: &ModeThresholds) {
         }
     }
     let sender = live.end(Role::Source).or_else(|| live.ends.first());
-    let rtts: Vec<f64> =
-        sender.into_iter().flat_map(|end| end.flows.values()).filter_map(|flow| flow.reading.srtt_seconds()).collect();
+    let rtts: Vec<f64> = sender
+        .into_iter()
+        .flat_map(|end| end.flows.values())
+        .filter_map(|flow| flow.reading.srtt_seconds())
+        .collect();
     let mean = (!rtts.is_empty()).then(|| rtts.iter().sum::<f64>() / rtts.len() as f64);
     if let Some(found) = mode::mode(Transport::Tcp, mean, live.peak_rate * 8.0, thresholds) {
         live.mode = Some(found);
@@ -145,7 +174,8 @@ fn update_mode(live: &mut Live, now_ns: u64, thresholds: &ModeThresholds) {
 
 /// Adds what is new to the global counters.
 fn count_bytes(live: &mut Live, totals: &mut Totals) {
-    let now: Vec<(Role, EndTotals)> = live.roles().map(|(role, end)| (role, Live::totals(role, end))).collect();
+    let now: Vec<(Role, EndTotals)> =
+        live.roles().map(|(role, end)| (role, Live::totals(role, end))).collect();
     for (role, now) in now {
         let last = live.counted.entry(role).or_default();
         let to = totals.bytes.entry((role, live.mode)).or_default();
@@ -202,7 +232,11 @@ fn ending(live: &Live) -> Ending {
         ending.empty += u32::from(reading.payload.queued == 0 && reading.payload.received == 0);
     }
     if let Some(source) = live.end(Role::Source) {
-        ending.undelivered_bytes = source.flows.values().map(|flow| flow.reading.payload.queued.saturating_sub(flow.reading.payload.delivered)).sum();
+        ending.undelivered_bytes = source
+            .flows
+            .values()
+            .map(|flow| flow.reading.payload.queued.saturating_sub(flow.reading.payload.delivered))
+            .sum();
     }
     for (role, end) in live.roles() {
         if let Some(died) = death(live, end) {
@@ -226,7 +260,8 @@ fn ending(live: &Live) -> Ending {
 
 /// A hypervisor that exited while its streams were open; other migrators end by exiting.
 fn death(live: &Live, end: &EndState) -> Option<String> {
-    let exited = end.exited_ns.filter(|_| live.migrator == "qemu" || live.migrator == "cloud-hypervisor")?;
+    let exited =
+        end.exited_ns.filter(|_| live.migrator == "qemu" || live.migrator == "cloud-hypervisor")?;
     let open = end.flows.values().any(|flow| {
         let ended = [flow.reading.shut_ns(), flow.reading.closed_ns()].into_iter().flatten().min();
         // exit_files() closes the sockets right after sched_process_exit.
@@ -241,7 +276,9 @@ fn vcpu_time_after_end(role: Role, end: &EndState) -> Option<f64> {
         .threads
         .values()
         .filter(|thread| build::role_of(role, end, &thread.reading) == ThreadRole::Vcpu)
-        .filter_map(|thread| Some(thread.reading.now.on_cpu_ns.saturating_sub(thread.on_cpu_at_end_ns?)))
+        .filter_map(|thread| {
+            Some(thread.reading.now.on_cpu_ns.saturating_sub(thread.on_cpu_at_end_ns?))
+        })
         .collect();
     (!times.is_empty()).then(|| times.iter().sum::<u64>() as f64 / 1e9)
 }
@@ -250,6 +287,8 @@ fn vcpu_time_after_end(role: Role, end: &EndState) -> Option<f64> {
 #[must_use]
 pub fn reason_class(reason: &str) -> String {
     let reason = reason.strip_prefix("closed: ").unwrap_or(reason);
-    let words = reason.split_whitespace().filter(|word| !word.contains(|c: char| c.is_ascii_digit() || c == '`'));
+    let words = reason
+        .split_whitespace()
+        .filter(|word| !word.contains(|c: char| c.is_ascii_digit() || c == '`'));
     words.take(8).collect::<Vec<_>>().join(" ")
 }

@@ -8,8 +8,8 @@ use super::{
     live::{EndState, Live, StreamFlow},
     machine::Life,
     record::{
-        Bytes, CongestionTimes, End, Migration, Outcome, Role, SocketCounters, State, StateChange, Stream, Thread,
-        ThreadRole, Transport,
+        Bytes, CongestionTimes, End, Migration, Outcome, Role, SocketCounters, State, StateChange,
+        Stream, Thread, ThreadRole, Transport,
     },
 };
 use crate::{
@@ -30,7 +30,8 @@ impl WallClock {
     /// The wall time of a monotonic reading.
     #[must_use]
     pub fn at(self, monotonic_ns: u64) -> Timestamp {
-        Timestamp::from_nanosecond(i128::from(monotonic_ns) + self.offset_ns).unwrap_or(Timestamp::UNIX_EPOCH)
+        Timestamp::from_nanosecond(i128::from(monotonic_ns) + self.offset_ns)
+            .unwrap_or(Timestamp::UNIX_EPOCH)
     }
 }
 
@@ -54,7 +55,11 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
         vm: live
             .roles()
             .map(|(_, end)| vm_from_cmdline(&end.facts.cmdline))
-            .reduce(|first, second| if first.name.is_some() || first.uuid.is_some() { first } else { second })
+            .reduce(
+                |first, second| {
+                    if first.name.is_some() || first.uuid.is_some() { first } else { second }
+                },
+            )
             .unwrap_or_default(),
         migrator: live.migrator.clone(),
         transport: Transport::Tcp,
@@ -99,10 +104,12 @@ fn bytes(live: &Live) -> Bytes {
         let over = sender.overflow_here();
         bytes.queued = sum(sender, |flow| flow.reading.payload.queued) + over.bytes_queued;
         bytes.delivered = sum(sender, |flow| flow.reading.payload.delivered) + over.bytes_delivered;
-        bytes.retransmitted = sum(sender, |flow| flow.reading.snapshot.bytes_retrans) + over.bytes_retrans;
+        bytes.retransmitted =
+            sum(sender, |flow| flow.reading.snapshot.bytes_retrans) + over.bytes_retrans;
     }
     if let Some(receiver) = destination.or(source) {
-        bytes.received = sum(receiver, |flow| flow.reading.payload.received) + receiver.overflow_here().bytes_received;
+        bytes.received = sum(receiver, |flow| flow.reading.payload.received)
+            + receiver.overflow_here().bytes_received;
     }
     bytes
 }
@@ -143,17 +150,37 @@ fn streams(live: &Live, wall: WallClock) -> Vec<Stream> {
 }
 
 fn opened_ns(pair: &Pair<'_>) -> u64 {
-    [pair.source, pair.destination].into_iter().flatten().map(|flow| flow.reading.opened_ns()).min().unwrap_or(u64::MAX)
+    [pair.source, pair.destination]
+        .into_iter()
+        .flatten()
+        .map(|flow| flow.reading.opened_ns())
+        .min()
+        .unwrap_or(u64::MAX)
 }
 
-fn stream(index: usize, from: SocketAddr, to: SocketAddr, pair: &Pair<'_>, wall: WallClock) -> Option<Stream> {
+fn stream(
+    index: usize,
+    from: SocketAddr,
+    to: SocketAddr,
+    pair: &Pair<'_>,
+    wall: WallClock,
+) -> Option<Stream> {
     let sender = pair.source.or(pair.destination)?;
     let receiver = pair.destination.or(pair.source)?;
     let (sent, got) = (&sender.reading, &receiver.reading);
-    let comm = [pair.source, pair.destination].into_iter().flatten().find_map(|flow| flow.thread_comm.as_deref());
-    let (resets, error) = [pair.source, pair.destination].into_iter().flatten().fold((0, 0), |(resets, error), flow| {
-        (resets + u64::from(flow.reading.resets), if error == 0 { flow.reading.last_error } else { error })
-    });
+    let comm = [pair.source, pair.destination]
+        .into_iter()
+        .flatten()
+        .find_map(|flow| flow.thread_comm.as_deref());
+    let (resets, error) = [pair.source, pair.destination].into_iter().flatten().fold(
+        (0, 0),
+        |(resets, error), flow| {
+            (
+                resets + u64::from(flow.reading.resets),
+                if error == 0 { flow.reading.last_error } else { error },
+            )
+        },
+    );
     let returned = if pair.source.is_some() { sent.payload.received } else { got.payload.queued };
     let [busy, rwnd, sndbuf] = sent.chrono_seconds;
     let [open, disorder, cwr, recovery, loss] = sent.ca_ns.map(seconds);
@@ -188,7 +215,10 @@ fn stream(index: usize, from: SocketAddr, to: SocketAddr, pair: &Pair<'_>, wall:
         resets,
         last_error: (error != 0).then(|| errno_name(error)),
         tcp_state: if sent.closed { state_name(7) } else { state_name(sent.snapshot.tcp_state) },
-        socket: SocketCounters { bytes_acked: sent.snapshot.bytes_acked, bytes_received: got.snapshot.bytes_received },
+        socket: SocketCounters {
+            bytes_acked: sent.snapshot.bytes_acked,
+            bytes_received: got.snapshot.bytes_received,
+        },
         started_at: wall.at(opened_ns(pair)),
         ended_at: sent.closed_ns().map(|ns| wall.at(ns)),
         states,
@@ -211,7 +241,11 @@ pub fn errno_name(errno: u32) -> String {
 
 /// Which streams a thread moves data on.
 fn moves(end: &EndState, tid: u32) -> ThreadUse {
-    let main = end.flows.values().min_by_key(|flow| flow.reading.opened_ns()).map(|flow| (flow.reading.local, flow.reading.peer));
+    let main = end
+        .flows
+        .values()
+        .min_by_key(|flow| flow.reading.opened_ns())
+        .map(|flow| (flow.reading.local, flow.reading.peer));
     let mut moves = ThreadUse::default();
     for flow in end.flows.values() {
         let reading = &flow.reading;
@@ -241,7 +275,9 @@ fn threads(role: Role, end: &EndState) -> Vec<Thread> {
             let on_cpu_ns = reading.now.on_cpu_ns.saturating_sub(reading.base.on_cpu_ns);
             let waited_ns = reading.now.run_delay_ns.saturating_sub(reading.base.run_delay_ns);
             let measured_ns = reading.now.at_ns.saturating_sub(reading.base.at_ns);
-            let switches = |totals: &dwcp_observer_ebpf::sched::SchedTotals| totals.voluntary_switches + totals.involuntary_switches;
+            let switches = |totals: &dwcp_observer_ebpf::sched::SchedTotals| {
+                totals.voluntary_switches + totals.involuntary_switches
+            };
             Thread {
                 end: role,
                 tid: reading.tid,

@@ -13,11 +13,7 @@ use super::{
     machine::{Life, Patience, Streams},
     record::{Evidence, Mode, Outcome, Quantiles, Role},
 };
-use crate::{
-    identify::facts::ProcessFacts,
-    sched::ThreadReading,
-    tcp::FlowReading,
-};
+use crate::{identify::facts::ProcessFacts, sched::ThreadReading, tcp::FlowReading};
 
 /// A flow's identity: slot and generation.
 pub type FlowKey = (u32, u32);
@@ -201,7 +197,9 @@ impl Live {
 
     /// Both ends with their roles, source first.
     pub fn roles(&self) -> impl Iterator<Item = (Role, &EndState)> {
-        [Role::Source, Role::Destination].into_iter().filter_map(|role| Some((role, self.end(role)?)))
+        [Role::Source, Role::Destination]
+            .into_iter()
+            .filter_map(|role| Some((role, self.end(role)?)))
     }
 
     /// All flows of all ends.
@@ -214,7 +212,8 @@ impl Live {
     pub fn has_connection(&self, local: SocketAddr, peer: SocketAddr) -> bool {
         self.flows().any(|flow| {
             let reading = &flow.reading;
-            (reading.local, reading.peer) == (local, peer) || (reading.local, reading.peer) == (peer, local)
+            (reading.local, reading.peer) == (local, peer)
+                || (reading.local, reading.peer) == (peer, local)
         })
     }
 
@@ -259,8 +258,14 @@ impl Live {
     pub fn totals(role: Role, end: &EndState) -> EndTotals {
         let over = end.overflow_here();
         let mut totals = match role {
-            Role::Source => EndTotals { queued: over.bytes_queued, transferred: over.bytes_delivered, ..EndTotals::default() },
-            Role::Destination => EndTotals { transferred: over.bytes_received, ..EndTotals::default() },
+            Role::Source => EndTotals {
+                queued: over.bytes_queued,
+                transferred: over.bytes_delivered,
+                ..EndTotals::default()
+            },
+            Role::Destination => {
+                EndTotals { transferred: over.bytes_received, ..EndTotals::default() }
+            }
         };
         totals.retransmitted = over.bytes_retrans;
         totals.segments = over.segs_retrans;

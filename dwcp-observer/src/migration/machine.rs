@@ -46,7 +46,10 @@ impl Life {
         match self {
             Self::Finished { ended_ns, drained } => {
                 let sockets = streams.open + streams.draining;
-                Self::Finished { ended_ns, drained: drained || sockets == 0 || since_close >= patience.give_up_ns }
+                Self::Finished {
+                    ended_ns,
+                    drained: drained || sockets == 0 || since_close >= patience.give_up_ns,
+                }
             }
             _ if streams.open > 0 => Self::Active,
             _ if streams.draining > 0 && since_close < patience.drain_ns => Self::Closing,
@@ -68,7 +71,8 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Patience = Patience { next_stream_ns: 1_000, drain_ns: 5_000, give_up_ns: 100_000 };
+    const PATIENCE: Patience =
+        Patience { next_stream_ns: 1_000, drain_ns: 5_000, give_up_ns: 100_000 };
 
     fn streams(open: u32, draining: u32, last_close_ns: u64) -> Streams {
         Streams { open, draining, last_close_ns }
@@ -79,7 +83,10 @@ mod tests {
         let life = Life::Active.next(streams(0, 0, 10), 500, PATIENCE);
         assert_eq!(life, Life::Closing);
         assert_eq!(life.next(streams(1, 0, 10), 600, PATIENCE), Life::Active);
-        assert_eq!(life.next(streams(0, 0, 10), 1_010, PATIENCE), Life::Finished { ended_ns: 10, drained: true });
+        assert_eq!(
+            life.next(streams(0, 0, 10), 1_010, PATIENCE),
+            Life::Finished { ended_ns: 10, drained: true }
+        );
     }
 
     #[test]
@@ -89,7 +96,10 @@ mod tests {
         let life = life.next(streams(0, 1, 10), 5_010, PATIENCE);
         assert_eq!(life, Life::Finished { ended_ns: 10, drained: false });
         assert_eq!(life.next(streams(0, 1, 10), 90_000, PATIENCE), life);
-        assert_eq!(life.next(streams(0, 1, 10), 100_010, PATIENCE), Life::Finished { ended_ns: 10, drained: true });
+        assert_eq!(
+            life.next(streams(0, 1, 10), 100_010, PATIENCE),
+            Life::Finished { ended_ns: 10, drained: true }
+        );
     }
 
     proptest! {

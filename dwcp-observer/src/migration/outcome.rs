@@ -32,10 +32,15 @@ const RUNNING_SECONDS: f64 = 0.005;
 #[must_use]
 pub fn outcome(ending: &Ending) -> (Outcome, Vec<Evidence>) {
     let mut evidence = Vec::new();
-    let mut say = |kind: &str, detail: String| evidence.push(Evidence { kind: kind.to_owned(), detail, weight: None });
+    let mut say = |kind: &str, detail: String| {
+        evidence.push(Evidence { kind: kind.to_owned(), detail, weight: None })
+    };
     say(
         "close",
-        format!("{} of {} streams closed by FIN from both sides, {} reset", ending.orderly, ending.streams, ending.reset),
+        format!(
+            "{} of {} streams closed by FIN from both sides, {} reset",
+            ending.orderly, ending.streams, ending.reset
+        ),
     );
     for process in &ending.died {
         say("exit", format!("{process} exited with streams open"));
@@ -44,7 +49,10 @@ pub fn outcome(ending: &Ending) -> (Outcome, Vec<Evidence>) {
         say("error", format!("the kernel reported {error} on a stream"));
     }
     if ending.undelivered_bytes > 0 {
-        say("bytes", format!("{} bytes were queued and never acknowledged", ending.undelivered_bytes));
+        say(
+            "bytes",
+            format!("{} bytes were queued and never acknowledged", ending.undelivered_bytes),
+        );
     }
     for (end, ran) in [("destination", ending.destination_ran), ("source", ending.source_ran)] {
         if let Some(seconds) = ran {
@@ -84,7 +92,9 @@ mod tests {
 
     #[test]
     fn a_guest_that_runs_at_both_ends_or_at_none_is_not_called_moved() {
-        for (destination, source) in [(Some(0.9), Some(0.9)), (Some(0.0), Some(0.0)), (None, Some(0.0)), (None, None)] {
+        for (destination, source) in
+            [(Some(0.9), Some(0.9)), (Some(0.0), Some(0.0)), (None, Some(0.0)), (None, None)]
+        {
             let ending = Ending { destination_ran: destination, source_ran: source, ..orderly() };
             assert_eq!(outcome(&ending).0, Outcome::Unknown);
         }

@@ -40,7 +40,8 @@ pub fn exposition(hist: &HostHist, unit: f64, powers: std::ops::RangeInclusive<u
     for (index, count) in hist.buckets.iter().enumerate().filter(|(_, count)| **count != 0) {
         // The bucket below 2^power holds values up to 2^power - 1: `le` is an upper bound.
         let (_, high) = bucket_bounds(index);
-        let place = powers.clone().position(|power| high < 1u64 << power).unwrap_or(powers.clone().count());
+        let place =
+            powers.clone().position(|power| high < 1u64 << power).unwrap_or(powers.clone().count());
         if let Some(to) = exposed.counts.get_mut(place) {
             *to += count;
         }

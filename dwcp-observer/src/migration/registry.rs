@@ -147,24 +147,29 @@ impl Registry {
     /// Processes whose sockets should be read at the next look: those of running migrations, by id.
     #[must_use]
     pub fn watched_pids(&self) -> BTreeSet<u32> {
-        self.live.iter().flat_map(|live| live.ends.iter()).filter(|end| end.exited_ns.is_none()).map(|end| end.facts.pid).collect()
-    }
-
-    /// Whether a migration runs or is about to be judged.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.live.is_empty()
+        self.live
+            .iter()
+            .flat_map(|live| live.ends.iter())
+            .filter(|end| end.exited_ns.is_none())
+            .map(|end| end.facts.pid)
+            .collect()
     }
 
     /// Records of all migrations: running ones first, then finished ones, newest first.
     #[must_use]
     pub fn entries(&self, now_ns: u64, wall: WallClock) -> Vec<Entry> {
-        let (running, over): (Vec<&Live>, Vec<&Live>) = self.live.iter().partition(|live| !live.life.is_finished());
+        let (running, over): (Vec<&Live>, Vec<&Live>) =
+            self.live.iter().partition(|live| !live.life.is_finished());
         let built = |live: &Live| Entry {
             record: Arc::new(build::record(live, now_ns, wall)),
             history: Arc::clone(&live.history),
         };
-        running.into_iter().map(built).chain(over.into_iter().rev().map(built)).chain(self.finished.iter().cloned()).collect()
+        running
+            .into_iter()
+            .map(built)
+            .chain(over.into_iter().rev().map(built))
+            .chain(self.finished.iter().cloned())
+            .collect()
     }
 
     /// Takes in one look.
@@ -172,8 +177,10 @@ impl Registry {
         let mut actions = Actions::default();
         self.update_processes(observation, world);
         self.update_members(observation, world);
-        if self.judge_candidates(observation, world, &mut actions) {
-            self.join_other_ends(observation, world, &mut actions);
+        // A flow that is called a migration may settle what its other end and its siblings are.
+        let mut joined = self.judge_candidates(observation, world, &mut actions);
+        while joined {
+            joined = self.judge_again(observation, world, &mut actions);
         }
         self.update_threads(observation, world, &mut actions);
         for live in &mut self.live {
@@ -186,14 +193,20 @@ impl Registry {
 
     fn update_processes(&mut self, observation: &Observation, world: &mut impl World) {
         for reading in &observation.processes {
-            let known = self.processes.get_mut(&reading.slot).filter(|known| known.reading.generation == reading.generation);
+            let known = self
+                .processes
+                .get_mut(&reading.slot)
+                .filter(|known| known.reading.generation == reading.generation);
             let Some(known) = known else {
-                let facts = world.facts(reading.tgid).filter(|_| reading.slot != 0).unwrap_or_else(|| ProcessFacts {
-                    pid: reading.tgid,
-                    comm: reading.comm.clone(),
-                    started_boottime_ns: reading.start_boottime_ns,
-                    ..ProcessFacts::default()
-                });
+                let facts =
+                    world.facts(reading.tgid).filter(|_| reading.slot != 0).unwrap_or_else(|| {
+                        ProcessFacts {
+                            pid: reading.tgid,
+                            comm: reading.comm.clone(),
+                            started_boottime_ns: reading.start_boottime_ns,
+                            ..ProcessFacts::default()
+                        }
+                    });
                 let known = Known {
                     reading: reading.clone(),
                     facts,
@@ -206,7 +219,12 @@ impl Registry {
             };
             known.reading.clone_from(reading);
             known.threads_fresh = false;
-            for end in self.live.iter_mut().flat_map(|live| live.ends.iter_mut()).filter(|end| end.process == reading.slot) {
+            for end in self
+                .live
+                .iter_mut()
+                .flat_map(|live| live.ends.iter_mut())
+                .filter(|end| end.process == reading.slot)
+            {
                 end.overflow = reading.overflow;
                 end.exited_ns = reading.exited_ns;
             }
@@ -221,14 +239,18 @@ impl Registry {
             .enumerate()
             .flat_map(|(at, live)| {
                 let ends = live.ends.iter().enumerate();
-                ends.flat_map(move |(end, state)| state.flows.keys().map(move |key| (*key, (at, end))))
+                ends.flat_map(move |(end, state)| {
+                    state.flows.keys().map(move |key| (*key, (at, end)))
+                })
             })
             .collect();
         if members.is_empty() {
             return;
         }
         for reading in &observation.flows {
-            let Some((at, end)) = members.get(&(reading.slot, reading.generation)) else { continue };
+            let Some((at, end)) = members.get(&(reading.slot, reading.generation)) else {
+                continue;
+            };
             if let Some(end) = self.live.get_mut(*at).and_then(|live| live.ends.get_mut(*end)) {
                 take_in(end, reading, world);
             }
@@ -236,7 +258,12 @@ impl Registry {
     }
 
     /// Judges flows that are in no migration and have changed. True when one was called a migration.
-    fn judge_candidates(&mut self, observation: &Observation, world: &mut impl World, actions: &mut Actions) -> bool {
+    fn judge_candidates(
+        &mut self,
+        observation: &Observation,
+        world: &mut impl World,
+        actions: &mut Actions,
+    ) -> bool {
         let mut joined = false;
         for reading in &observation.flows {
             let key = (reading.slot, reading.generation);
@@ -244,20 +271,42 @@ impl Registry {
                 continue;
             }
             let payload = reading.payload;
-            let seen =
-                (payload.queued, payload.received, reading.send_tid, reading.recv_tid, reading.tgid, reading.closed);
+            let seen = (
+                payload.queued,
+                payload.received,
+                reading.send_tid,
+                reading.recv_tid,
+                reading.tgid,
+                reading.closed,
+            );
             let candidate = self.candidates.entry(key).or_default();
-            if (candidate.seen == seen && candidate.waiting.is_some()) || candidate.rejected.is_some() || reading.process == 0 {
+            if (candidate.seen == seen && candidate.waiting.is_some())
+                || candidate.rejected.is_some()
+                || reading.process == 0
+            {
                 continue;
             }
             candidate.seen = seen;
             match self.judge(reading, observation, world) {
                 Decision::Migration { migrator, confidence, evidence, role_hint } => {
-                    self.join(reading, migrator, confidence, evidence, role_hint, observation, world, actions);
+                    self.join(
+                        reading,
+                        migrator,
+                        confidence,
+                        evidence,
+                        role_hint,
+                        observation,
+                        world,
+                        actions,
+                    );
                     joined = true;
                 }
-                Decision::NotMigration { reason } => self.candidates.entry(key).or_default().rejected = Some(reason),
-                Decision::Undecided { reason } => self.candidates.entry(key).or_default().waiting = Some(reason),
+                Decision::NotMigration { reason } => {
+                    self.candidates.entry(key).or_default().rejected = Some(reason)
+                }
+                Decision::Undecided { reason } => {
+                    self.candidates.entry(key).or_default().waiting = Some(reason)
+                }
             }
         }
         joined
@@ -267,16 +316,46 @@ impl Registry {
         self.live.iter().any(|live| live.ends.iter().any(|end| end.flows.contains_key(&key)))
     }
 
-    /// The other ends of connections that have just been called migrations, whatever was thought of them before.
-    fn join_other_ends(&mut self, observation: &Observation, world: &mut impl World, actions: &mut Actions) {
+    /// Other ends and siblings of flows that have just been called migrations, whatever was thought of them before.
+    /// True when one of them was called a migration.
+    fn judge_again(
+        &mut self,
+        observation: &Observation,
+        world: &mut impl World,
+        actions: &mut Actions,
+    ) -> bool {
+        let mut joined = false;
         for reading in &observation.flows {
-            if reading.process == 0 || self.is_member((reading.slot, reading.generation)) || self.pair_of(reading).is_none() {
+            let related = |registry: &Self| {
+                registry.pair_of(reading).is_some()
+                    || registry
+                        .live
+                        .iter()
+                        .any(|live| live.ends.iter().any(|end| end.process == reading.process))
+            };
+            if reading.process == 0
+                || self.is_member((reading.slot, reading.generation))
+                || !related(self)
+            {
                 continue;
             }
-            if let Decision::Migration { migrator, confidence, evidence, role_hint } = self.judge(reading, observation, world) {
-                self.join(reading, migrator, confidence, evidence, role_hint, observation, world, actions);
+            if let Decision::Migration { migrator, confidence, evidence, role_hint } =
+                self.judge(reading, observation, world)
+            {
+                self.join(
+                    reading,
+                    migrator,
+                    confidence,
+                    evidence,
+                    role_hint,
+                    observation,
+                    world,
+                    actions,
+                );
+                joined = true;
             }
         }
+        joined
     }
 
     /// The running migration that has the other end of this connection. Loopback addresses are the same host only in one namespace.
@@ -291,19 +370,30 @@ impl Registry {
         })
     }
 
-    fn judge(&mut self, reading: &FlowReading, observation: &Observation, world: &mut impl World) -> Decision {
+    fn judge(
+        &mut self,
+        reading: &FlowReading,
+        observation: &Observation,
+        world: &mut impl World,
+    ) -> Decision {
         let siblings = self.siblings(reading.process, observation.boot_offset_ns);
         let other_end = self.pair_of(reading).and_then(|at| {
             let live = self.live.get(at)?;
             let role = live.roles().find_map(|(role, end)| {
-                end.flows.values().any(|flow| flow.reading.local == reading.peer && flow.reading.peer == reading.local).then_some(role)
+                end.flows
+                    .values()
+                    .any(|flow| {
+                        flow.reading.local == reading.peer && flow.reading.peer == reading.local
+                    })
+                    .then_some(role)
             });
             Some(OtherEnd { migrator: live.migrator.clone(), confidence: live.confidence, role })
         });
         let Some(known) = self.processes.get_mut(&reading.process) else {
             return Decision::Undecided { reason: "its process is not known yet".to_owned() };
         };
-        let unknown = |tid: u32| tid != 0 && !known.facts.threads.iter().any(|thread| thread.tid == tid);
+        let unknown =
+            |tid: u32| tid != 0 && !known.facts.threads.iter().any(|thread| thread.tid == tid);
         if !known.threads_fresh && (unknown(reading.send_tid) || unknown(reading.recv_tid)) {
             let threads = world.threads(known.facts.pid);
             if !threads.is_empty() {
@@ -316,7 +406,8 @@ impl Registry {
             local: reading.local,
             peer: reading.peer,
             active_open: reading.active_open(),
-            opener_pid: (reading.opener_tgid != 0 && reading.opener_tgid != known.facts.pid).then_some(reading.opener_tgid),
+            opener_pid: (reading.opener_tgid != 0 && reading.opener_tgid != known.facts.pid)
+                .then_some(reading.opener_tgid),
             send_tid: reading.send_tid,
             recv_tid: reading.recv_tid,
             bytes_queued: reading.payload.queued,
@@ -325,7 +416,11 @@ impl Registry {
             opened_boottime_ns: opened_ns + observation.boot_offset_ns,
             closed: reading.closed,
         };
-        let context = Context { siblings: &siblings, other_end: other_end.as_ref(), incoming_done: known.incoming_done };
+        let context = Context {
+            siblings: &siblings,
+            other_end: other_end.as_ref(),
+            incoming_done: known.incoming_done,
+        };
         classify(&self.rules, &known.facts, known.reading.rule, &flow, &context)
     }
 
@@ -345,7 +440,10 @@ impl Registry {
     }
 
     /// Puts a flow into the migration it belongs to, or begins one.
-    #[expect(clippy::too_many_arguments, reason = "the parts of a decision, taken apart by the caller")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a decision, taken apart by the caller"
+    )]
     fn join(
         &mut self,
         reading: &FlowReading,
@@ -370,13 +468,16 @@ impl Registry {
         };
         let Some(known) = self.processes.get(&reading.process) else { return };
         let Some(live) = self.live.get_mut(at) else { return };
-        if confidence > live.confidence {
+        // The other end is called a migration because of this one: its word adds nothing.
+        let own_evidence = !evidence.iter().any(|line| line.kind == "peer");
+        if live.evidence.is_empty() || (own_evidence && confidence > live.confidence) {
             live.confidence = confidence;
             live.evidence = evidence;
         }
         live.started_ns = live.started_ns.min(reading.opened_ns());
         live.found_under_way |= reading.found_open();
-        let end = if let Some(end) = live.ends.iter().position(|end| end.process == reading.process) {
+        let end = if let Some(end) = live.ends.iter().position(|end| end.process == reading.process)
+        {
             end
         } else {
             live.ends.push(EndState {
@@ -402,13 +503,16 @@ impl Registry {
         self.live.iter().position(|live| {
             !live.life.is_finished()
                 && live.ends.iter().any(|end| end.process == reading.process)
-                && (migrator == "qemu" || migrator == "cloud-hypervisor" || live.peer == reading.peer.ip())
+                && (migrator == "qemu"
+                    || migrator == "cloud-hypervisor"
+                    || live.peer == reading.peer.ip())
         })
     }
 
     fn begin(&self, reading: &FlowReading, migrator: String, observation: &Observation) -> Live {
         let started_ns = reading.opened_ns();
-        let pid = self.processes.get(&reading.process).map_or(reading.tgid, |known| known.facts.pid);
+        let pid =
+            self.processes.get(&reading.process).map_or(reading.tgid, |known| known.facts.pid);
         let peer: IpAddr = reading.peer.ip();
         Live {
             id: format!("{}-{pid}", observation.wall.at(started_ns).as_millisecond()),
@@ -451,13 +555,28 @@ impl Registry {
         into
     }
 
-    fn update_threads(&mut self, observation: &Observation, world: &impl World, actions: &mut Actions) {
+    fn update_threads(
+        &mut self,
+        observation: &Observation,
+        world: &impl World,
+        actions: &mut Actions,
+    ) {
         for reading in &observation.threads {
             let mut wanted = false;
-            for end in self.live.iter_mut().flat_map(|live| live.ends.iter_mut()).filter(|end| end.process == reading.process) {
+            for end in self
+                .live
+                .iter_mut()
+                .flat_map(|live| live.ends.iter_mut())
+                .filter(|end| end.process == reading.process)
+            {
                 wanted = true;
-                let on_cpu_at_end_ns = end.threads.get(&reading.tid).and_then(|thread| thread.on_cpu_at_end_ns);
-                let thread = EndThread { reading: reading.clone(), waits: world.thread_waits(reading.slot), on_cpu_at_end_ns };
+                let on_cpu_at_end_ns =
+                    end.threads.get(&reading.tid).and_then(|thread| thread.on_cpu_at_end_ns);
+                let thread = EndThread {
+                    reading: reading.clone(),
+                    waits: world.thread_waits(reading.slot),
+                    on_cpu_at_end_ns,
+                };
                 end.threads.insert(reading.tid, thread);
             }
             if !wanted {
@@ -478,23 +597,33 @@ impl Registry {
 
     /// Moves migrations whose totals are final to the finished ones.
     fn retire(&mut self, observation: &Observation, actions: &mut Actions) {
-        let done = |live: &Live| live.outcome.is_some() && matches!(live.life, Life::Finished { drained: true, .. });
-        let (over, running): (Vec<Live>, Vec<Live>) = std::mem::take(&mut self.live).into_iter().partition(done);
+        let done = |live: &Live| {
+            live.outcome.is_some() && matches!(live.life, Life::Finished { drained: true, .. })
+        };
+        let (over, running): (Vec<Live>, Vec<Live>) =
+            std::mem::take(&mut self.live).into_iter().partition(done);
         self.live = running;
         for live in over {
             let record: Migration = build::record(&live, observation.now_ns, observation.wall);
             if let Ok(mut history) = live.history.lock() {
                 history.seal();
             }
-            self.finished.push_front(Entry { record: Arc::new(record), history: Arc::clone(&live.history) });
+            self.finished
+                .push_front(Entry { record: Arc::new(record), history: Arc::clone(&live.history) });
             for (role, end) in live.roles() {
                 if let Some(known) = self.processes.get_mut(&end.process) {
                     known.overflow_base = end.overflow;
                     known.incoming_done |= role == Role::Destination;
                 }
-                if !self.live.iter().any(|other| other.ends.iter().any(|some| some.process == end.process)) {
+                if !self
+                    .live
+                    .iter()
+                    .any(|other| other.ends.iter().any(|some| some.process == end.process))
+                {
                     actions.watch.push((end.process, false));
-                    actions.release_threads.extend(end.threads.values().map(|thread| thread.reading.slot));
+                    actions
+                        .release_threads
+                        .extend(end.threads.values().map(|thread| thread.reading.slot));
                 }
             }
         }
@@ -515,9 +644,19 @@ impl Registry {
             .live
             .iter()
             .flat_map(|live| live.ends.iter().map(|end| end.process))
-            .chain(observation.flows.iter().filter(|reading| !reading.closed).map(|reading| reading.process))
+            .chain(
+                observation
+                    .flows
+                    .iter()
+                    .filter(|reading| !reading.closed)
+                    .map(|reading| reading.process),
+            )
             .collect();
-        for reading in observation.processes.iter().filter(|reading| reading.exited_ns.is_some() && !busy.contains(&reading.slot)) {
+        for reading in observation
+            .processes
+            .iter()
+            .filter(|reading| reading.exited_ns.is_some() && !busy.contains(&reading.slot))
+        {
             self.processes.remove(&reading.slot);
             actions.release_processes.push(reading.slot);
         }
@@ -531,7 +670,9 @@ fn take_in(end: &mut EndState, reading: &FlowReading, world: &impl World) {
     let key = (reading.slot, reading.generation);
     let tid = if reading.send_tid != 0 { reading.send_tid } else { reading.recv_tid };
     let named = end.threads.get(&tid).map(|thread| thread.reading.comm.clone());
-    let comm = named.or_else(|| end.facts.threads.iter().find(|thread| thread.tid == tid).map(|thread| thread.comm.clone()));
+    let comm = named.or_else(|| {
+        end.facts.threads.iter().find(|thread| thread.tid == tid).map(|thread| thread.comm.clone())
+    });
     let mut reading = reading.clone();
     let old = end.flows.remove(&key);
     if let Some(old) = &old {

@@ -4,11 +4,13 @@ use std::ptr::NonNull;
 
 use dwcp_observer_ebpf::{
     SLOT_CLOSED,
-    hist::{Hist, RUNQ_BUCKETS},
     sched::{ROLE_MAIN, ROLE_STREAM, ROLE_VCPU, SchedTotals, Thread},
 };
 
-use crate::{kernel::sys::{peek, poke}, migration::record::ThreadRole};
+use crate::{
+    kernel::sys::{peek, poke},
+    migration::record::ThreadRole,
+};
 
 /// One thread at one moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,12 +81,6 @@ pub fn read(slot: u32, record: NonNull<Thread>) -> ThreadReading {
         wakeups: peek!(record, wakeups),
         exited: peek!(record, state) == SLOT_CLOSED,
     }
-}
-
-/// The waits of a thread.
-#[must_use]
-pub fn read_waits(record: NonNull<Thread>) -> Hist<RUNQ_BUCKETS> {
-    peek!(record, runq)
 }
 
 /// Makes a record ready for its next thread: all zero but the generation, which moves on.

@@ -8,10 +8,9 @@ use std::{
 
 use dwcp_observer_ebpf::{
     SLOT_CLOSED,
-    hist::{Hist, RTT_BUCKETS},
     tcp::{
-        CA_STATES, FLOW_ACTIVE_OPEN, FLOW_FOUND_OPEN, FLOW_PASSIVE_OPEN, Flow, Payload, Snapshot, TCP_CLOSE, TCP_FIN_WAIT1,
-        TCP_LAST_ACK, TCP_STATES,
+        CA_STATES, FLOW_ACTIVE_OPEN, FLOW_FOUND_OPEN, FLOW_PASSIVE_OPEN, Flow, Payload, Snapshot,
+        TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_STATES,
     },
 };
 
@@ -83,7 +82,11 @@ impl FlowReading {
     /// First sign of the connection, `CLOCK_MONOTONIC` ns: SYN sent, established, or when it was tagged.
     #[must_use]
     pub fn opened_ns(&self) -> u64 {
-        [self.state_ns[2], self.state_ns[1], self.tagged_ns].into_iter().filter(|ns| *ns != 0).min().unwrap_or_default()
+        [self.state_ns[2], self.state_ns[1], self.tagged_ns]
+            .into_iter()
+            .filter(|ns| *ns != 0)
+            .min()
+            .unwrap_or_default()
     }
 
     /// When the application or the peer ended it; `None` while open.
@@ -95,7 +98,9 @@ impl FlowReading {
     /// When the application closed its side, though the kernel may still be sending; `None` while it has not.
     #[must_use]
     pub fn shut_ns(&self) -> Option<u64> {
-        [self.state_ns[TCP_FIN_WAIT1 as usize], self.state_ns[TCP_LAST_ACK as usize]].into_iter().find(|ns| *ns != 0)
+        [self.state_ns[TCP_FIN_WAIT1 as usize], self.state_ns[TCP_LAST_ACK as usize]]
+            .into_iter()
+            .find(|ns| *ns != 0)
     }
 
     /// Who called `connect()`, where it is known.
@@ -151,7 +156,8 @@ pub fn read(slot: u32, record: NonNull<Flow>, clock: Clock) -> FlowReading {
     let (ca_state, ca_since) = (peek!(record, ca_state), peek!(record, ca_since_ns));
     let tagged_ns = peek!(record, tagged_ns);
     if !closed && let Some(current) = ca_ns.get_mut(ca_state as usize) {
-        *current += clock.monotonic_ns.saturating_sub(if ca_since == 0 { tagged_ns } else { ca_since });
+        *current +=
+            clock.monotonic_ns.saturating_sub(if ca_since == 0 { tagged_ns } else { ca_since });
     }
     FlowReading {
         slot,
@@ -178,12 +184,6 @@ pub fn read(slot: u32, record: NonNull<Flow>, clock: Clock) -> FlowReading {
         snapshot,
         closed,
     }
-}
-
-/// The RTT samples of a flow, microseconds.
-#[must_use]
-pub fn read_rtt(record: NonNull<Flow>) -> Hist<RTT_BUCKETS> {
-    peek!(record, rtt)
 }
 
 /// Makes a record ready for its next flow: all zero but the generation, which moves on.
