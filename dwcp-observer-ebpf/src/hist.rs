@@ -65,6 +65,6 @@ pub const HOST_HIST_RUNQ: u32 = 1;
 pub const HOST_HISTS: u32 = HOST_HIST_RUNQ + crate::sched::ROLES as u32;
 
 const _: () =
-    assert!(RTT_BUCKETS % 2 == 0 && RUNQ_BUCKETS % 2 == 0, "no padding after the buckets");
+    assert!(RTT_BUCKETS.is_multiple_of(2) && RUNQ_BUCKETS.is_multiple_of(2), "no padding after the buckets");
 const _: () = assert!(bucket_of((1 << 24) - 1) == RTT_BUCKETS - 1);
 const _: () = assert!(bucket_of((1 << 36) - 1) == RUNQ_BUCKETS - 1);

@@ -7,10 +7,15 @@
 pub mod flows;
 pub mod guest;
 pub mod http;
+pub mod kernel_objects;
+pub mod metrics;
 pub mod migration;
 pub mod observer;
 pub mod process;
 pub mod qemu;
 pub mod qmp;
+pub mod record;
 pub mod socket_totals;
+pub mod tcp_info;
 pub mod temp;
+pub mod watched;

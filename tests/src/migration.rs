@@ -44,6 +44,12 @@ impl MigrationPlan {
         SocketAddr::new(loopback(self.ipv6), self.port)
     }
 
+    /// How many TCP connections it takes.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        usize::from(self.multifd_channels.unwrap_or(0)) + 1
+    }
+
     /// How QEMU writes the address.
     #[must_use]
     pub fn uri(&self) -> String {

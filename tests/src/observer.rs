@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::http::{self, Response};
+use crate::metrics::Metrics;
 use crate::process::ChildGuard;
+use crate::record::Record;
 use crate::temp::{TempDir, free_port};
 
 /// The agent that the tests run: `$DWCP_OBSERVER`, or what `cargo xtask build` made.
@@ -151,6 +153,109 @@ impl Observer {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// The records, typed.
+    ///
+    /// # Errors
+    /// When it does not answer, or a record lacks a field.
+    pub fn records(&self) -> Result<Vec<Record>> {
+        let read = |value| serde_json::from_value(value).context("a migration's record");
+        self.migrations()?.into_iter().map(read).collect()
+    }
+
+    /// The single-migration path: the record with its history.
+    ///
+    /// # Errors
+    /// When it does not answer with such a record.
+    pub fn record(&self, id: &str) -> Result<Record> {
+        serde_json::from_value(self.json(&format!("/api/v1/migrations/{id}"))?)
+            .with_context(|| format!("record {id}"))
+    }
+
+    /// One scrape.
+    ///
+    /// # Errors
+    /// When it does not answer with 200 and metrics.
+    pub fn metrics(&self) -> Result<Metrics> {
+        let response = self.get("/metrics")?;
+        ensure!(response.status == 200, "GET /metrics: {}", response.status);
+        Metrics::parse(response.text()?)
+    }
+
+    /// Waits until `condition` holds for all records.
+    ///
+    /// # Errors
+    /// When it does not within `limit`: the error holds the records that are there.
+    pub fn wait_records(
+        &self,
+        limit: Duration,
+        condition: impl Fn(&[Record]) -> bool,
+    ) -> Result<Vec<Record>> {
+        let start = Instant::now();
+        loop {
+            let records = self.records()?;
+            if condition(&records) {
+                return Ok(records);
+            }
+            if start.elapsed() > limit {
+                bail!("not so after {limit:?}: {records:#?}\n{}", self.output());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until `count` migrations are over and counted, with the final figures of their
+    /// sockets, and returns all records.
+    ///
+    /// # Errors
+    /// When there are not so many after 15 s, or when there are more records.
+    pub fn wait_finished(&self, count: usize) -> Result<Vec<Record>> {
+        const LIMIT: Duration = Duration::from_secs(15);
+        let start = Instant::now();
+        loop {
+            let counted = self.metrics()?.sum("dwcp_v3_migrations_total", &[])?;
+            let records = self.records()?;
+            let over = records.iter().filter(|record| record.is_final()).count();
+            if counted == count as f64 && over >= count {
+                ensure!(records.len() == count, "more than {count} migrations: {records:#?}");
+                return Ok(records);
+            }
+            if counted > count as f64 || start.elapsed() > LIMIT {
+                bail!(
+                    "{counted} of {count} migrations are counted: {records:#?}\n{}",
+                    self.output()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until two more collection cycles are over: what happened before is in the figures.
+    ///
+    /// # Errors
+    /// When that takes more than 10 s.
+    pub fn wait_cycles(&self) -> Result<()> {
+        const LIMIT: Duration = Duration::from_secs(10);
+        let cycles = || self.metrics()?.sum("dwcp_observer_cycle_duration_seconds_count", &[]);
+        let (start, first) = (Instant::now(), cycles()?);
+        while cycles()? < first + 2.0 {
+            ensure!(start.elapsed() < LIMIT, "no cycle in {LIMIT:?}:\n{}", self.output());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// The process, for signals.
+    #[must_use]
+    pub fn process(&self) -> &ChildGuard {
+        &self.process
+    }
+
+    /// Kills it (SIGKILL) and waits for its end.
+    pub fn kill(self) {
+        drop(self.process);
+        drop(self.directory);
     }
 
     /// Stops it with SIGTERM; returns its exit status, how long it took and what it had printed.

@@ -5,6 +5,7 @@ mod build_ebpf;
 mod checks;
 mod demo;
 mod demo_table;
+mod docs;
 mod setup;
 mod shell;
 mod test;
@@ -34,6 +35,8 @@ enum Command {
     Run(build::RunArgs),
     /// Migrate a real VM on this host and print its record beside QEMU's own figures
     Demo(demo::Args),
+    /// Write the documents that are generated from the code
+    Docs,
     /// Run all tests and print one closing line
     Test(test::Args),
 }
@@ -55,6 +58,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Build => build::run().map(|_| ExitCode::SUCCESS),
         Command::Run(args) => build::run_agent(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Docs => docs::run().map(|()| ExitCode::SUCCESS),
         Command::Test(args) => test::run(&args),
     }
 }

@@ -41,6 +41,7 @@ pub struct Field {
     pub bit_width: u32,
 }
 
+const KIND_POINTER: u32 = 2;
 const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
@@ -58,7 +59,7 @@ const fn trailer(kind: u32, vlen: u32) -> Option<u32> {
         KIND_ARRAY => 12,
         KIND_STRUCT | KIND_UNION | 15 | 19 => vlen * 12,
         KIND_ENUM | 13 => vlen * 8,
-        2 | 7..=12 | 16 | KIND_TYPE_TAG => 0,
+        KIND_POINTER | 7..=12 | 16 | KIND_TYPE_TAG => 0,
         _ => return None,
     })
 }
@@ -183,12 +184,14 @@ impl Layout {
             let (at, kind, _, _, _) = self.head(resolved)?;
             if kind == KIND_ARRAY {
                 let element = self.word(at + 12);
-                bits += part.parse::<u32>().ok()? * self.size(element)? * 8;
+                let index: u32 = part.parse().ok()?;
+                let skipped = index.checked_mul(self.size(element, 0)?)?.checked_mul(8)?;
+                bits = bits.checked_add(skipped)?;
                 id = element;
                 continue;
             }
             let (offset, member_width, member) = self.member(resolved, part.as_bytes(), 0)?;
-            bits += offset;
+            bits = bits.checked_add(offset)?;
             width = member_width;
             id = member;
         }
@@ -213,17 +216,17 @@ impl Layout {
             } else if let Some((inner, width, found)) =
                 self.member(self.resolve(member_type), name, depth + 1)
             {
-                return Some((offset + inner, width, found));
+                return Some((offset.checked_add(inner)?, width, found));
             }
         }
         None
     }
 
-    fn size(&self, id: u32) -> Option<u32> {
-        let (at, kind, _, _, size) = self.head(self.resolve(id))?;
+    fn size(&self, id: u32, depth: u32) -> Option<u32> {
+        let (at, kind, _, _, size) = self.head(self.resolve(id)).filter(|_| depth < 8)?;
         match kind {
-            2 => Some(8),
-            KIND_ARRAY => Some(self.word(at + 20) * self.size(self.word(at + 12))?),
+            KIND_POINTER => Some(8),
+            KIND_ARRAY => self.word(at + 20).checked_mul(self.size(self.word(at + 12), depth + 1)?),
             _ => Some(size),
         }
     }

@@ -117,12 +117,12 @@ metrics! {
         "Segments that ends of this role retransmitted.",
         "tcp_sock.total_retrans";
     RTT = Histogram "dwcp_v3_rtt_seconds" [] "seconds",
-        "Round-trip time samples of migration streams.",
-        "eBPF histogram of RTT samples",
+        "Round-trip time samples of tracked sockets: those of migrators and on migration ports, one per ACK that delivered data.",
+        "tcp_sock.rack.rtt_us, histogram in the kernel",
         absent: "the kernel side gives no histogram";
     RUNQUEUE_WAIT = Histogram "dwcp_v3_runqueue_wait_seconds" ["role"] "seconds",
-        "Waits for a CPU by threads of migrating processes.",
-        "eBPF histogram of sched_wakeup or preemption to sched_switch",
+        "Waits for a CPU by threads of migrating processes, by role.",
+        "task_struct.sched_info.run_delay at each switch away from a CPU, histogram in the kernel",
         absent: "the kernel side gives no histogram";
 
     // One set per migration, capped; gone a while after the end.

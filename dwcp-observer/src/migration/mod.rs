@@ -9,3 +9,6 @@ pub mod outcome;
 pub mod quantiles;
 pub mod record;
 pub mod registry;
+
+#[cfg(test)]
+mod registry_tests;

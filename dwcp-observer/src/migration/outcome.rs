@@ -33,7 +33,7 @@ const RUNNING_SECONDS: f64 = 0.005;
 pub fn outcome(ending: &Ending) -> (Outcome, Vec<Evidence>) {
     let mut evidence = Vec::new();
     let mut say = |kind: &str, detail: String| {
-        evidence.push(Evidence { kind: kind.to_owned(), detail, weight: None })
+        evidence.push(Evidence { kind: kind.to_owned(), detail, weight: None });
     };
     say(
         "close",

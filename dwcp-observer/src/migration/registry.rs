@@ -302,10 +302,10 @@ impl Registry {
                     joined = true;
                 }
                 Decision::NotMigration { reason } => {
-                    self.candidates.entry(key).or_default().rejected = Some(reason)
+                    self.candidates.entry(key).or_default().rejected = Some(reason);
                 }
                 Decision::Undecided { reason } => {
-                    self.candidates.entry(key).or_default().waiting = Some(reason)
+                    self.candidates.entry(key).or_default().waiting = Some(reason);
                 }
             }
         }

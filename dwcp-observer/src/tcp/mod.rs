@@ -200,7 +200,7 @@ fn consistent(read: impl Fn() -> Snapshot) -> Snapshot {
     for _ in 0..64 {
         fence(Ordering::Acquire);
         let again = read();
-        if snapshot.sequence % 2 == 0 && snapshot.sequence == again.sequence {
+        if snapshot.sequence.is_multiple_of(2) && snapshot.sequence == again.sequence {
             break;
         }
         snapshot = again;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Parser, Subcommand};
 use dwcp_observer_lab::flows;
 
@@ -13,6 +13,9 @@ struct Cli {
     /// Name of the process and its threads (15 bytes); the receiving process gets it too
     #[arg(long)]
     comm: Option<String>,
+    /// Name of the threads that move data, in both processes
+    #[arg(long)]
+    thread_comm: Option<String>,
     #[command(subcommand)]
     command: Mode,
 }
@@ -92,10 +95,23 @@ fn main() -> Result<()> {
     if let Some(comm) = &cli.comm {
         flows::set_comm(comm)?;
     }
+    match cli.thread_comm.clone() {
+        // Threads inherit the name of the one that starts them.
+        Some(name) => std::thread::spawn(move || {
+            flows::set_comm(&name)?;
+            run(&cli)
+        })
+        .join()
+        .map_err(|_| anyhow!("panicked"))?,
+        None => run(&cli),
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
     match cli.command {
         Mode::Exchange { flows: count, max_bytes, seed, concurrency, port } => {
             let plans = flows::plans(seed, count, max_bytes);
-            let mut receiver = receiver(cli.comm.as_deref(), "receive", port)?;
+            let mut receiver = receiver(cli, "receive", port)?;
             for report in flows::exchange(&plans, concurrency, &mut receiver)? {
                 println!("{}", serde_json::to_string(&report)?);
             }
@@ -108,7 +124,7 @@ fn main() -> Result<()> {
                 rate,
                 ipv6,
             };
-            let mut receiver = receiver(cli.comm.as_deref(), "drain", port)?;
+            let mut receiver = receiver(cli, "drain", port)?;
             let report = flows::steady(&plan, &mut receiver)?;
             println!("{}", serde_json::to_string(&report)?);
             Ok(())
@@ -123,10 +139,12 @@ fn main() -> Result<()> {
     }
 }
 
-fn receiver(comm: Option<&str>, mode: &str, port: u16) -> Result<Command> {
+fn receiver(cli: &Cli, mode: &str, port: u16) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
-    if let Some(comm) = comm {
-        command.args(["--comm", comm]);
+    for (flag, name) in [("--comm", &cli.comm), ("--thread-comm", &cli.thread_comm)] {
+        if let Some(name) = name {
+            command.args([flag, name]);
+        }
     }
     command.args([mode, "--port", &port.to_string()]);
     Ok(command)

@@ -1,0 +1,381 @@
+//! The registry over made-up readings: no kernel, no `/proc`.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use dwcp_observer_ebpf::{
+    process::FlowOverflow,
+    sched::SchedTotals,
+    tcp::{
+        FLOW_ACTIVE_OPEN, FLOW_FIN_RECEIVED, FLOW_FIN_SENT, FLOW_FOUND_OPEN, FLOW_PASSIVE_OPEN,
+        Payload, Snapshot,
+    },
+};
+use proptest::prelude::*;
+
+use super::{
+    build::WallClock,
+    record::{Migration, Outcome, Quantiles, Role, State, ThreadRole},
+    registry::{Actions, Observation, Options, Registry, World},
+};
+use crate::{
+    config::Config,
+    identify::{
+        facts::{ProcessFacts, ThreadFacts},
+        rules::RuleSet,
+    },
+    kernel::ProcessReading,
+    sched::ThreadReading,
+    tcp::FlowReading,
+};
+
+const SECOND: u64 = 1_000_000_000;
+const START: u64 = 100 * SECOND;
+
+#[derive(Default)]
+struct Proc(HashMap<u32, ProcessFacts>);
+
+impl World for Proc {
+    fn facts(&mut self, pid: u32) -> Option<ProcessFacts> {
+        self.0.get(&pid).cloned()
+    }
+    fn threads(&mut self, pid: u32) -> Vec<ThreadFacts> {
+        self.0.get(&pid).map(|facts| facts.threads.clone()).unwrap_or_default()
+    }
+    fn flow_rtt(&self, _slot: u32) -> Option<Quantiles> {
+        None
+    }
+    fn thread_waits(&self, _slot: u32) -> Option<Quantiles> {
+        None
+    }
+}
+
+/// A host with QEMUs: process slot n has pid 1000 + n, its migration thread 2000 + n.
+fn world(processes: &[u32]) -> Proc {
+    let facts = |slot: u32| ProcessFacts {
+        pid: 1000 + slot,
+        comm: "qemu-system-x86".to_owned(),
+        cmdline: ["qemu-system-x86_64", "-name", "guest=vm-1,debug-threads=on", "-m", "512"]
+            .map(str::to_owned)
+            .to_vec(),
+        threads: vec![
+            ThreadFacts {
+                tid: 1000 + slot,
+                comm: "qemu-system-x86".to_owned(),
+                started_boottime_ns: 1,
+            },
+            ThreadFacts {
+                tid: 2000 + slot,
+                comm: "live_migration".to_owned(),
+                started_boottime_ns: 2,
+            },
+            ThreadFacts {
+                tid: 3000 + slot,
+                comm: "multifdrecv_0".to_owned(),
+                started_boottime_ns: 2,
+            },
+        ],
+        ..ProcessFacts::default()
+    };
+    Proc(processes.iter().map(|slot| (1000 + slot, facts(*slot))).collect())
+}
+
+fn process(slot: u32) -> ProcessReading {
+    ProcessReading {
+        slot,
+        generation: 0,
+        tgid: 1000 + slot,
+        rule: 1,
+        comm: "qemu-system-x86".to_owned(),
+        start_boottime_ns: 1,
+        exited_ns: None,
+        overflow: FlowOverflow::default(),
+    }
+}
+
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// The socket of the source (`source` true) or of the destination of the connection with client port `port`.
+fn flow(slot: u32, process: u32, port: u16, source: bool, bytes: u64) -> FlowReading {
+    let (local, peer) =
+        if source { (address(port), address(49152)) } else { (address(49152), address(port)) };
+    let payload = if source {
+        Payload { queued: bytes, delivered: bytes, received: 0 }
+    } else {
+        Payload { queued: 0, delivered: 0, received: bytes }
+    };
+    let mut state_ns = [0; 13];
+    state_ns[1] = START;
+    FlowReading {
+        slot,
+        generation: 0,
+        process,
+        tgid: 1000 + process,
+        send_tid: if source { 2000 + process } else { 0 },
+        recv_tid: if source { 0 } else { 3000 + process },
+        opener_tgid: 0,
+        flags: if source { FLOW_ACTIVE_OPEN } else { FLOW_PASSIVE_OPEN },
+        netns: 1,
+        local,
+        peer,
+        tagged_ns: START,
+        first_data_ns: START,
+        state_ns,
+        retransmit_events: 0,
+        resets: 0,
+        errors: 0,
+        last_error: 0,
+        ca_ns: [0; 5],
+        snapshot: Snapshot { srtt_us8: 800, ..Snapshot::default() },
+        payload,
+        chrono_seconds: [0.0; 3],
+        closed: false,
+    }
+}
+
+fn close(mut flow: FlowReading, at_ns: u64) -> FlowReading {
+    flow.state_ns[7] = at_ns;
+    flow.flags |= FLOW_FIN_SENT | FLOW_FIN_RECEIVED;
+    flow.closed = true;
+    flow
+}
+
+fn vcpu(slot: u32, process: u32, on_cpu_ns: u64) -> ThreadReading {
+    ThreadReading {
+        slot,
+        generation: 0,
+        tid: 4000 + process,
+        tgid: 1000 + process,
+        process,
+        role: ThreadRole::Vcpu,
+        comm: "CPU 0/TCG".to_owned(),
+        start_boottime_ns: 2,
+        base: SchedTotals::default(),
+        now: SchedTotals { on_cpu_ns, at_ns: 1, ..SchedTotals::default() },
+        wakeups: 0,
+        exited: false,
+    }
+}
+
+fn observation(seconds: f64, flows: Vec<FlowReading>, processes: &[u32]) -> Observation {
+    Observation {
+        now_ns: START + (seconds * SECOND as f64) as u64,
+        boot_offset_ns: 0,
+        wall: WallClock { offset_ns: 0 },
+        tick: true,
+        flows,
+        threads: Vec::new(),
+        processes: processes.iter().map(|slot| process(*slot)).collect(),
+    }
+}
+
+fn registry() -> Registry {
+    let config = Config::default();
+    Registry::new(
+        RuleSet::new(&config),
+        Options { max_finished: 8, history: 60, mode: config.mode },
+    )
+}
+
+fn records(registry: &Registry, observation: &Observation) -> Vec<Migration> {
+    registry
+        .entries(observation.now_ns, observation.wall)
+        .iter()
+        .map(|entry| (*entry.record).clone())
+        .collect()
+}
+
+#[test]
+fn both_ends_on_one_host_are_one_record_and_each_byte_counts_once() {
+    let (mut registry, mut world) = (registry(), world(&[1, 2]));
+    let look = observation(
+        1.0,
+        vec![flow(0, 1, 40000, true, 1 << 20), flow(1, 2, 40000, false, 1 << 20)],
+        &[1, 2],
+    );
+    let actions = registry.step(&look, &mut world);
+    let found = records(&registry, &look);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    let record = &found[0];
+    assert_eq!(
+        (record.bytes.delivered, record.bytes.received, record.streams.len()),
+        (1 << 20, 1 << 20, 1)
+    );
+    assert_eq!(
+        record.ends.iter().map(|end| (end.role, end.pid)).collect::<Vec<_>>(),
+        [(Role::Source, 1001), (Role::Destination, 1002)]
+    );
+    assert_eq!(record.vm.name.as_deref(), Some("vm-1"));
+    assert_eq!(actions.watch.len(), 2);
+}
+
+#[test]
+fn a_destination_seen_first_joins_its_source() {
+    let (mut registry, mut world) = (registry(), world(&[1, 2]));
+    let destination = flow(1, 2, 40000, false, 1 << 20);
+    registry.step(&observation(0.5, vec![destination.clone()], &[2]), &mut world);
+    let look = observation(1.0, vec![destination, flow(0, 1, 40000, true, 1 << 20)], &[1, 2]);
+    registry.step(&look, &mut world);
+    let found = records(&registry, &look);
+    assert_eq!((found.len(), found[0].ends.len()), (1, 2));
+    assert!(
+        found[0].evidence.iter().all(|line| line.kind != "peer"),
+        "the first end speaks for itself"
+    );
+}
+
+#[test]
+fn a_migration_ends_with_its_last_stream_and_the_next_one_is_another() {
+    let (mut registry, mut world) = (registry(), world(&[1]));
+    let first = flow(0, 1, 40000, true, 1 << 20);
+    registry.step(&observation(1.0, vec![first.clone()], &[1]), &mut world);
+    let actions = registry
+        .step(&observation(2.0, vec![close(first, START + 3 * SECOND / 2)], &[1]), &mut world);
+    assert_eq!(actions.release_flows, [0]);
+    let mut second = flow(0, 1, 40001, true, 5);
+    second.generation = 1;
+    second.state_ns[1] = START + 2 * SECOND;
+    second.tagged_ns = START + 2 * SECOND;
+    let look = observation(4.0, vec![second], &[1]);
+    registry.step(&look, &mut world);
+    let found = records(&registry, &look);
+    assert_eq!(
+        found.iter().map(|record| record.state).collect::<Vec<_>>(),
+        [State::Active, State::Finished]
+    );
+    assert!((found[1].duration_seconds - 1.5).abs() < 1e-9);
+    assert_ne!(found[0].id, found[1].id);
+}
+
+#[test]
+fn the_outcome_waits_to_see_where_the_guest_runs() {
+    let (mut registry, mut world) = (registry(), world(&[1, 2]));
+    let (source, destination) =
+        (flow(0, 1, 40000, true, 1 << 20), flow(1, 2, 40000, false, 1 << 20));
+    let step = |registry: &mut Registry, world: &mut Proc, seconds, flows, ran: u64| {
+        let mut look = observation(seconds, flows, &[1, 2]);
+        look.threads = vec![vcpu(0, 1, 7 * SECOND), vcpu(1, 2, ran)];
+        let actions = registry.step(&look, world);
+        (records(registry, &look), actions)
+    };
+    step(&mut registry, &mut world, 1.0, vec![source.clone(), destination.clone()], 0);
+    let end = START + 3 * SECOND / 2;
+    let (found, _) =
+        step(&mut registry, &mut world, 1.6, vec![close(source, end), close(destination, end)], 0);
+    assert_eq!((found[0].state, found[0].outcome), (State::Finished, Some(Outcome::Unknown)));
+    let (found, actions) = step(&mut registry, &mut world, 2.6, vec![], SECOND);
+    assert_eq!(found[0].outcome, Some(Outcome::Completed));
+    assert_eq!(registry.totals().finished.values().sum::<u64>(), 1);
+    assert!(actions.watch.iter().all(|(_, on)| !on) && actions.watch.len() == 2);
+    assert_eq!(actions.release_threads, [0, 1]);
+}
+
+#[test]
+fn flows_without_a_slot_count_in_the_bytes_of_their_process() {
+    let (mut registry, mut world) = (registry(), world(&[1]));
+    registry.step(&observation(1.0, vec![flow(0, 1, 40000, true, 100_000)], &[1]), &mut world);
+    let mut look = observation(2.0, vec![flow(0, 1, 40000, true, 100_000)], &[1]);
+    look.processes[0].overflow = FlowOverflow {
+        flows: 3,
+        closed: 1,
+        bytes_queued: 70_000,
+        bytes_delivered: 60_000,
+        ..FlowOverflow::default()
+    };
+    registry.step(&look, &mut world);
+    let record = &records(&registry, &look)[0];
+    assert_eq!(
+        (record.bytes.queued, record.bytes.delivered, record.streams_without_detail),
+        (170_000, 160_000, 3)
+    );
+}
+
+#[test]
+fn totals_of_a_migration_found_under_way_say_so() {
+    let (mut registry, mut world) = (registry(), world(&[1]));
+    let mut found_open = flow(0, 1, 40000, true, 1 << 30);
+    found_open.flags |= FLOW_FOUND_OPEN;
+    let look = observation(1.0, vec![found_open], &[1]);
+    registry.step(&look, &mut world);
+    let record = &records(&registry, &look)[0];
+    assert!(record.found_under_way);
+    assert_eq!(record.throughput_bytes_per_second, None, "what was sent before is no rate");
+}
+
+#[test]
+fn an_unknown_process_on_a_migration_port_is_no_migration() {
+    let (mut registry, mut world) = (registry(), Proc::default());
+    world.0.insert(
+        1001,
+        ProcessFacts { pid: 1001, comm: "nginx".to_owned(), ..ProcessFacts::default() },
+    );
+    let mut look = observation(1.0, vec![flow(0, 1, 40000, false, 1 << 30)], &[1]);
+    look.processes[0].rule = 0;
+    look.processes[0].comm = "nginx".to_owned();
+    registry.step(&look, &mut world);
+    assert!(records(&registry, &look).is_empty());
+    look.flows = vec![close(look.flows[0].clone(), look.now_ns)];
+    let actions: Actions = registry.step(&look, &mut world);
+    assert_eq!(actions.release_flows, [0]);
+    assert_eq!(registry.totals().rejected_flows.values().sum::<u64>(), 1);
+}
+
+proptest! {
+    /// Whatever the order in which streams grow, close and are looked at: no byte is lost, none counts twice, totals never fall.
+    #[test]
+    fn bytes_are_neither_lost_nor_doubled(
+        sizes in proptest::collection::vec(1u64..(1 << 24), 1..12),
+        order in proptest::collection::vec((0usize..12, any::<bool>(), any::<bool>()), 1..60),
+    ) {
+        let (mut registry, mut world) = (registry(), world(&[1, 2]));
+        let count = sizes.len();
+        // Shares of each stream that have been sent, of ten.
+        let mut shares = vec![1u64; count];
+        let mut gone = vec![[false; 2]; count];
+        let mut sent_before = 0;
+        let mut seconds = 0.0;
+        let mut steps: Vec<(usize, bool, bool)> = order.iter().map(|(at, grow, tick)| (at % count, *grow, *tick)).collect();
+        steps.extend((0..count).map(|at| (at, false, true)));
+        for (at, grow, tick) in steps {
+            seconds += 0.25;
+            if grow && !gone[at][0] {
+                shares[at] = (shares[at] + 1).min(10);
+            }
+            let closing = !grow && !gone[at][0];
+            let mut flows = Vec::new();
+            for (index, size) in sizes.iter().enumerate() {
+                let bytes = size * shares[index] / 10;
+                for (side, source) in [(0, true), (1, false)] {
+                    if gone[index][side] {
+                        continue;
+                    }
+                    let slot = (index * 2 + side) as u32;
+                    let mut reading = flow(slot, 1 + side as u32, 40000 + index as u16, source, bytes);
+                    if closing && index == at {
+                        reading = close(reading, START + (seconds * 1e9) as u64);
+                        gone[index][side] = true;
+                    }
+                    flows.push(reading);
+                }
+            }
+            let mut look = observation(seconds, flows, &[1, 2]);
+            look.tick = tick;
+            registry.step(&look, &mut world);
+            let totals = registry.totals();
+            let sent: u64 = totals.bytes.iter().filter(|((role, _), _)| *role == Role::Source).map(|(_, bytes)| bytes.transferred).sum();
+            prop_assert!(sent >= sent_before);
+            sent_before = sent;
+        }
+        let look = observation(seconds + 5.0, Vec::new(), &[1, 2]);
+        registry.step(&look, &mut world);
+        let expected: u64 = sizes.iter().zip(&shares).map(|(size, share)| size * share / 10).sum();
+        let found = records(&registry, &look);
+        prop_assert_eq!(found.iter().map(|record| record.bytes.delivered).sum::<u64>(), expected);
+        prop_assert_eq!(found.iter().map(|record| record.bytes.received).sum::<u64>(), expected);
+        prop_assert_eq!(sent_before, expected);
+        prop_assert!(found.iter().all(|record| record.state == State::Finished));
+        let by_counter: u64 = registry.totals().finished.values().sum();
+        prop_assert_eq!(by_counter, found.len() as u64);
+    }
+}

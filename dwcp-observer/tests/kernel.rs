@@ -1,0 +1,211 @@
+//! The eBPF programs on the running kernel. Needs root: run by `cargo xtask test`.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use dwcp_observer::{
+    kernel::{
+        Kernel, LoadError, LoadOptions,
+        ladder::{Allowed, HOOKS, Rung},
+        stats,
+    },
+    tcp::FlowReading,
+};
+use dwcp_observer_ebpf::process::{CommRule, PORT_WORDS};
+
+fn options(rungs: Allowed) -> LoadOptions {
+    LoadOptions {
+        max_flows: 64,
+        max_threads: 64,
+        max_processes: 8,
+        rungs,
+        btf_path: None,
+        log_lifecycle: false,
+    }
+}
+
+fn rule(comm: &str, process: u32) -> CommRule {
+    let (mut value, mut mask) = ([0u8; 16], [0u8; 16]);
+    value[..comm.len()].copy_from_slice(comm.as_bytes());
+    mask[..=comm.len()].fill(0xff);
+    let words = |bytes: [u8; 16]| {
+        let (first, second) = bytes.split_at(8);
+        [first, second].map(|half| u64::from_ne_bytes(half.try_into().unwrap()))
+    };
+    CommRule { value: words(value), mask: words(mask), process, role: 0 }
+}
+
+fn load(rungs: Allowed, rules: &[CommRule], ports: &[u64; PORT_WORDS]) -> Kernel {
+    Kernel::load(&options(rungs), rules, ports).expect("needs root and a kernel with BTF")
+}
+
+/// Ends the process when dropped.
+struct Reaped(Child);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn every_program_of_every_rung_loads_and_attaches() {
+    for rung in [Rung::TpBtf, Rung::RawTp] {
+        let mut kernel = load(Allowed::Only(rung), &[], &[0; PORT_WORDS]);
+        for probe in kernel.probes() {
+            let expected = if HOOKS
+                .iter()
+                .any(|hook| hook.name == probe.probe && hook.programs[0].0 == Rung::Iter)
+            {
+                Rung::Iter
+            } else {
+                rung
+            };
+            assert_eq!(probe.rung, Some(expected.as_str()), "{}: {:?}", probe.probe, probe.reason);
+        }
+        let programs = stats::programs(kernel.ebpf()).unwrap();
+        assert_eq!(programs.len(), HOOKS.len(), "exactly one program per hook is in the kernel");
+        for program in programs {
+            println!(
+                "{} {}: {} instructions verified",
+                rung.as_str(),
+                program.name,
+                program.verified_instructions
+            );
+            assert!(program.verified_instructions > 0);
+        }
+    }
+}
+
+#[test]
+fn a_missing_btf_file_is_named() {
+    let options =
+        LoadOptions { btf_path: Some("/nonexistent/btf".into()), ..options(Allowed::Auto) };
+    match Kernel::load(&options, &[], &[0; PORT_WORDS]) {
+        Err(error @ LoadError::Btf(_)) => {
+            assert!(error.to_string().contains("/nonexistent/btf"), "{error}")
+        }
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("loaded without BTF"),
+    }
+}
+
+/// One connection on a tracked port: payload both ways, an orderly end. Gives the two ends' readings.
+fn exchange(kernel: &mut Kernel, port: u16, there: usize, back: usize) -> [FlowReading; 2] {
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut data = vec![0; there];
+        socket.read_exact(&mut data).unwrap();
+        socket.write_all(&vec![7; back]).unwrap();
+    });
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    client.write_all(&vec![9; there]).unwrap();
+    let mut data = Vec::new();
+    client.read_to_end(&mut data).unwrap();
+    assert_eq!(data.len(), back);
+    drop(client);
+    server.join().unwrap();
+    for _ in 0..200 {
+        let clock = kernel.clock();
+        let mut flows: Vec<FlowReading> = kernel.flows(clock);
+        flows.retain(|flow| flow.closed && (flow.local.port() == port || flow.peer.port() == port));
+        if flows.len() == 2 {
+            flows.sort_by_key(|flow| flow.local.port() == port);
+            let pair: [FlowReading; 2] = flows.try_into().unwrap();
+            for flow in &pair {
+                kernel.release_flow(flow.slot);
+            }
+            return pair;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("both ends of a connection on port {port} should be seen, closed");
+}
+
+#[test]
+fn payload_is_exact_on_every_rung() {
+    // A port of the test's own: below the ephemeral range, so that nobody else is given it.
+    let port = 20_000 + (std::process::id() % 10_000) as u16;
+    let mut ports = [0u64; PORT_WORDS];
+    ports[usize::from(port / 64)] |= 1 << (port % 64);
+    for rung in [Rung::TpBtf, Rung::RawTp] {
+        let mut kernel = load(Allowed::Only(rung), &[], &ports);
+        for (there, back) in [(1, 0), (70_000, 3), (5_000_000, 1_000_000)] {
+            let [client, server] = exchange(&mut kernel, port, there, back);
+            let payload = |flow: &FlowReading| {
+                (flow.payload.queued, flow.payload.delivered, flow.payload.received)
+            };
+            let (there, back) = (there as u64, back as u64);
+            assert_eq!(payload(&client), (there, there, back), "{} client", rung.as_str());
+            assert_eq!(payload(&server), (back, back, there), "{} server", rung.as_str());
+            assert_eq!(client.tgid, std::process::id());
+            assert_eq!((client.active_open(), server.active_open()), (Some(true), Some(false)));
+            assert!(
+                client.opened_ns() <= client.first_data_ns
+                    && client.first_data_ns <= client.closed_ns().unwrap()
+            );
+        }
+        let lost: Vec<_> = kernel
+            .losses()
+            .into_iter()
+            .filter(|(name, count)| *count > 0 && !name.starts_with("rtt"))
+            .collect();
+        assert_eq!(lost, Vec::new());
+    }
+}
+
+fn schedstat(pid: u32) -> (u64, u64, u64) {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat")).unwrap();
+    let mut numbers = text.split_whitespace().map(|word| word.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+#[test]
+fn thread_totals_lie_between_two_readings_of_schedstat() {
+    for rung in [Rung::TpBtf, Rung::RawTp] {
+        let mut kernel = load(Allowed::Only(rung), &[rule("yes", 5)], &[0; PORT_WORDS]);
+        let child = Reaped(Command::new("yes").stdout(Stdio::null()).spawn().unwrap());
+        let pid = child.0.id();
+        std::thread::sleep(Duration::from_millis(50));
+        let slot = kernel
+            .processes()
+            .iter()
+            .find(|process| process.tgid == pid)
+            .expect("found by its name at exec")
+            .slot;
+        kernel.watch(slot, true);
+        kernel.sweep_tasks();
+        std::thread::sleep(Duration::from_millis(300));
+        let before = schedstat(pid);
+        kernel.sweep_tasks();
+        let after = schedstat(pid);
+        let threads = kernel.threads();
+        let thread =
+            threads.iter().find(|thread| thread.tid == pid).expect("its thread is measured");
+        let now = thread.now;
+        // schedstat adds the running slice, the scheduler's own total is at most one tick behind.
+        let tick = 10_000_000;
+        assert!(
+            now.on_cpu_ns + tick >= before.0 && now.on_cpu_ns <= after.0,
+            "{now:?} {before:?} {after:?}"
+        );
+        assert!(
+            now.run_delay_ns >= before.1 && now.run_delay_ns <= after.1,
+            "{now:?} {before:?} {after:?}"
+        );
+        assert!(now.runs >= before.2 && now.runs <= after.2, "{now:?} {before:?} {after:?}");
+        let waits = kernel.thread_waits(thread.slot).unwrap();
+        assert_eq!(waits.count, waits.buckets.iter().map(|count| u64::from(*count)).sum::<u64>());
+        assert!(waits.sum <= now.run_delay_ns - thread.base.run_delay_ns, "{waits:?}");
+        assert!(now.on_cpu_ns > thread.base.on_cpu_ns, "a busy thread used CPU");
+        kernel.release_thread(thread.slot);
+        drop(child);
+    }
+}

@@ -1,0 +1,180 @@
+//! What the tests read of a migration's record. A missing field is an error of its own.
+
+use serde::Deserialize;
+
+/// One migration as `GET /api/v1/migrations` shows it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Record {
+    /// Identifier.
+    pub id: String,
+    /// `active` or `finished`.
+    pub state: String,
+    /// `completed`, `failed`, `cancelled`, `unknown`; `None` while it runs.
+    pub outcome: Option<String>,
+    /// The virtual machine.
+    pub vm: Vm,
+    /// `qemu`, `criu`, ...
+    pub migrator: String,
+    /// `tcp`.
+    pub transport: String,
+    /// The ends on this host.
+    pub ends: Vec<End>,
+    /// The observer came later.
+    pub found_under_way: bool,
+    /// RFC 3339.
+    pub started_at: String,
+    /// RFC 3339; `None` while it runs.
+    pub ended_at: Option<String>,
+    /// Seconds.
+    pub duration_seconds: f64,
+    /// Totals, bytes.
+    pub bytes: Bytes,
+    /// Connections.
+    pub streams: Vec<Stream>,
+    /// Connections without a slot.
+    #[serde(default)]
+    pub streams_without_detail: u64,
+    /// Threads of the migrators.
+    pub threads: Vec<Thread>,
+    /// Why.
+    pub evidence: Vec<Evidence>,
+    /// Per-second history; on the single-migration path only.
+    pub history: Option<Vec<Sample>>,
+}
+
+/// The virtual machine.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Vm {
+    /// Its name.
+    pub name: Option<String>,
+    /// Its UUID.
+    pub uuid: Option<String>,
+    /// Its memory.
+    pub memory_bytes: Option<u64>,
+}
+
+/// A migrator process.
+#[derive(Clone, Debug, Deserialize)]
+pub struct End {
+    /// `source` or `destination`.
+    pub role: String,
+    /// Process id.
+    pub pid: u32,
+}
+
+/// Payload totals, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Bytes {
+    /// Written by the source.
+    pub queued: u64,
+    /// Acknowledged.
+    pub delivered: u64,
+    /// Arrived in order.
+    pub received: u64,
+    /// Sent again.
+    pub retransmitted: u64,
+}
+
+/// One connection.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Stream {
+    /// `main`, `multifd`, `preempt`.
+    pub role: String,
+    /// The source's end.
+    pub local: String,
+    /// The destination's end.
+    pub peer: String,
+    /// Payload written, bytes.
+    pub bytes_queued: u64,
+    /// Payload acknowledged, bytes.
+    pub bytes_delivered: u64,
+    /// Payload that arrived in order, bytes.
+    pub bytes_received: u64,
+    /// Payload sent again, bytes.
+    pub bytes_retransmitted: u64,
+    /// Segments sent again.
+    pub retransmitted_segments: u64,
+    /// `tcpi_busy_time`, seconds.
+    pub busy_seconds: f64,
+    /// `tcpi_rwnd_limited`, seconds.
+    pub rwnd_limited_seconds: f64,
+    /// RSTs seen.
+    pub resets: u64,
+    /// The socket's own counters.
+    pub socket: SocketCounters,
+    /// Windowed minimum RTT, seconds.
+    pub min_rtt_seconds: Option<f64>,
+    /// When the sending end closed.
+    pub ended_at: Option<String>,
+}
+
+/// The socket's own counters, SYN and FIN included, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct SocketCounters {
+    /// `tcpi_bytes_acked` of the sending end.
+    pub bytes_acked: u64,
+    /// `tcpi_bytes_received` of the receiving end.
+    pub bytes_received: u64,
+}
+
+/// A thread.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Thread {
+    /// `source` or `destination`.
+    pub end: String,
+    /// Thread id.
+    pub tid: u32,
+    /// Name.
+    pub comm: String,
+    /// `main`, `stream`, `vcpu`, `other`.
+    pub role: String,
+    /// Seconds.
+    pub on_cpu_seconds: f64,
+    /// Seconds.
+    pub runqueue_wait_seconds: f64,
+}
+
+/// A reason.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Evidence {
+    /// What was looked at.
+    pub kind: String,
+    /// What was seen.
+    pub detail: String,
+}
+
+/// One second.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Sample {
+    /// RFC 3339.
+    pub at: String,
+    /// Delivered so far, bytes.
+    pub bytes_delivered: u64,
+    /// Rate, bytes/s.
+    pub bytes_per_second: f64,
+    /// Open streams.
+    pub streams: u32,
+}
+
+impl Record {
+    /// The process id of the end with this role.
+    #[must_use]
+    pub fn pid(&self, role: &str) -> Option<u32> {
+        self.ends.iter().find(|end| end.role == role).map(|end| end.pid)
+    }
+
+    /// Whether it is over and the final counters of all its sockets are in.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        self.state == "finished" && self.streams.iter().all(|stream| stream.ended_at.is_some())
+    }
+
+    /// Threads of one end with one role.
+    pub fn threads_of<'a>(
+        &'a self,
+        end: &'a str,
+        role: &'a str,
+    ) -> impl Iterator<Item = &'a Thread> {
+        self.threads.iter().filter(move |thread| thread.end == end && thread.role == role)
+    }
+}

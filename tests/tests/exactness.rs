@@ -1,0 +1,108 @@
+//! A thousand flows: what the record says of each is what its two ends counted.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use dwcp_observer_lab::flows::{Close, FlowHelper, FlowReport};
+use dwcp_observer_lab::observer::{Observer, binary};
+
+const FLOWS: usize = 1000;
+
+/// Queued, delivered and received payload.
+type Payload = (u64, u64, u64);
+
+fn thousand_flows(observer_args: &[&str], seed: &str) {
+    let observer = Observer::start(&binary().unwrap(), observer_args).unwrap();
+    let flows = FLOWS.to_string();
+    let helper = FlowHelper::start(
+        Path::new(env!("CARGO_BIN_EXE_lab-flows")),
+        "criu",
+        &["exchange", "--flows", &flows, "--seed", seed],
+    )
+    .unwrap();
+    let sender = helper.pid();
+    let reports: Vec<FlowReport> = helper.finish().unwrap();
+    assert_eq!(reports.len(), FLOWS);
+
+    // CRIU is a program that is not told one migration from another but by its peer: one record
+    // for ::1 and one for 127.0.0.1.
+    let records = observer.wait_finished(2).unwrap();
+    let mut seen: BTreeMap<(String, String), Vec<Payload>> = BTreeMap::new();
+    for record in &records {
+        assert_eq!(record.migrator, "criu");
+        assert_eq!(record.pid("source"), Some(sender));
+        assert_eq!(record.ends.len(), 2);
+        assert_eq!(record.streams_without_detail, 0);
+        for stream in &record.streams {
+            let key = (stream.local.clone(), stream.peer.clone());
+            let payload = (stream.bytes_queued, stream.bytes_delivered, stream.bytes_received);
+            seen.entry(key).or_default().push(payload);
+        }
+    }
+    // A flow that never carried a byte is no stream of a migration.
+    let mut expected: BTreeMap<(String, String), Vec<Payload>> = BTreeMap::new();
+    for report in reports.iter().filter(|report| report.plan.bytes > 0) {
+        let key = (report.sender.to_string(), report.receiver.to_string());
+        assert_eq!(report.bytes_written, report.plan.bytes);
+        let payload = (report.bytes_written, report.bytes_written, report.bytes_read);
+        expected.entry(key).or_default().push(payload);
+    }
+    let mut wrong = Vec::new();
+    for (key, payloads) in &mut expected {
+        payloads.sort_unstable();
+        let found = seen.remove(key).map(|mut found| {
+            found.sort_unstable();
+            found
+        });
+        if found.as_ref() != Some(payloads) {
+            let plans: Vec<_> = reports
+                .iter()
+                .filter(|report| (report.sender.to_string(), report.receiver.to_string()) == *key)
+                .map(|report| report.plan)
+                .collect();
+            wrong.push(format!("{plans:?}: {found:?} instead of {payloads:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} flows are off:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(seen.is_empty(), "streams that were not made: {seen:?}");
+
+    let total: u64 = reports.iter().map(|report| report.bytes_written).sum();
+    let sum = |of: fn(&dwcp_observer_lab::record::Bytes) -> u64| {
+        records.iter().map(|record| of(&record.bytes)).sum::<u64>()
+    };
+    let sums = (sum(|b| b.queued), sum(|b| b.delivered), sum(|b| b.received));
+    assert_eq!(sums, (total, total, total));
+    let metrics = observer.metrics().unwrap();
+    for direction in ["sent", "received"] {
+        let labels = [("direction", direction)];
+        let counted = metrics.sum("dwcp_v3_bytes_transferred_total", &labels).unwrap();
+        assert_eq!(counted, total as f64, "{direction}");
+    }
+    let empty = reports.iter().filter(|report| report.plan.bytes == 0).count();
+    let labels = [("reason", "no data has moved")];
+    let rejected = metrics.sum("dwcp_observer_rejected_flows_total", &labels).unwrap();
+    assert!(rejected >= empty as f64, "{rejected} of {empty} empty flows were looked at");
+    for map in ["flows", "events", "helpers"] {
+        assert_eq!(metrics.sum("dwcp_observer_lost_total", &[("map", map)]).unwrap(), 0.0, "{map}");
+    }
+    assert!(records.iter().all(|record| !record.found_under_way), "all began under its eyes");
+    let count = |close| reports.iter().filter(|report| report.plan.close == close).count();
+    println!(
+        "{FLOWS} flows, {total} B, 0 B off; {} closed by the peer, {} reset, {empty} empty {observer_args:?}",
+        count(Close::Receiver) + count(Close::ReceiverReset),
+        count(Close::SenderReset) + count(Close::ReceiverReset),
+    );
+    assert!(observer.stop().unwrap().status.success());
+}
+
+#[test]
+fn a_thousand_flows_are_exact() {
+    thousand_flows(&[], "1");
+}
+
+#[test]
+fn a_thousand_flows_are_exact_on_the_raw_tracepoint_rung() {
+    thousand_flows(&["--rung", "raw_tp"], "2");
+}

@@ -1,0 +1,16 @@
+//! `docs`: writes the documents that are generated from the code.
+
+use anyhow::Result;
+
+use crate::{
+    build_ebpf,
+    shell::{cargo, run as run_command, workspace},
+};
+
+/// The agent's own test writes what it otherwise compares: `docs/metrics.md`.
+pub(crate) fn run() -> Result<()> {
+    build_ebpf::run()?;
+    let mut test = cargo();
+    test.current_dir(workspace()).env("UPDATE_DOCS", "1");
+    run_command(test.args(["test", "--quiet", "--package", "dwcp-observer", "--test", "docs"]))
+}
