@@ -38,8 +38,10 @@ use crate::{
 const PERIOD: Duration = Duration::from_secs(1);
 /// A lifecycle event is looked at this long after it came, together with those that follow it.
 const GATHER: Duration = Duration::from_millis(10);
-/// Least time between two looks outside the cycle.
+/// Least time between two looks outside the cycle, and how many times the last look's own duration it is at least: however many
+/// events come, looks take at most 2 % of a core.
 const LEAST_GAP: Duration = Duration::from_millis(50);
+const LEAST_GAP_LOOKS: u32 = 50;
 /// With sampled program statistics: how often and for how long the kernel times program runs.
 const STATS_EVERY: u64 = 10;
 const STATS_FOR: Duration = Duration::from_millis(100);
@@ -62,6 +64,8 @@ pub struct Cycle {
     stats_mode: StatsMode,
     stats_fd: Option<OwnedFd>,
     number: u64,
+    last_look: Duration,
+    kernel_status: KernelStatus,
     cycle: CycleStats,
 }
 
@@ -109,6 +113,8 @@ impl Cycle {
             stats_fd: None,
             stats_mode,
             number: 0,
+            last_look: Duration::ZERO,
+            kernel_status: KernelStatus::default(),
             cycle: CycleStats {
                 duration: histogram(),
                 jitter: histogram(),
@@ -171,7 +177,8 @@ impl Cycle {
                     drain(guard.get_inner_mut());
                     guard.clear_ready();
                     let now = tokio::time::Instant::now();
-                    early = Some((now + GATHER).max(last_early + LEAST_GAP));
+                    let gap = LEAST_GAP.max(self.last_look * LEAST_GAP_LOOKS);
+                    early = Some((now + GATHER).max(last_early + gap));
                 }
             }
         }
@@ -213,10 +220,12 @@ impl Cycle {
         self.act(&actions);
         if tick {
             self.host_usage = Some(self.host.sample());
+            self.kernel_status = self.kernel_status();
         }
         self.publish(&observation);
+        self.last_look = begun.elapsed();
         if tick {
-            self.cycle.duration.observe(begun.elapsed().as_secs_f64());
+            self.cycle.duration.observe(self.last_look.as_secs_f64());
         }
     }
 
@@ -259,8 +268,9 @@ impl Cycle {
         }
     }
 
-    fn publish(&mut self, observation: &Observation) {
-        let duty = match self.stats_mode {
+    /// What the kernel side does and what it lost; read at each tick.
+    fn kernel_status(&mut self) -> KernelStatus {
+        let program_stats_duty = match self.stats_mode {
             StatsMode::Off => 0.0,
             StatsMode::Sampled => {
                 STATS_FOR.as_secs_f64() / (PERIOD.as_secs_f64() * STATS_EVERY as f64)
@@ -279,22 +289,25 @@ impl Cycle {
                 Some((role, host(HOST_HIST_RUNQ + sched::role_number(role), 1e-9, 10..=34)?))
             })
             .collect();
-        let kernel = KernelStatus {
+        KernelStatus {
             probes: self.kernel.probes().to_vec(),
             programs: stats::programs(self.kernel.ebpf()).unwrap_or_default(),
-            program_stats_duty: duty,
+            program_stats_duty,
             losses: self.kernel.losses(),
             maps: self.kernel.map_use(),
             rtt,
             runqueue,
-        };
+        }
+    }
+
+    fn publish(&mut self, observation: &Observation) {
         self.board.publish(Published {
             at: Timestamp::now(),
             started_at: self.started_at,
             entries: self.registry.entries(observation.now_ns, observation.wall),
             totals: self.registry.totals().clone(),
             host: self.host_usage,
-            kernel,
+            kernel: self.kernel_status.clone(),
             cycle: self.cycle.clone(),
         });
     }

@@ -1,5 +1,12 @@
 //! The eBPF programs on the running kernel. Needs root: run by `cargo xtask test`.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failing test stops where it fails"
+)]
+
 use std::{
     fs,
     io::{Read as _, Write as _},
@@ -89,7 +96,7 @@ fn a_missing_btf_file_is_named() {
         LoadOptions { btf_path: Some("/nonexistent/btf".into()), ..options(Allowed::Auto) };
     match Kernel::load(&options, &[], &[0; PORT_WORDS]) {
         Err(error @ LoadError::Btf(_)) => {
-            assert!(error.to_string().contains("/nonexistent/btf"), "{error}")
+            assert!(error.to_string().contains("/nonexistent/btf"), "{error}");
         }
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("loaded without BTF"),

@@ -1,7 +1,7 @@
 //! What each look adds: rates, history, global counters, the end.
 
 use super::{
-    build::{self, errno_name},
+    build::errno_name,
     live::{EndState, EndTotals, Live, Tick},
     machine::Life,
     outcome::{Ending, outcome},
@@ -71,9 +71,9 @@ fn progress(live: &Live) -> (u64, u64) {
 /// CPU time and run-queue wait of migration threads, then of guest CPUs, ns.
 fn cpu(live: &Live) -> [u64; 4] {
     let mut cpu = [0; 4];
-    for (role, end) in live.roles() {
+    for end in &live.ends {
         for thread in end.threads.values() {
-            let at = match build::role_of(role, end, &thread.reading) {
+            let at = match thread.role {
                 ThreadRole::Main | ThreadRole::Stream => 0,
                 ThreadRole::Vcpu => 2,
                 ThreadRole::Other => continue,
@@ -242,7 +242,7 @@ fn ending(live: &Live) -> Ending {
         if let Some(died) = death(live, end) {
             ending.died.push(format!("{} {died}", role.as_str()));
         }
-        let ran = vcpu_time_after_end(role, end);
+        let ran = vcpu_time_after_end(end);
         match role {
             Role::Source => ending.source_ran = ran,
             Role::Destination => ending.destination_ran = ran,
@@ -271,11 +271,11 @@ fn death(live: &Live, end: &EndState) -> Option<String> {
 }
 
 /// CPU time of an end's guest CPUs since the last close, seconds; `None` when none was recognised.
-fn vcpu_time_after_end(role: Role, end: &EndState) -> Option<f64> {
+fn vcpu_time_after_end(end: &EndState) -> Option<f64> {
     let times: Vec<u64> = end
         .threads
         .values()
-        .filter(|thread| build::role_of(role, end, &thread.reading) == ThreadRole::Vcpu)
+        .filter(|thread| thread.role == ThreadRole::Vcpu)
         .filter_map(|thread| {
             Some(thread.reading.now.on_cpu_ns.saturating_sub(thread.on_cpu_at_end_ns?))
         })

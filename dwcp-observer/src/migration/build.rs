@@ -9,15 +9,10 @@ use super::{
     machine::Life,
     record::{
         Bytes, CongestionTimes, End, Migration, Outcome, Role, SocketCounters, State, StateChange,
-        Stream, Thread, ThreadRole, Transport,
+        Stream, Thread, Transport,
     },
 };
-use crate::{
-    identify::roles::{ThreadUse, stream_role, thread_role},
-    process::vm_from_cmdline,
-    sched::{self, ThreadReading},
-    tcp::state_name,
-};
+use crate::{identify::roles::stream_role, process::vm_from_cmdline, tcp::state_name};
 
 /// Turns `CLOCK_MONOTONIC` ns into wall time.
 #[derive(Clone, Copy, Debug)]
@@ -239,33 +234,6 @@ pub fn errno_name(errno: u32) -> String {
     }
 }
 
-/// Which streams a thread moves data on.
-fn moves(end: &EndState, tid: u32) -> ThreadUse {
-    let main = end
-        .flows
-        .values()
-        .min_by_key(|flow| flow.reading.opened_ns())
-        .map(|flow| (flow.reading.local, flow.reading.peer));
-    let mut moves = ThreadUse::default();
-    for flow in end.flows.values() {
-        let reading = &flow.reading;
-        let (sends, receives) = (reading.send_tid == tid, reading.recv_tid == tid);
-        if Some((reading.local, reading.peer)) == main {
-            moves.sends_main |= sends;
-            moves.receives_main |= receives;
-        } else {
-            moves.moves_other |= sends || receives;
-        }
-    }
-    moves
-}
-
-/// The role of a thread of one end.
-pub(crate) fn role_of(role: Role, end: &EndState, reading: &ThreadReading) -> ThreadRole {
-    let by_name = sched::role_number(reading.role);
-    thread_role(by_name, &reading.comm, reading.tid == end.facts.pid, role, moves(end, reading.tid))
-}
-
 fn threads(role: Role, end: &EndState) -> Vec<Thread> {
     let mut threads: Vec<Thread> = end
         .threads
@@ -282,7 +250,7 @@ fn threads(role: Role, end: &EndState) -> Vec<Thread> {
                 end: role,
                 tid: reading.tid,
                 comm: reading.comm.clone(),
-                role: role_of(role, end, reading),
+                role: thread.role,
                 on_cpu_seconds: seconds(on_cpu_ns),
                 off_cpu_seconds: seconds(measured_ns.saturating_sub(on_cpu_ns + waited_ns)),
                 runqueue_wait_seconds: seconds(waited_ns),

@@ -1,8 +1,8 @@
 //! A migration in memory: its ends, their flows and threads, and what changes from one second to the next.
 
 use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
     sync::{Arc, Mutex},
 };
 
@@ -11,9 +11,13 @@ use dwcp_observer_ebpf::process::FlowOverflow;
 use super::{
     history::History,
     machine::{Life, Patience, Streams},
-    record::{Evidence, Mode, Outcome, Quantiles, Role},
+    record::{Evidence, Mode, Outcome, Quantiles, Role, ThreadRole},
 };
-use crate::{identify::facts::ProcessFacts, sched::ThreadReading, tcp::FlowReading};
+use crate::{
+    identify::{facts::ProcessFacts, roles::ThreadUse},
+    sched::ThreadReading,
+    tcp::FlowReading,
+};
 
 /// A flow's identity: slot and generation.
 pub type FlowKey = (u32, u32);
@@ -34,6 +38,8 @@ pub struct StreamFlow {
 pub struct EndThread {
     /// Last reading.
     pub reading: ThreadReading,
+    /// What it does, by its name or by the streams it moves data on.
+    pub role: ThreadRole,
     /// Run-queue waits so far.
     pub waits: Option<Quantiles>,
     /// CPU time when the migration ended, ns.
@@ -53,6 +59,10 @@ pub struct EndState {
     pub flows: BTreeMap<FlowKey, StreamFlow>,
     /// Threads by id.
     pub threads: BTreeMap<u32, EndThread>,
+    /// Totals of closed flows whose detail was given up.
+    pub folded: FlowOverflow,
+    /// Latest close among these, `CLOCK_MONOTONIC` ns.
+    pub last_folded_close_ns: u64,
     /// The process' flows without a slot, before this migration.
     pub overflow_base: FlowOverflow,
     /// The same now.
@@ -61,6 +71,8 @@ pub struct EndState {
     pub exited_ns: Option<u64>,
 }
 
+/// Streams of one end that keep their detail; the oldest closed ones beyond are folded into totals.
+const MAX_STREAMS: usize = 2048;
 /// Payload one way before the bytes outvote the hint.
 const TELLING_BYTES: u64 = 64 << 10;
 
@@ -89,19 +101,67 @@ impl EndState {
         }
     }
 
-    /// Flows without a slot that belong to this migration.
+    /// Flows without detail that belong to this migration: those without a slot, and those folded.
     #[must_use]
     pub fn overflow_here(&self) -> FlowOverflow {
-        let (now, base) = (self.overflow, self.overflow_base);
+        let (now, base, folded) = (self.overflow, self.overflow_base, self.folded);
+        let here = |now: u64, base: u64, folded: u64| now.saturating_sub(base) + folded;
         FlowOverflow {
-            flows: now.flows.saturating_sub(base.flows),
-            closed: now.closed.saturating_sub(base.closed),
-            bytes_queued: now.bytes_queued.saturating_sub(base.bytes_queued),
-            bytes_delivered: now.bytes_delivered.saturating_sub(base.bytes_delivered),
-            bytes_received: now.bytes_received.saturating_sub(base.bytes_received),
-            bytes_retrans: now.bytes_retrans.saturating_sub(base.bytes_retrans),
-            segs_retrans: now.segs_retrans.saturating_sub(base.segs_retrans),
+            flows: here(now.flows, base.flows, folded.flows),
+            closed: here(now.closed, base.closed, folded.closed),
+            bytes_queued: here(now.bytes_queued, base.bytes_queued, folded.bytes_queued),
+            bytes_delivered: here(
+                now.bytes_delivered,
+                base.bytes_delivered,
+                folded.bytes_delivered,
+            ),
+            bytes_received: here(now.bytes_received, base.bytes_received, folded.bytes_received),
+            bytes_retrans: here(now.bytes_retrans, base.bytes_retrans, folded.bytes_retrans),
+            segs_retrans: here(now.segs_retrans, base.segs_retrans, folded.segs_retrans),
         }
+    }
+
+    /// Gives up the detail of the oldest closed flow when there are too many: memory stays bounded, totals stay exact.
+    pub fn fold(&mut self) {
+        while self.flows.len() > MAX_STREAMS {
+            let oldest = self
+                .flows
+                .iter()
+                .filter(|(_, flow)| flow.reading.closed)
+                .min_by_key(|(_, flow)| flow.reading.opened_ns());
+            let Some(key) = oldest.map(|(key, _)| *key) else { return };
+            let Some(flow) = self.flows.remove(&key) else { return };
+            let (payload, snapshot) = (flow.reading.payload, flow.reading.snapshot);
+            self.last_folded_close_ns =
+                self.last_folded_close_ns.max(flow.reading.closed_ns().unwrap_or_default());
+            let folded = &mut self.folded;
+            folded.flows += 1;
+            folded.closed += 1;
+            folded.bytes_queued += payload.queued;
+            folded.bytes_delivered += payload.delivered;
+            folded.bytes_received += payload.received;
+            folded.bytes_retrans += snapshot.bytes_retrans;
+            folded.segs_retrans += u64::from(snapshot.total_retrans);
+        }
+    }
+
+    /// Which streams each thread moves data on.
+    #[must_use]
+    pub fn thread_uses(&self) -> HashMap<u32, ThreadUse> {
+        let main =
+            self.flows.iter().min_by_key(|(_, flow)| flow.reading.opened_ns()).map(|(key, _)| *key);
+        let mut uses: HashMap<u32, ThreadUse> = HashMap::new();
+        for (key, flow) in &self.flows {
+            let (send, recv) = (flow.reading.send_tid, flow.reading.recv_tid);
+            if Some(*key) == main {
+                uses.entry(send).or_default().sends_main = true;
+                uses.entry(recv).or_default().receives_main = true;
+            } else {
+                uses.entry(send).or_default().moves_other = true;
+                uses.entry(recv).or_default().moves_other = true;
+            }
+        }
+        uses
     }
 }
 
@@ -207,16 +267,6 @@ impl Live {
         self.ends.iter().flat_map(|end| end.flows.values())
     }
 
-    /// Whether the flow's connection has an end in this migration.
-    #[must_use]
-    pub fn has_connection(&self, local: SocketAddr, peer: SocketAddr) -> bool {
-        self.flows().any(|flow| {
-            let reading = &flow.reading;
-            (reading.local, reading.peer) == (local, peer)
-                || (reading.local, reading.peer) == (peer, local)
-        })
-    }
-
     /// What the state machine needs to know.
     #[must_use]
     pub fn streams(&self) -> Streams {
@@ -237,6 +287,7 @@ impl Live {
             streams.last_close_ns = streams.last_close_ns.max(ended);
         }
         for end in &self.ends {
+            streams.last_close_ns = streams.last_close_ns.max(end.last_folded_close_ns);
             let overflow = end.overflow_here();
             if overflow.flows > overflow.closed && end.exited_ns.is_none() {
                 streams.open += u32::try_from(overflow.flows - overflow.closed).unwrap_or(u32::MAX);

@@ -3,6 +3,7 @@
 pub mod account;
 pub mod build;
 pub mod history;
+pub mod index;
 pub mod live;
 pub mod machine;
 pub mod outcome;

@@ -2,7 +2,7 @@
 //! [`World`], time comes with the [`Observation`].
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     net::IpAddr,
     sync::{Arc, Mutex},
 };
@@ -13,15 +13,17 @@ use super::{
     account,
     build::{self, WallClock},
     history::History,
+    index::{Index, key},
     live::{EndState, EndThread, FlowKey, Live, StreamFlow},
     machine::Life,
-    record::{Evidence, Migration, Quantiles, Role},
+    record::{Migration, Quantiles, Role},
 };
 use crate::{
     config::ModeThresholds,
     identify::{
         classify::{Context, Decision, OtherEnd, Sibling, classify},
         facts::{FlowFacts, ProcessFacts, ThreadFacts},
+        roles::thread_role,
         rules::RuleSet,
     },
     kernel::ProcessReading,
@@ -29,6 +31,9 @@ use crate::{
     sched::{self, ThreadReading},
     tcp::FlowReading,
 };
+
+/// Flows of a process that stand for all its migration flows when another one is judged.
+const MAX_SIBLINGS: usize = 8;
 
 /// What the registry asks for beyond the readings.
 pub trait World {
@@ -119,6 +124,7 @@ pub struct Registry {
     processes: HashMap<u32, Known>,
     candidates: HashMap<FlowKey, Candidate>,
     live: Vec<Live>,
+    index: Index,
     finished: VecDeque<Entry>,
     totals: Totals,
 }
@@ -133,6 +139,7 @@ impl Registry {
             processes: HashMap::new(),
             candidates: HashMap::new(),
             live: Vec::new(),
+            index: Index::default(),
             finished: VecDeque::new(),
             totals: Totals::default(),
         }
@@ -175,6 +182,7 @@ impl Registry {
     /// Takes in one look.
     pub fn step(&mut self, observation: &Observation, world: &mut impl World) -> Actions {
         let mut actions = Actions::default();
+        self.index = Index::new(&self.live);
         self.update_processes(observation, world);
         self.update_members(observation, world);
         // A flow that is called a migration may settle what its other end and its siblings are.
@@ -233,25 +241,12 @@ impl Registry {
 
     /// New readings of flows that are in a migration.
     fn update_members(&mut self, observation: &Observation, world: &impl World) {
-        let members: HashMap<FlowKey, (usize, usize)> = self
-            .live
-            .iter()
-            .enumerate()
-            .flat_map(|(at, live)| {
-                let ends = live.ends.iter().enumerate();
-                ends.flat_map(move |(end, state)| {
-                    state.flows.keys().map(move |key| (*key, (at, end)))
-                })
-            })
-            .collect();
-        if members.is_empty() {
-            return;
-        }
         for reading in &observation.flows {
-            let Some((at, end)) = members.get(&(reading.slot, reading.generation)) else {
+            let Some(live) = self.index.member(key(reading)).and_then(|at| self.live.get_mut(at))
+            else {
                 continue;
             };
-            if let Some(end) = self.live.get_mut(*at).and_then(|live| live.ends.get_mut(*end)) {
+            for end in live.ends.iter_mut().filter(|end| end.flows.contains_key(&key(reading))) {
                 take_in(end, reading, world);
             }
         }
@@ -266,8 +261,7 @@ impl Registry {
     ) -> bool {
         let mut joined = false;
         for reading in &observation.flows {
-            let key = (reading.slot, reading.generation);
-            if self.is_member(key) {
+            if reading.process == 0 || self.index.member(key(reading)).is_some() {
                 continue;
             }
             let payload = reading.payload;
@@ -279,41 +273,16 @@ impl Registry {
                 reading.tgid,
                 reading.closed,
             );
-            let candidate = self.candidates.entry(key).or_default();
-            if (candidate.seen == seen && candidate.waiting.is_some())
-                || candidate.rejected.is_some()
-                || reading.process == 0
-            {
+            let candidate = self.candidates.entry(key(reading)).or_default();
+            let unchanged = candidate.seen == seen && candidate.waiting.is_some();
+            if unchanged || candidate.rejected.is_some() {
                 continue;
             }
             candidate.seen = seen;
-            match self.judge(reading, observation, world) {
-                Decision::Migration { migrator, confidence, evidence, role_hint } => {
-                    self.join(
-                        reading,
-                        migrator,
-                        confidence,
-                        evidence,
-                        role_hint,
-                        observation,
-                        world,
-                        actions,
-                    );
-                    joined = true;
-                }
-                Decision::NotMigration { reason } => {
-                    self.candidates.entry(key).or_default().rejected = Some(reason);
-                }
-                Decision::Undecided { reason } => {
-                    self.candidates.entry(key).or_default().waiting = Some(reason);
-                }
-            }
+            let decision = self.judge(reading, observation, world);
+            joined |= self.follow(reading, decision, observation, world, actions);
         }
         joined
-    }
-
-    fn is_member(&self, key: FlowKey) -> bool {
-        self.live.iter().any(|live| live.ends.iter().any(|end| end.flows.contains_key(&key)))
     }
 
     /// Other ends and siblings of flows that have just been called migrations, whatever was thought of them before.
@@ -324,50 +293,53 @@ impl Registry {
         world: &mut impl World,
         actions: &mut Actions,
     ) -> bool {
+        let migrating: HashSet<u32> =
+            self.live.iter().flat_map(|live| live.ends.iter().map(|end| end.process)).collect();
         let mut joined = false;
         for reading in &observation.flows {
-            let related = |registry: &Self| {
-                registry.pair_of(reading).is_some()
-                    || registry
-                        .live
-                        .iter()
-                        .any(|live| live.ends.iter().any(|end| end.process == reading.process))
-            };
-            if reading.process == 0
-                || self.is_member((reading.slot, reading.generation))
-                || !related(self)
-            {
+            let related =
+                migrating.contains(&reading.process) || self.index.other_end(reading).is_some();
+            if reading.process == 0 || !related || self.index.member(key(reading)).is_some() {
                 continue;
             }
-            if let Decision::Migration { migrator, confidence, evidence, role_hint } =
-                self.judge(reading, observation, world)
-            {
-                self.join(
-                    reading,
-                    migrator,
-                    confidence,
-                    evidence,
-                    role_hint,
-                    observation,
-                    world,
-                    actions,
-                );
-                joined = true;
-            }
+            let decision = self.judge(reading, observation, world);
+            joined |= self.follow(reading, decision, observation, world, actions);
         }
         joined
     }
 
-    /// The running migration that has the other end of this connection. Loopback addresses are the same host only in one namespace.
-    fn pair_of(&self, reading: &FlowReading) -> Option<usize> {
-        self.live.iter().position(|live| {
-            live.flows().any(|flow| {
-                let other = &flow.reading;
-                (other.local, other.peer) == (reading.peer, reading.local)
-                    && (other.netns == reading.netns || !reading.local.ip().is_loopback())
-                    && (other.slot, other.generation) != (reading.slot, reading.generation)
-            })
-        })
+    /// Does what a decision asks for. True when the flow has become part of a migration.
+    fn follow(
+        &mut self,
+        reading: &FlowReading,
+        decision: Decision,
+        observation: &Observation,
+        world: &impl World,
+        actions: &mut Actions,
+    ) -> bool {
+        match decision {
+            Decision::Migration { migrator, confidence, evidence, role_hint } => {
+                let place = self.place(reading, migrator, observation);
+                self.join(place, reading, role_hint, world, actions);
+                if let Some(live) = self.live.get_mut(place) {
+                    // The other end is called a migration because of this one: its word adds nothing.
+                    let own_evidence = !evidence.iter().any(|line| line.kind == "peer");
+                    if live.evidence.is_empty() || (own_evidence && confidence > live.confidence) {
+                        live.confidence = confidence;
+                        live.evidence = evidence;
+                    }
+                }
+                true
+            }
+            Decision::NotMigration { reason } => {
+                self.candidates.entry(key(reading)).or_default().rejected = Some(reason);
+                false
+            }
+            Decision::Undecided { reason } => {
+                self.candidates.entry(key(reading)).or_default().waiting = Some(reason);
+                false
+            }
+        }
     }
 
     fn judge(
@@ -377,16 +349,10 @@ impl Registry {
         world: &mut impl World,
     ) -> Decision {
         let siblings = self.siblings(reading.process, observation.boot_offset_ns);
-        let other_end = self.pair_of(reading).and_then(|at| {
+        let other_end = self.index.other_end(reading).and_then(|(at, other)| {
             let live = self.live.get(at)?;
-            let role = live.roles().find_map(|(role, end)| {
-                end.flows
-                    .values()
-                    .any(|flow| {
-                        flow.reading.local == reading.peer && flow.reading.peer == reading.local
-                    })
-                    .then_some(role)
-            });
+            let role =
+                live.roles().find_map(|(role, end)| end.flows.contains_key(&other).then_some(role));
             Some(OtherEnd { migrator: live.migrator.clone(), confidence: live.confidence, role })
         });
         let Some(known) = self.processes.get_mut(&reading.process) else {
@@ -424,11 +390,12 @@ impl Registry {
         classify(&self.rules, &known.facts, known.reading.rule, &flow, &context)
     }
 
+    /// Some flows of the process that are in a running migration: enough to know its peer and when it began.
     fn siblings(&self, process: u32, boot_offset_ns: u64) -> Vec<Sibling> {
         let mut siblings = Vec::new();
         for live in self.live.iter().filter(|live| !live.life.is_finished()) {
             for (role, end) in live.roles().filter(|(_, end)| end.process == process) {
-                siblings.extend(end.flows.values().map(|flow| Sibling {
+                siblings.extend(end.flows.values().take(MAX_SIBLINGS).map(|flow| Sibling {
                     local: flow.reading.local,
                     peer: flow.reading.peer,
                     role,
@@ -439,61 +406,56 @@ impl Registry {
         siblings
     }
 
-    /// Puts a flow into the migration it belongs to, or begins one.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of a decision, taken apart by the caller"
-    )]
-    fn join(
+    /// Position of the migration that the flow belongs to; a new one when there is none.
+    fn place(
         &mut self,
         reading: &FlowReading,
         migrator: String,
-        confidence: f64,
-        evidence: Vec<Evidence>,
-        role_hint: Option<Role>,
         observation: &Observation,
-        world: &mut impl World,
-        actions: &mut Actions,
-    ) {
-        self.candidates.remove(&(reading.slot, reading.generation));
-        let paired = self.pair_of(reading);
+    ) -> usize {
+        let paired = self.index.other_end(reading).map(|(at, _)| at);
         let own = self.own_migration(reading, &migrator);
-        let at = match (paired, own) {
+        match (paired, own) {
             (Some(paired), Some(own)) if paired != own => self.merge(paired, own),
             (Some(at), _) | (None, Some(at)) => at,
             (None, None) => {
                 self.live.push(self.begin(reading, migrator, observation));
                 self.live.len() - 1
             }
-        };
+        }
+    }
+
+    /// Makes a flow part of the migration at position `at`.
+    fn join(
+        &mut self,
+        at: usize,
+        reading: &FlowReading,
+        role_hint: Option<Role>,
+        world: &impl World,
+        actions: &mut Actions,
+    ) {
+        self.candidates.remove(&key(reading));
+        self.index.insert(at, reading);
         let Some(known) = self.processes.get(&reading.process) else { return };
         let Some(live) = self.live.get_mut(at) else { return };
-        // The other end is called a migration because of this one: its word adds nothing.
-        let own_evidence = !evidence.iter().any(|line| line.kind == "peer");
-        if live.evidence.is_empty() || (own_evidence && confidence > live.confidence) {
-            live.confidence = confidence;
-            live.evidence = evidence;
-        }
         live.started_ns = live.started_ns.min(reading.opened_ns());
         live.found_under_way |= reading.found_open();
-        let end = if let Some(end) = live.ends.iter().position(|end| end.process == reading.process)
-        {
-            end
-        } else {
+        if !live.ends.iter().any(|end| end.process == reading.process) {
             live.ends.push(EndState {
                 process: reading.process,
                 facts: known.facts.clone(),
                 hinted: role_hint,
-                flows: Default::default(),
-                threads: Default::default(),
+                flows: BTreeMap::new(),
+                threads: BTreeMap::new(),
+                folded: FlowOverflow::default(),
+                last_folded_close_ns: 0,
                 overflow_base: known.overflow_base,
                 overflow: known.reading.overflow,
                 exited_ns: known.reading.exited_ns,
             });
             actions.watch.push((reading.process, true));
-            live.ends.len() - 1
-        };
-        if let Some(end) = live.ends.get_mut(end) {
+        }
+        if let Some(end) = live.ends.iter_mut().find(|end| end.process == reading.process) {
             take_in(end, reading, world);
         }
     }
@@ -531,7 +493,7 @@ impl Registry {
             peak_rate: 0.0,
             rate: None,
             last_tick: None,
-            counted: Default::default(),
+            counted: BTreeMap::new(),
             errors_counted: BTreeSet::new(),
         }
     }
@@ -552,6 +514,7 @@ impl Registry {
             live.counted.extend(gone.counted);
             live.errors_counted.extend(gone.errors_counted);
         }
+        self.index = Index::new(&self.live);
         into
     }
 
@@ -561,38 +524,56 @@ impl Registry {
         world: &impl World,
         actions: &mut Actions,
     ) {
+        let mut by_process: HashMap<u32, Vec<&ThreadReading>> = HashMap::new();
         for reading in &observation.threads {
-            let mut wanted = false;
-            for end in self
-                .live
-                .iter_mut()
-                .flat_map(|live| live.ends.iter_mut())
-                .filter(|end| end.process == reading.process)
-            {
-                wanted = true;
-                let on_cpu_at_end_ns =
-                    end.threads.get(&reading.tid).and_then(|thread| thread.on_cpu_at_end_ns);
-                let thread = EndThread {
-                    reading: reading.clone(),
-                    waits: world.thread_waits(reading.slot),
-                    on_cpu_at_end_ns,
-                };
-                end.threads.insert(reading.tid, thread);
-            }
-            if !wanted {
-                actions.release_threads.push(reading.slot);
-            }
+            by_process.entry(reading.process).or_default().push(reading);
         }
-        for live in &self.live {
-            for (role, end) in live.roles() {
-                for thread in end.threads.values() {
-                    let found = build::role_of(role, end, &thread.reading);
-                    if found != thread.reading.role {
-                        actions.roles.push((thread.reading.slot, sched::role_number(found)));
+        for live in &mut self.live {
+            let roles: Vec<(u32, Role)> =
+                live.roles().map(|(role, end)| (end.process, role)).collect();
+            for end in &mut live.ends {
+                let Some(role) = roles
+                    .iter()
+                    .find(|(process, _)| *process == end.process)
+                    .map(|(_, role)| *role)
+                else {
+                    continue;
+                };
+                let uses = end.thread_uses();
+                for reading in by_process.get(&end.process).into_iter().flatten() {
+                    let moves = uses.get(&reading.tid).copied().unwrap_or_default();
+                    let leader = reading.tid == end.facts.pid;
+                    let found = thread_role(
+                        sched::role_number(reading.role),
+                        &reading.comm,
+                        leader,
+                        role,
+                        moves,
+                    );
+                    if found != reading.role {
+                        actions.roles.push((reading.slot, sched::role_number(found)));
                     }
+                    let before = end.threads.get(&reading.tid);
+                    let unchanged =
+                        before.filter(|thread| thread.reading.now.runs == reading.now.runs);
+                    let thread = EndThread {
+                        role: found,
+                        waits: match unchanged {
+                            Some(thread) => thread.waits,
+                            None => world.thread_waits(reading.slot),
+                        },
+                        on_cpu_at_end_ns: before.and_then(|thread| thread.on_cpu_at_end_ns),
+                        reading: (*reading).clone(),
+                    };
+                    end.threads.insert(reading.tid, thread);
                 }
             }
         }
+        let migrating: HashSet<u32> =
+            self.live.iter().flat_map(|live| live.ends.iter().map(|end| end.process)).collect();
+        let idle =
+            observation.threads.iter().filter(|reading| !migrating.contains(&reading.process));
+        actions.release_threads.extend(idle.map(|reading| reading.slot));
     }
 
     /// Moves migrations whose totals are final to the finished ones.
@@ -633,7 +614,7 @@ impl Registry {
     /// Frees slots of what is gone and was taken in.
     fn release(&mut self, observation: &Observation, actions: &mut Actions) {
         for reading in observation.flows.iter().filter(|reading| reading.closed) {
-            if let Some(candidate) = self.candidates.remove(&(reading.slot, reading.generation))
+            if let Some(candidate) = self.candidates.remove(&key(reading))
                 && let Some(reason) = candidate.rejected.or(candidate.waiting)
             {
                 *self.totals.rejected_flows.entry(account::reason_class(&reason)).or_default() += 1;
@@ -667,24 +648,30 @@ impl Registry {
 
 /// Takes in a flow's reading. What a socket counted never goes back.
 fn take_in(end: &mut EndState, reading: &FlowReading, world: &impl World) {
-    let key = (reading.slot, reading.generation);
     let tid = if reading.send_tid != 0 { reading.send_tid } else { reading.recv_tid };
     let named = end.threads.get(&tid).map(|thread| thread.reading.comm.clone());
     let comm = named.or_else(|| {
-        end.facts.threads.iter().find(|thread| thread.tid == tid).map(|thread| thread.comm.clone())
+        let thread = end.facts.threads.iter().find(|thread| thread.tid == tid);
+        thread.map(|thread| thread.comm.clone())
     });
     let mut reading = reading.clone();
-    let old = end.flows.remove(&key);
+    let old = end.flows.remove(&key(&reading));
     if let Some(old) = &old {
         let (before, now) = (old.reading.payload, &mut reading.payload);
         now.queued = now.queued.max(before.queued);
         now.delivered = now.delivered.max(before.delivered);
         now.received = now.received.max(before.received);
     }
+    let unchanged =
+        old.as_ref().filter(|old| old.reading.snapshot.delivered == reading.snapshot.delivered);
     let flow = StreamFlow {
-        rtt: world.flow_rtt(reading.slot),
+        rtt: match unchanged {
+            Some(old) if !reading.closed => old.rtt,
+            _ => world.flow_rtt(reading.slot),
+        },
         thread_comm: comm.or_else(|| old.and_then(|old| old.thread_comm)),
         reading,
     };
-    end.flows.insert(key, flow);
+    end.flows.insert(key(&flow.reading), flow);
+    end.fold();
 }

@@ -1,0 +1,66 @@
+//! Where the flows of running migrations are, by identity and by address.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use super::live::{FlowKey, Live};
+use crate::tcp::FlowReading;
+
+/// A flow's identity.
+#[must_use]
+pub const fn key(reading: &FlowReading) -> FlowKey {
+    (reading.slot, reading.generation)
+}
+
+/// A flow of the migration at position `at`.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    at: usize,
+    flow: FlowKey,
+    netns: u32,
+}
+
+/// Made anew at each look, so that it cannot be out of step with the migrations.
+#[derive(Debug, Default)]
+pub struct Index {
+    members: HashMap<FlowKey, usize>,
+    /// By own and by peer address.
+    addresses: HashMap<(SocketAddr, SocketAddr), Vec<Place>>,
+}
+
+impl Index {
+    /// Indexes all flows.
+    #[must_use]
+    pub fn new(live: &[Live]) -> Self {
+        let mut index = Self::default();
+        for (at, live) in live.iter().enumerate() {
+            for flow in live.flows() {
+                index.insert(at, &flow.reading);
+            }
+        }
+        index
+    }
+
+    /// Adds a flow of the migration at position `at`.
+    pub fn insert(&mut self, at: usize, reading: &FlowReading) {
+        self.members.insert(key(reading), at);
+        let place = Place { at, flow: key(reading), netns: reading.netns };
+        self.addresses.entry((reading.local, reading.peer)).or_default().push(place);
+    }
+
+    /// The migration that the flow is in.
+    #[must_use]
+    pub fn member(&self, key: FlowKey) -> Option<usize> {
+        self.members.get(&key).copied()
+    }
+
+    /// The migration that the other end of the connection is in, and that end. Loopback addresses are the same host only in
+    /// one network namespace.
+    #[must_use]
+    pub fn other_end(&self, reading: &FlowReading) -> Option<(usize, FlowKey)> {
+        let found = self.addresses.get(&(reading.peer, reading.local))?;
+        let same_host = |netns: u32| netns == reading.netns || !reading.local.ip().is_loopback();
+        let other =
+            found.iter().find(|place| place.flow != key(reading) && same_host(place.netns))?;
+        Some((other.at, other.flow))
+    }
+}
