@@ -19,7 +19,7 @@ struct Place {
     netns: u32,
 }
 
-/// Made anew at each look, so that it cannot be out of step with the migrations.
+/// Flows are added as they join; made anew when a migration leaves its place, since places move then.
 #[derive(Debug, Default)]
 pub struct Index {
     members: HashMap<FlowKey, usize>,

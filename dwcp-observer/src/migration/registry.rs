@@ -182,7 +182,6 @@ impl Registry {
     /// Takes in one look.
     pub fn step(&mut self, observation: &Observation, world: &mut impl World) -> Actions {
         let mut actions = Actions::default();
-        self.index = Index::new(&self.live);
         self.update_processes(observation, world);
         self.update_members(observation, world);
         // A flow that is called a migration may settle what its other end and its siblings are.
@@ -584,6 +583,10 @@ impl Registry {
         let (over, running): (Vec<Live>, Vec<Live>) =
             std::mem::take(&mut self.live).into_iter().partition(done);
         self.live = running;
+        if over.is_empty() {
+            return;
+        }
+        self.index = Index::new(&self.live);
         for live in over {
             let record: Migration = build::record(&live, observation.now_ns, observation.wall);
             if let Ok(mut history) = live.history.lock() {
@@ -649,29 +652,41 @@ impl Registry {
 /// Takes in a flow's reading. What a socket counted never goes back.
 fn take_in(end: &mut EndState, reading: &FlowReading, world: &impl World) {
     let tid = if reading.send_tid != 0 { reading.send_tid } else { reading.recv_tid };
-    let named = end.threads.get(&tid).map(|thread| thread.reading.comm.clone());
-    let comm = named.or_else(|| {
-        let thread = end.facts.threads.iter().find(|thread| thread.tid == tid);
-        thread.map(|thread| thread.comm.clone())
-    });
-    let mut reading = reading.clone();
-    let old = end.flows.remove(&key(&reading));
-    if let Some(old) = &old {
-        let (before, now) = (old.reading.payload, &mut reading.payload);
-        now.queued = now.queued.max(before.queued);
-        now.delivered = now.delivered.max(before.delivered);
-        now.received = now.received.max(before.received);
-    }
-    let unchanged =
-        old.as_ref().filter(|old| old.reading.snapshot.delivered == reading.snapshot.delivered);
-    let flow = StreamFlow {
-        rtt: match unchanged {
-            Some(old) if !reading.closed => old.rtt,
-            _ => world.flow_rtt(reading.slot),
-        },
-        thread_comm: comm.or_else(|| old.and_then(|old| old.thread_comm)),
-        reading,
+    let Some(flow) = end.flows.get_mut(&key(reading)) else {
+        let flow = StreamFlow {
+            reading: reading.clone(),
+            rtt: world.flow_rtt(reading.slot),
+            thread_comm: thread_comm(&end.threads, &end.facts, tid),
+        };
+        end.flows.insert(key(reading), flow);
+        end.fold();
+        return;
     };
-    end.flows.insert(key(&flow.reading), flow);
-    end.fold();
+    let before = flow.reading.payload;
+    if reading.closed || flow.reading.snapshot.delivered != reading.snapshot.delivered {
+        flow.rtt = world.flow_rtt(reading.slot);
+    }
+    if flow.thread_comm.is_none()
+        || (flow.reading.send_tid, flow.reading.recv_tid) != (reading.send_tid, reading.recv_tid)
+    {
+        flow.thread_comm = thread_comm(&end.threads, &end.facts, tid).or(flow.thread_comm.take());
+    }
+    flow.reading.clone_from(reading);
+    let now = &mut flow.reading.payload;
+    now.queued = now.queued.max(before.queued);
+    now.delivered = now.delivered.max(before.delivered);
+    now.received = now.received.max(before.received);
+}
+
+/// The name of a thread of an end.
+fn thread_comm(
+    threads: &BTreeMap<u32, EndThread>,
+    facts: &ProcessFacts,
+    tid: u32,
+) -> Option<String> {
+    let named = threads.get(&tid).map(|thread| &thread.reading.comm);
+    let comm = named.or_else(|| {
+        facts.threads.iter().find(|thread| thread.tid == tid).map(|thread| &thread.comm)
+    });
+    comm.cloned()
 }
