@@ -64,7 +64,9 @@ pub const HOST_HIST_RUNQ: u32 = 1;
 /// Number of per-CPU histograms.
 pub const HOST_HISTS: u32 = HOST_HIST_RUNQ + crate::sched::ROLES as u32;
 
-const _: () =
-    assert!(RTT_BUCKETS.is_multiple_of(2) && RUNQ_BUCKETS.is_multiple_of(2), "no padding after the buckets");
+const _: () = assert!(
+    RTT_BUCKETS.is_multiple_of(2) && RUNQ_BUCKETS.is_multiple_of(2),
+    "no padding after the buckets"
+);
 const _: () = assert!(bucket_of((1 << 24) - 1) == RTT_BUCKETS - 1);
 const _: () = assert!(bucket_of((1 << 36) - 1) == RUNQ_BUCKETS - 1);

@@ -180,20 +180,18 @@ pub struct Payload {
 }
 
 impl Snapshot {
-    /// Whether the socket opened actively, derived from its counters; `None` when a retransmission blurs them.
+    /// Whether the socket opened actively, derived from its counters; `None` when they do not tell.
     ///
-    /// `bytes_acked` plus what is in flight counts SYN, payload and FIN; `bytes_sent` counts payload alone.
+    /// `bytes_acked` plus what is in flight counts SYN, payload and FIN; `bytes_sent` less `bytes_retrans` counts payload alone.
+    /// A retransmission that failed locally is in `bytes_retrans` only: then the difference is neither 0 nor 1.
     #[inline(always)]
     #[must_use]
     pub fn opened_actively(&self, flags: u32) -> Option<bool> {
-        if self.bytes_retrans != 0
-            || self.tcp_state == TCP_SYN_SENT
-            || self.tcp_state == TCP_SYN_RECV
-        {
+        if self.tcp_state == TCP_SYN_SENT || self.tcp_state == TCP_SYN_RECV {
             return None;
         }
         let sequence_space = self.bytes_acked + u64::from(self.snd_nxt.wrapping_sub(self.snd_una));
-        let control = sequence_space.wrapping_sub(self.bytes_sent);
+        let control = sequence_space.wrapping_sub(self.bytes_sent.wrapping_sub(self.bytes_retrans));
         let fin = u64::from(flags & FLOW_FIN_SENT != 0 && self.snd_nxt == self.write_seq);
         match control.wrapping_sub(fin) {
             0 => Some(false),
@@ -216,5 +214,76 @@ impl Snapshot {
             delivered: self.bytes_acked.saturating_sub(syn + fin_acked),
             received: self.bytes_received.saturating_sub(fin_received),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A socket that has queued `queued` bytes from sequence number `first`, of which `sent` are on their way and `acked` are
+    /// acknowledged; `syn` and `fin` as the kernel counts them.
+    fn socket(first: u32, syn: u64, queued: u64, sent: u64, acked: u64, fin: u64) -> Snapshot {
+        let at = |bytes: u64| first.wrapping_add(bytes as u32);
+        let fin_sent = if sent == queued { fin } else { 0 };
+        let fin_acked = if acked == queued { fin } else { 0 };
+        Snapshot {
+            tcp_state: TCP_ESTABLISHED,
+            bytes_acked: syn + acked + fin_acked,
+            bytes_sent: sent,
+            write_seq: at(queued + fin),
+            snd_nxt: at(sent + fin_sent),
+            snd_una: at(acked + fin_acked),
+            ..Snapshot::default()
+        }
+    }
+
+    #[test]
+    fn payload_leaves_out_syn_and_fin_across_a_wrap_of_sequence_numbers() {
+        for first in [1u32, u32::MAX - 5] {
+            for syn in [0, 1] {
+                let opener = if syn == 1 { FLOW_ACTIVE_OPEN } else { FLOW_PASSIVE_OPEN };
+                let open = socket(first, syn, 100, 80, 30, 0).payload(opener);
+                assert_eq!((open.queued, open.delivered), (100, 30));
+                let closing = socket(first, syn, 100, 100, 60, 1).payload(opener | FLOW_FIN_SENT);
+                assert_eq!((closing.queued, closing.delivered), (100, 60));
+                let closed = socket(first, syn, 100, 100, 100, 1).payload(opener | FLOW_FIN_SENT);
+                assert_eq!((closed.queued, closed.delivered), (100, 100));
+            }
+        }
+    }
+
+    #[test]
+    fn the_opener_shows_in_the_counters_with_and_without_retransmissions() {
+        for retransmitted in [0, 7_000] {
+            for syn in [0, 1] {
+                for (sent, acked, fin) in [(80, 30, 0), (100, 60, 1), (100, 100, 1)] {
+                    let mut seen = socket(u32::MAX - 50, syn, 100, sent, acked, fin);
+                    seen.bytes_sent += retransmitted;
+                    seen.bytes_retrans = retransmitted;
+                    let flags = if fin == 1 { FLOW_FIN_SENT } else { 0 };
+                    assert_eq!(seen.opened_actively(flags), Some(syn == 1));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_retransmission_that_failed_locally_leaves_the_opener_open() {
+        let mut seen = socket(9, 1, 100, 80, 30, 0);
+        seen.bytes_retrans = 1448;
+        assert_eq!(seen.opened_actively(0), None);
+    }
+
+    #[test]
+    fn a_connection_that_was_never_established_has_no_payload() {
+        let refused = Snapshot {
+            tcp_state: TCP_SYN_SENT,
+            write_seq: 8,
+            snd_una: 7,
+            snd_nxt: 8,
+            ..Snapshot::default()
+        };
+        assert_eq!(refused.payload(FLOW_ACTIVE_OPEN), Payload::default());
     }
 }

@@ -226,8 +226,10 @@ fn ending(live: &Live) -> Ending {
     for flow in sender.into_iter().flat_map(|end| end.flows.values()) {
         let reading = &flow.reading;
         ending.streams += 1;
-        let fin = FLOW_FIN_SENT | FLOW_FIN_RECEIVED;
-        ending.orderly += u32::from(reading.resets == 0 && reading.flags & fin == fin);
+        // An orphaned socket in FIN_WAIT2 is gone before the peer's FIN comes (tcp_time_wait): one FIN is enough.
+        let fin = reading.flags & (FLOW_FIN_SENT | FLOW_FIN_RECEIVED) != 0;
+        let all_acked = reading.snapshot.snd_una == reading.snapshot.write_seq;
+        ending.orderly += u32::from(reading.resets == 0 && fin && all_acked);
         ending.reset += u32::from(reading.resets > 0);
         ending.empty += u32::from(reading.payload.queued == 0 && reading.payload.received == 0);
     }

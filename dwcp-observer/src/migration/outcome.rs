@@ -7,7 +7,7 @@ use super::record::{Evidence, Outcome};
 pub struct Ending {
     /// Streams.
     pub streams: u32,
-    /// Streams whose both sides said FIN.
+    /// Streams closed by FIN with everything acknowledged.
     pub orderly: u32,
     /// Streams with an RST seen on this host.
     pub reset: u32,
@@ -38,7 +38,7 @@ pub fn outcome(ending: &Ending) -> (Outcome, Vec<Evidence>) {
     say(
         "close",
         format!(
-            "{} of {} streams closed by FIN from both sides, {} reset",
+            "{} of {} streams closed by FIN with all bytes acknowledged, {} reset",
             ending.orderly, ending.streams, ending.reset
         ),
     );
