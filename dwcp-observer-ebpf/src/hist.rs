@@ -49,10 +49,8 @@ pub struct Hist<const N: usize> {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct HostHist {
-    /// True sum of the samples, in the histogram's unit.
+    /// True sum of the samples, in the histogram's unit; their number is that of all buckets together.
     pub sum: u64,
-    /// Number of samples.
-    pub count: u64,
     /// Samples per bucket.
     pub buckets: [u64; RUNQ_BUCKETS],
 }

@@ -33,6 +33,7 @@ macro_rules! hooks {
 hooks! {
     "sock_send_length" => sock_send_btf, sock_send_raw: |ctx, A| tcp::on_data::<A>(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2), true);
     "sock_recv_length" => sock_recv_btf, sock_recv_raw: |ctx, A| tcp::on_data::<A>(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2), false);
+    "tcp_destroy_sock" => destroy_btf, destroy_raw: |ctx, A| tcp::on_destroy::<A>(&ctx, ctx.arg(0));
     "tcp_probe" => tcp_probe_btf, tcp_probe_raw: |ctx, A| tcp::on_segment::<A>(ctx.arg(0));
     "inet_sock_set_state" => set_state_btf, set_state_raw: |ctx, A| tcp::on_state::<A>(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2));
     "tcp_retransmit_skb" => retransmit_btf, retransmit_raw: |ctx, A| tcp::on_retransmit::<A>(ctx.arg(0));

@@ -43,12 +43,12 @@ static WANTED: HashMap<u32, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREA
 /// `CLONE_THREAD`, include/uapi/linux/sched.h.
 const CLONE_THREAD: u64 = 0x10000;
 
-/// Whether a port rule matches `port`.
+/// Whether a port rule matches one of the two ports of a connection.
 #[inline(always)]
-pub fn port_matches(port: u16) -> bool {
+pub fn port_matches((local, peer): (u16, u16)) -> bool {
     let Some(words) = PORTS.get(0) else { return false };
-    let word = (port >> 6) as usize;
-    word < PORT_WORDS && words[word] >> (port & 63) & 1 != 0
+    let bit = |port: u16| words[(port >> 6) as usize & (PORT_WORDS - 1)] >> (port & 63);
+    (bit(local) | bit(peer)) & 1 != 0
 }
 
 #[inline(always)]

@@ -17,7 +17,7 @@ pub const ROLES: usize = 4;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct SchedTotals {
-    /// When the totals were read, `CLOCK_MONOTONIC` ns; 0 means never.
+    /// When the totals were read, `CLOCK_MONOTONIC` ns; 0 for those of a switch, which reads no clock.
     pub at_ns: u64,
     /// `task_struct.se.sum_exec_runtime`: ns on a CPU.
     pub on_cpu_ns: u64,

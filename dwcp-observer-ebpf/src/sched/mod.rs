@@ -21,7 +21,7 @@ use crate::{
         Access, TASK_COMM, TASK_EXEC, TASK_MOVES, TASK_NIVCSW, TASK_NVCSW, TASK_PCOUNT, TASK_PID,
         TASK_RUN_DELAY, TASK_START, TASK_TGID,
     },
-    counters::{add, bump, host_sample},
+    counters::{add, bump, host_sample_exclusive},
     levels::{self, LEVEL_THREADS},
     process::PROCESSES,
     store::{self, NO_SLOT, TaskTag},
@@ -132,7 +132,8 @@ pub unsafe fn swept<A: Access>(tag: &TaskTag, task: *const u8, comm: &[u64; 2]) 
 pub unsafe fn on_switch<A: Access>(prev: *const u8) {
     let Some(tag) = store::task::<A>(prev) else { return };
     let Some(thread) = record(tag) else { return };
-    read_totals::<A>(prev, bpf_ktime_get_ns(), &raw mut (*thread).switched);
+    // No clock: the sweep stamps totals, and a switch would double its cost by it.
+    read_totals::<A>(prev, 0, &raw mut (*thread).switched);
     let run_delay = (*thread).switched.run_delay_ns;
     let waited = run_delay.wrapping_sub(tag.run_delay);
     tag.run_delay = run_delay;
@@ -149,7 +150,7 @@ pub unsafe fn on_switch<A: Access>(prev: *const u8) {
     }
     let role = (*thread).role;
     if (role as usize) < ROLES {
-        host_sample(HOST_HIST_RUNQ + role, bucket, waited);
+        host_sample_exclusive(HOST_HIST_RUNQ + role, bucket, waited);
     }
 }
 

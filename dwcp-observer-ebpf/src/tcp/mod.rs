@@ -250,8 +250,7 @@ pub unsafe fn on_data<A: Access>(
     let tag = match store::flow::<A>(sk) {
         Some(tag) => tag,
         None => {
-            let (local, peer) = ports::<A>(sk);
-            let by_port = process::port_matches(local) || process::port_matches(peer);
+            let by_port = process::port_matches(ports::<A>(sk));
             let Some(process) = process::slot_of::<A>(process::current::<A>(), by_port) else {
                 return;
             };
@@ -345,6 +344,15 @@ pub unsafe fn on_state<A: Access>(ctx: &impl EbpfContext, sk: *const u8, old: u3
     }
 }
 
+/// `tcp_destroy_sock(struct sock *sk)`: ends a record whose change to `TCP_CLOSE` was missed, because its program interrupted
+/// itself on this CPU (`prog->active`). The counters still stand, unless the socket was disconnected.
+#[inline(always)]
+pub unsafe fn on_destroy<A: Access>(ctx: &impl EbpfContext, sk: *const u8) {
+    if store::flow::<A>(sk).is_some() {
+        on_state::<A>(ctx, sk, TCP_CLOSE, TCP_CLOSE);
+    }
+}
+
 /// Tags at `connect()` by a tracked process, and both opens on a port that a rule names.
 #[inline(always)]
 unsafe fn track_at_open<A: Access>(
@@ -357,8 +365,7 @@ unsafe fn track_at_open<A: Access>(
     if !(active || passive) || !is_tcp::<A>(sk) {
         return None;
     }
-    let (local, peer) = ports::<A>(sk);
-    let by_port = process::port_matches(local) || process::port_matches(peer);
+    let by_port = process::port_matches(ports::<A>(sk));
     let matched = if by_port { FLOW_PORT_MATCH } else { 0 };
     if passive {
         // Softirq: the running thread has nothing to do with this socket.
@@ -450,8 +457,7 @@ pub unsafe fn on_sweep<A: Access>(task: *const u8, socket: *const u8) {
         }
         return;
     }
-    let (local, peer) = ports::<A>(sk);
-    let by_port = process::port_matches(local) || process::port_matches(peer);
+    let by_port = process::port_matches(ports::<A>(sk));
     let Some(process) = process::slot_of::<A>(task, by_port) else { return };
     let matched = if by_port { FLOW_PORT_MATCH } else { 0 };
     let Some(tag) = track::<A>(sk, process, FLOW_FOUND_OPEN | matched) else { return };

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Settings, load_options};
 use crate::{
     config::{Config, LogLevel},
-    cycle::{Cycle, pollable, trim_memory},
+    cycle::{Cycle, bound_memory, pollable, trim_memory},
     http::{self, HttpLimits},
     identify::rules::RuleSet,
     kernel::Kernel,
@@ -40,6 +40,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         // Lines of the kernel side come under its crate's name.
         .filter_module("dwcp_observer_ebpf", config.log_level.filter())
         .init();
+    bound_memory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(observe(&config))?;
     Ok(ExitCode::SUCCESS)

@@ -79,6 +79,7 @@ pub const HOOKS: &[Hook] = tracepoints! {
     "sock_send_length", "sock_send_btf", "sock_send_raw", true, "tags the socket that a migrator sends on, and the sending thread";
     "sock_recv_length", "sock_recv_btf", "sock_recv_raw", true, "tags the socket that a migrator receives on, and the receiving thread";
     "inet_sock_set_state", "set_state_btf", "set_state_raw", true, "opens, closes, exact totals at close";
+    "tcp_destroy_sock", "destroy_btf", "destroy_raw", false, "closes whose state change was missed";
     "tcp_probe", "tcp_probe_btf", "tcp_probe_raw", false, "RTT histogram, totals between two cycles";
     "tcp_retransmit_skb", "retransmit_btf", "retransmit_raw", false, "retransmit events";
     "tcp_cong_state_set", "ca_state_btf", "ca_state_raw", false, "time in each congestion state";

@@ -450,7 +450,6 @@ impl Kernel {
                 None => total = Some(Box::new(bank.0)),
                 Some(total) => {
                     total.sum += bank.0.sum;
-                    total.count += bank.0.count;
                     for (to, from) in total.buckets.iter_mut().zip(bank.0.buckets) {
                         *to += from;
                     }

@@ -73,11 +73,10 @@ mod tests {
 
     #[test]
     fn exposed_buckets_are_upper_bounds() {
-        let mut host = HostHist { sum: 0, count: 0, buckets: [0; RUNQ_BUCKETS] };
+        let mut host = HostHist { sum: 0, buckets: [0; RUNQ_BUCKETS] };
         for value in [0u64, 7, 8, 15, 16, 1 << 30] {
             host.buckets[bucket_of(value)] += 1;
             host.sum += value;
-            host.count += 1;
         }
         let exposed = exposition(&host, 1.0, 3..=5);
         assert_eq!(exposed.bounds.as_ref(), [8.0, 16.0, 32.0]);
