@@ -39,9 +39,9 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// A lifecycle event is looked at this long after it came, together with those that follow it.
 const GATHER: Duration = Duration::from_millis(10);
 /// Least time between two looks outside the cycle, and how many times the last look's own duration it is at least: however many
-/// events come, looks take at most 2 % of a core.
+/// events come, looks take at most a tenth of a core.
 const LEAST_GAP: Duration = Duration::from_millis(50);
-const LEAST_GAP_LOOKS: u32 = 50;
+const LEAST_GAP_LOOKS: u32 = 10;
 /// With sampled program statistics: how often and for how long the kernel times program runs.
 const STATS_EVERY: u64 = 10;
 const STATS_FOR: Duration = Duration::from_millis(100);
@@ -212,7 +212,8 @@ impl Cycle {
         if !watched.is_empty() || (tick && self.number.is_multiple_of(IDLE_SWEEP_EVERY)) {
             self.kernel.sweep_tasks();
         }
-        for pid in watched {
+        // Between two ticks the events of the sockets are enough.
+        for pid in watched.into_iter().filter(|_| tick) {
             self.kernel.sweep_sockets(Some(pid));
         }
         let observation = self.observe(tick);

@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything from a fresh clone to a tested agent.
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod checks;
@@ -37,6 +38,11 @@ enum Command {
     Demo(demo::Args),
     /// Write the documents that are generated from the code
     Docs,
+    /// Measure what the agent costs; prints a table and writes docs/overhead.md
+    Bench(bench::Args),
+    /// Traffic of `bench`, which starts it
+    #[command(hide = true)]
+    PingPong(bench::PingPongArgs),
     /// Run all tests and print one closing line
     Test(test::Args),
 }
@@ -59,6 +65,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Run(args) => build::run_agent(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Docs => docs::run().map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(&args),
+        Command::PingPong(args) => bench::ping_pong(&args),
         Command::Test(args) => test::run(&args),
     }
 }

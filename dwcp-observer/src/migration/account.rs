@@ -145,7 +145,7 @@ fn tick(live: &mut Live, observation: &Observation) {
 fn finish(live: &mut Live) {
     live.rate = None;
     for thread in live.ends.iter_mut().flat_map(|end| end.threads.values_mut()) {
-        thread.on_cpu_at_end_ns = Some(thread.reading.now.on_cpu_ns);
+        thread.at_end = Some(thread.reading.clone());
     }
 }
 
@@ -279,7 +279,7 @@ fn vcpu_time_after_end(end: &EndState) -> Option<f64> {
         .values()
         .filter(|thread| thread.role == ThreadRole::Vcpu)
         .filter_map(|thread| {
-            Some(thread.reading.now.on_cpu_ns.saturating_sub(thread.on_cpu_at_end_ns?))
+            Some(thread.reading.now.on_cpu_ns.saturating_sub(thread.at_end.as_ref()?.now.on_cpu_ns))
         })
         .collect();
     (!times.is_empty()).then(|| times.iter().sum::<u64>() as f64 / 1e9)

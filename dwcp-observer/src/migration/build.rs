@@ -239,7 +239,7 @@ fn threads(role: Role, end: &EndState) -> Vec<Thread> {
         .threads
         .values()
         .map(|thread| {
-            let reading = &thread.reading;
+            let reading = thread.at_end.as_ref().unwrap_or(&thread.reading);
             let on_cpu_ns = reading.now.on_cpu_ns.saturating_sub(reading.base.on_cpu_ns);
             let waited_ns = reading.now.run_delay_ns.saturating_sub(reading.base.run_delay_ns);
             let measured_ns = reading.now.at_ns.saturating_sub(reading.base.at_ns);

@@ -42,8 +42,8 @@ pub struct EndThread {
     pub role: ThreadRole,
     /// Run-queue waits so far.
     pub waits: Option<Quantiles>,
-    /// CPU time when the migration ended, ns.
-    pub on_cpu_at_end_ns: Option<u64>,
+    /// Its reading when the migration ended: what the record says; later ones show where the guest runs.
+    pub at_end: Option<ThreadReading>,
 }
 
 /// A migrator process on this host.

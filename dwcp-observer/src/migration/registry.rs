@@ -557,11 +557,11 @@ impl Registry {
                         before.filter(|thread| thread.reading.now.runs == reading.now.runs);
                     let thread = EndThread {
                         role: found,
-                        waits: match unchanged {
+                        waits: match before.filter(|thread| thread.at_end.is_some()).or(unchanged) {
                             Some(thread) => thread.waits,
                             None => world.thread_waits(reading.slot),
                         },
-                        on_cpu_at_end_ns: before.and_then(|thread| thread.on_cpu_at_end_ns),
+                        at_end: before.and_then(|thread| thread.at_end.clone()),
                         reading: (*reading).clone(),
                     };
                     end.threads.insert(reading.tid, thread);

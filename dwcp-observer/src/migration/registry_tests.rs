@@ -266,6 +266,8 @@ fn the_outcome_waits_to_see_where_the_guest_runs() {
     assert_eq!((found[0].state, found[0].outcome), (State::Finished, Some(Outcome::Unknown)));
     let (found, actions) = step(&mut registry, &mut world, 2.6, vec![], SECOND);
     assert_eq!(found[0].outcome, Some(Outcome::Completed));
+    let destination = found[0].threads.iter().find(|thread| thread.tid == 4002).unwrap();
+    assert_eq!(destination.on_cpu_seconds, 0.0, "the record ends with the migration");
     assert_eq!(registry.totals().finished.values().sum::<u64>(), 1);
     assert!(actions.watch.iter().all(|(_, on)| !on) && actions.watch.len() == 2);
     assert_eq!(actions.release_threads, [0, 1]);

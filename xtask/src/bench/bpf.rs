@@ -79,7 +79,8 @@ impl EmptyProgram {
             padding: u32,
         }
         // r0 = 0; exit
-        const INSTRUCTIONS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+        const INSTRUCTIONS: [[u8; 8]; 2] =
+            [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
         const LICENSE: &std::ffi::CStr = c"GPL";
         let mut load = Load {
             program_type: BPF_PROG_TYPE_RAW_TRACEPOINT,

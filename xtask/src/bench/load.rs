@@ -24,27 +24,30 @@ pub(super) struct Setup {
     /// The agent.
     pub(super) agent: PathBuf,
     /// The traffic generator.
-    flows: PathBuf,
+    pub(super) flows: PathBuf,
     /// Fewer repetitions.
     pub(super) quick: bool,
 }
 
 impl Setup {
     /// Builds both; `$DWCP_OBSERVER` names another agent.
-    pub(super) fn build(quick: bool, no_build: bool) -> Result<Self> {
-        if !no_build {
-            run(cargo().args(["build", "--release", "--package", "dwcp-observer-lab"]).args([
-                "--bin",
-                "lab-flows",
-            ]))?;
-        }
+    pub(super) fn build(quick: bool) -> Result<Self> {
+        run(cargo()
+            .args(["build", "--release", "--package", "dwcp-observer-lab"])
+            .args(["--bin", "lab-flows"]))?;
         let agent = match std::env::var_os("DWCP_OBSERVER") {
             Some(agent) => PathBuf::from(agent),
-            None if no_build => build::agent(),
             None => build::run()?,
         };
-        ensure!(agent.is_file(), "{} is not there", agent.display());
-        Ok(Self { agent, flows: target_dir().join("release/lab-flows"), quick })
+        Self::new(agent, target_dir().join("release/lab-flows"), quick)
+    }
+
+    /// Takes what is built.
+    pub(super) fn new(agent: PathBuf, flows: PathBuf, quick: bool) -> Result<Self> {
+        for program in [&agent, &flows] {
+            ensure!(program.is_file(), "{} is not there", program.display());
+        }
+        Ok(Self { agent, flows, quick })
     }
 
     /// `full` repetitions, or `quick` ones.
@@ -74,6 +77,16 @@ impl Setup {
     /// `lab-flows` under a name.
     pub(super) fn flows(&self, name: &str, args: &[&str]) -> Result<FlowHelper> {
         FlowHelper::start(&self.flows, name, &[&["--comm", name], args].concat())
+    }
+
+    /// Small messages to and fro in a process called `name`, after so many renames of its thread.
+    pub(super) fn ping_pong(name: &str, renames: u32) -> Result<PingPong> {
+        let (port, renames) = (strange_port()?.to_string(), renames.to_string());
+        let args = ["ping-pong", "--port", &port, "--renames", &renames];
+        let mut helper = FlowHelper::start(&std::env::current_exe()?, name, &args)?;
+        let ready: Value = helper.line()?;
+        ensure!(ready["ready"] == 1, "the traffic generator says {ready}");
+        Ok(PingPong { helper })
     }
 
     /// Open connections of a process called `name`, each of which has carried `first_bytes` and
@@ -133,6 +146,28 @@ impl Steady {
         self.helper.tell_stop()?;
         let report = self.helper.finish()?.pop().context("no report of the traffic generator")?;
         Ok(report)
+    }
+}
+
+/// Running small messages; ended on drop.
+#[derive(Debug)]
+pub(super) struct PingPong {
+    helper: FlowHelper,
+}
+
+impl PingPong {
+    /// Process id.
+    pub(super) fn pid(&self) -> u32 {
+        self.helper.pid()
+    }
+
+    /// Ends it and returns the number of round trips.
+    pub(super) fn stop(mut self) -> Result<u64> {
+        self.helper.tell_stop()?;
+        let report: Option<Value> = self.helper.finish()?.pop();
+        report
+            .and_then(|report| report["round_trips"].as_u64())
+            .context("no report of the traffic generator")
     }
 }
 
@@ -242,6 +277,7 @@ mod tests {
 
     #[test]
     fn the_cpus_are_given_back() {
+        // SAFETY: takes a whole set.
         let count = |set: &libc::cpu_set_t| unsafe { libc::CPU_COUNT(set) };
         let before = count(&affinity().unwrap());
         let inside = on_one_cpu(affinity).unwrap();

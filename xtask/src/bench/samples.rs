@@ -33,6 +33,11 @@ impl Samples {
         self.0.get(rank.max(1) - 1).copied()
     }
 
+    /// All multiplied by `factor`, which is not negative.
+    pub(super) fn scaled(&self, factor: f64) -> Self {
+        Self(self.0.iter().map(|value| value * factor).collect())
+    }
+
     /// The median with its range.
     pub(super) fn figure(&self) -> Option<Figure> {
         self.figure_of(self.median()?)
