@@ -6,7 +6,7 @@ use dwcp_observer_ebpf::{Event, counters::Counter};
 use crate::counters::bump;
 
 #[map]
-static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
+static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 
 #[inline(always)]
 pub fn emit(kind: u32, slot: u32, tgid: u32) {

@@ -168,6 +168,8 @@ impl Cycle {
                     stats_until = None;
                 }
                 () = wait(early) => {
+                    // What came meanwhile needs no look of its own.
+                    drain(events.get_mut());
                     early = None;
                     last_early = tokio::time::Instant::now();
                     self.look(false);
@@ -200,8 +202,7 @@ impl Cycle {
             return;
         }
         for (pid, rule) in self.scanner.scan(&self.rules) {
-            self.kernel.want(pid, rule);
-            self.kernel.sweep_tasks();
+            self.kernel.adopt(pid, rule);
         }
     }
 

@@ -10,6 +10,8 @@ pub const TCP_SYN_SENT: u32 = 2;
 pub const TCP_SYN_RECV: u32 = 3;
 /// `TCP_FIN_WAIT1`.
 pub const TCP_FIN_WAIT1: u32 = 4;
+/// `TCP_FIN_WAIT2`.
+pub const TCP_FIN_WAIT2: u32 = 5;
 /// `TCP_CLOSE`.
 pub const TCP_CLOSE: u32 = 7;
 /// `TCP_CLOSE_WAIT`.
@@ -19,6 +21,8 @@ pub const TCP_LAST_ACK: u32 = 9;
 
 /// `TCP_LISTEN`.
 pub const TCP_LISTEN: u32 = 10;
+/// `TCP_CLOSING`.
+pub const TCP_CLOSING: u32 = 11;
 
 /// Number of congestion states (`TCP_CA_Open` to `TCP_CA_Loss`, `include/uapi/linux/tcp.h`).
 pub const CA_STATES: usize = 5;
@@ -31,8 +35,6 @@ pub const FLOW_PASSIVE_OPEN: u32 = 1 << 1;
 pub const FLOW_FOUND_OPEN: u32 = 1 << 2;
 /// A FIN was queued for sending.
 pub const FLOW_FIN_SENT: u32 = 1 << 3;
-/// The peer's FIN was received in order.
-pub const FLOW_FIN_RECEIVED: u32 = 1 << 4;
 /// A port rule matched the local or the peer's port.
 pub const FLOW_PORT_MATCH: u32 = 1 << 5;
 
@@ -102,6 +104,10 @@ pub struct Snapshot {
     pub chrono_stat: [u32; 3],
     /// Jiffies when the snapshot was taken, low 32 bits.
     pub jiffies: u32,
+    /// `SOCK_DONE`: the peer's FIN was received in order and is in `bytes_received`.
+    pub fin_received: u32,
+    /// Unused; keeps the layout free of padding.
+    pub reserved: u32,
 }
 
 /// What the kernel keeps of a flow.
@@ -192,11 +198,23 @@ impl Snapshot {
         }
         let sequence_space = self.bytes_acked + u64::from(self.snd_nxt.wrapping_sub(self.snd_una));
         let control = sequence_space.wrapping_sub(self.bytes_sent.wrapping_sub(self.bytes_retrans));
-        let fin = u64::from(flags & FLOW_FIN_SENT != 0 && self.snd_nxt == self.write_seq);
+        let fin = u64::from(self.fin_queued(flags) && self.snd_nxt == self.write_seq);
         match control.wrapping_sub(fin) {
             0 => Some(false),
             1 => Some(true),
             _ => None,
+        }
+    }
+
+    /// Whether `write_seq` holds a FIN: by the state at that moment, which a change of state shows only at the next one; once
+    /// closed, by whether a FIN was ever sent.
+    #[inline(always)]
+    #[must_use]
+    pub const fn fin_queued(&self, flags: u32) -> bool {
+        match self.tcp_state {
+            TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_LAST_ACK | TCP_CLOSING => true,
+            TCP_CLOSE => flags & FLOW_FIN_SENT != 0,
+            _ => false,
         }
     }
 
@@ -205,10 +223,10 @@ impl Snapshot {
     #[must_use]
     pub fn payload(&self, flags: u32) -> Payload {
         let syn = u64::from(flags & FLOW_ACTIVE_OPEN != 0);
-        let fin_queued = u64::from(flags & FLOW_FIN_SENT != 0);
+        let fin_queued = u64::from(self.fin_queued(flags));
         let unacked = self.write_seq.wrapping_sub(self.snd_una);
         let fin_acked = if unacked == 0 { fin_queued } else { 0 };
-        let fin_received = u64::from(flags & FLOW_FIN_RECEIVED != 0);
+        let fin_received = u64::from(self.fin_received != 0);
         Payload {
             queued: (self.bytes_acked + u64::from(unacked)).saturating_sub(syn + fin_queued),
             delivered: self.bytes_acked.saturating_sub(syn + fin_acked),
@@ -228,7 +246,7 @@ mod tests {
         let fin_sent = if sent == queued { fin } else { 0 };
         let fin_acked = if acked == queued { fin } else { 0 };
         Snapshot {
-            tcp_state: TCP_ESTABLISHED,
+            tcp_state: if fin == 1 { TCP_FIN_WAIT1 } else { TCP_ESTABLISHED },
             bytes_acked: syn + acked + fin_acked,
             bytes_sent: sent,
             write_seq: at(queued + fin),
@@ -273,6 +291,22 @@ mod tests {
         let mut seen = socket(9, 1, 100, 80, 30, 0);
         seen.bytes_retrans = 1448;
         assert_eq!(seen.opened_actively(0), None);
+    }
+
+    #[test]
+    fn a_fin_counts_from_the_state_that_queues_it_and_for_ever_after() {
+        let mut seen = socket(9, 0, 100, 100, 100, 1);
+        seen.fin_received = 1;
+        seen.bytes_received = 51;
+        seen.tcp_state = TCP_CLOSE;
+        let closed = seen.payload(FLOW_PASSIVE_OPEN | FLOW_FIN_SENT);
+        assert_eq!((closed.queued, closed.delivered, closed.received), (100, 100, 50));
+        let before = socket(9, 0, 100, 100, 100, 0).payload(FLOW_PASSIVE_OPEN | FLOW_FIN_SENT);
+        assert_eq!(
+            (before.queued, before.delivered),
+            (100, 100),
+            "the change of state comes before the FIN"
+        );
     }
 
     #[test]

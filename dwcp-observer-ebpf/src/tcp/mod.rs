@@ -17,17 +17,17 @@ use dwcp_observer_ebpf::{
     counters::Counter,
     hist::{HOST_HIST_RTT, Hist, RTT_BUCKETS, bucket_of},
     tcp::{
-        CA_STATES, FLOW_ACTIVE_OPEN, FLOW_FIN_RECEIVED, FLOW_FIN_SENT, FLOW_FOUND_OPEN,
-        FLOW_PASSIVE_OPEN, FLOW_PORT_MATCH, Flow, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED,
-        TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_LISTEN, TCP_STATES, TCP_SYN_RECV, TCP_SYN_SENT,
+        CA_STATES, FLOW_ACTIVE_OPEN, FLOW_FIN_SENT, FLOW_FOUND_OPEN, FLOW_PASSIVE_OPEN,
+        FLOW_PORT_MATCH, Flow, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1,
+        TCP_LAST_ACK, TCP_LISTEN, TCP_STATES, TCP_SYN_RECV, TCP_SYN_SENT,
     },
 };
 
 use crate::{
     access::{
-        Access, NET_INUM, SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_FLAGS, SK_LPORT, SK_NET,
-        SK_PROTOCOL, SK_SADDR, SK_STATE, SK_V6_DADDR, SK_V6_SADDR, SOCK_DONE_BIT, SOCKET_SK,
-        TP_DELIVERED, TP_MSTAMP, TP_RACK_RTT,
+        Access, NET_INUM, SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_LPORT, SK_NET, SK_PROTOCOL,
+        SK_SADDR, SK_STATE, SK_V6_DADDR, SK_V6_SADDR, SOCKET_SK, TP_DELIVERED, TP_MSTAMP,
+        TP_RACK_RTT,
     },
     counters::{add, bump, host_sample},
     events::emit,
@@ -130,9 +130,7 @@ unsafe fn track<A: Access>(
         }
         None => {
             bump(Counter::FlowSlotsFull);
-            if let Some(process) = PROCESSES.get_ptr_mut(process) {
-                add(&raw mut (*process).overflow.flows, 1);
-            }
+            count_overflow_flow(process, 1);
         }
     }
     Some(tag)
@@ -142,6 +140,13 @@ unsafe fn track<A: Access>(
 fn give_back(slot: u32) {
     if slot != NO_SLOT && FLOW_FREE.push(slot, 0).is_err() {
         bump(Counter::HelperBusy);
+    }
+}
+
+#[inline(always)]
+unsafe fn count_overflow_flow(process: u32, count: u64) {
+    if let Some(process) = PROCESSES.get_ptr_mut(process) {
+        add(&raw mut (*process).overflow.flows, count);
     }
 }
 
@@ -183,10 +188,6 @@ unsafe fn set_v4(to: *mut [u8; 16], addr: [u8; 4]) {
 #[inline(always)]
 unsafe fn refresh<A: Access>(sk: *const u8, tp: *const u8, tag: &mut FlowTag, at_us: u64) {
     tag.snapshot_us = at_us;
-    let done = SOCK_DONE_BIT.load();
-    if done < 64 && A::read::<u64>(sk, SK_FLAGS.load()) >> done & 1 != 0 {
-        tag.flags |= FLOW_FIN_RECEIVED;
-    }
     let Some(flow) = record(tag) else {
         if tag.slot == NO_SLOT {
             snapshot::count_overflow::<A>(sk, tp, tag);
@@ -263,6 +264,11 @@ pub unsafe fn on_data<A: Access>(
     if tag.data_seen == 0 {
         let Some(process) = process::slot_of::<A>(process::current::<A>(), true) else { return };
         tag.data_seen = 1;
+        if tag.slot == NO_SLOT && tag.process != process {
+            // It was counted where it was opened; it belongs where its data are.
+            count_overflow_flow(process, 1);
+            count_overflow_flow(tag.process, 1u64.wrapping_neg());
+        }
         tag.process = process;
         if let Some(flow) = record(tag) {
             (*flow).process = process;

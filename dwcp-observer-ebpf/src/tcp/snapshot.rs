@@ -7,10 +7,10 @@ use dwcp_observer_ebpf::tcp::{FLOW_ACTIVE_OPEN, FLOW_PASSIVE_OPEN, Snapshot};
 
 use crate::{
     access::{
-        Access, CHRONO_MASK, CHRONO_SHIFT, SK_STATE, TP_BYTES_ACKED, TP_BYTES_RECEIVED,
-        TP_BYTES_RETRANS, TP_BYTES_SENT, TP_CHRONO_START, TP_CHRONO_STAT, TP_CHRONO_TYPE,
-        TP_COPIED_SEQ, TP_CWND, TP_DATA_IN, TP_DATA_OUT, TP_DELIVERED, TP_LOST, TP_MDEV,
-        TP_MIN_RTT, TP_MSS, TP_RCV_NXT, TP_RCV_WND, TP_SEGS_IN, TP_SEGS_OUT, TP_SND_NXT,
+        Access, CHRONO_MASK, CHRONO_SHIFT, SK_FLAGS, SK_STATE, SOCK_DONE_BIT, TP_BYTES_ACKED,
+        TP_BYTES_RECEIVED, TP_BYTES_RETRANS, TP_BYTES_SENT, TP_CHRONO_START, TP_CHRONO_STAT,
+        TP_CHRONO_TYPE, TP_COPIED_SEQ, TP_CWND, TP_DATA_IN, TP_DATA_OUT, TP_DELIVERED, TP_LOST,
+        TP_MDEV, TP_MIN_RTT, TP_MSS, TP_RCV_NXT, TP_RCV_WND, TP_SEGS_IN, TP_SEGS_OUT, TP_SND_NXT,
         TP_SND_UNA, TP_SND_WND, TP_SRTT, TP_SSTHRESH, TP_TOTAL_RETRANS, TP_WRITE_SEQ,
     },
     counters::add,
@@ -27,6 +27,7 @@ pub unsafe fn take<A: Access>(sk: *const u8, tp: *const u8, to: *mut Snapshot, a
     (*to).tcp_state = u32::from(A::read::<u8>(sk, SK_STATE.load()));
     (*to).at_us = at_us;
     totals::<A>(tp, to);
+    (*to).fin_received = fin_received::<A>(sk);
     (*to).rcv_nxt = A::read(tp, TP_RCV_NXT.load());
     (*to).copied_seq = A::read(tp, TP_COPIED_SEQ.load());
     (*to).segs_out = A::read(tp, TP_SEGS_OUT.load());
@@ -50,6 +51,12 @@ pub unsafe fn take<A: Access>(sk: *const u8, tp: *const u8, to: *mut Snapshot, a
     (*to).jiffies = bpf_jiffies64() as u32;
     compiler_fence(Ordering::SeqCst);
     (&raw mut (*to).sequence).write_volatile(sequence.wrapping_add(2));
+}
+
+#[inline(always)]
+unsafe fn fin_received<A: Access>(sk: *const u8) -> u32 {
+    let done = SOCK_DONE_BIT.load();
+    u32::from(done < 64 && A::read::<u64>(sk, SK_FLAGS.load()) >> done & 1 != 0)
 }
 
 #[inline(always)]
@@ -86,6 +93,7 @@ pub unsafe fn count_overflow<A: Access>(sk: *const u8, tp: *const u8, tag: &mut 
         tcp_state: u32::from(A::read::<u8>(sk, SK_STATE.load())),
         ..Snapshot::default()
     };
+    now.fin_received = fin_received::<A>(sk);
     totals::<A>(tp, &raw mut now);
     if tag.flags & (FLOW_ACTIVE_OPEN | FLOW_PASSIVE_OPEN) == 0 {
         tag.flags |= super::opener(&now, tag.flags);

@@ -74,6 +74,9 @@ pub struct ProcessReading {
     pub overflow: FlowOverflow,
 }
 
+/// Slots beyond the level that are looked at: two CPUs that raise it at once may lose the higher one.
+const MARGIN: u32 = 256;
+
 /// A set of record slots and the stack of free ones.
 struct Slots<T> {
     records: Mapped<T>,
@@ -110,10 +113,8 @@ impl<T: Copy> Slots<T> {
 
     /// Slots that were ever used, with their state.
     fn visit(&mut self, levels: &Mapped<Levels>, mut each: impl FnMut(u32, NonNull<T>) -> bool) {
-        let top = levels
-            .slot(0)
-            .map_or(0, |levels| peek!(levels, 0)[self.level as usize])
-            .min(self.records.len());
+        let level = levels.slot(0).map_or(0, |levels| peek!(levels, 0)[self.level as usize]);
+        let top = level.saturating_add(MARGIN).min(self.records.len());
         let mut used = 0;
         for slot in 0..top {
             if let Some(record) = self.records.slot(slot) {
@@ -275,7 +276,7 @@ impl Kernel {
         Clock { monotonic_ns: clock_ns(libc::CLOCK_MONOTONIC), jiffy_ns: self.jiffy_ns }
     }
 
-    /// Adopts processes by name or by [`Self::want`], new threads of known ones, and refreshes all thread totals.
+    /// Adopts processes by name or by [`Self::adopt`], new threads of known ones, and refreshes all thread totals.
     pub fn sweep_tasks(&mut self) {
         if let Err(error) = self.run("sweep_tasks", None) {
             log::warn!("task sweep failed: {error}");
@@ -305,10 +306,16 @@ impl Kernel {
         sys::run_iterator(fd.as_fd(), process)
     }
 
-    /// Asks the next task sweep to adopt a process that was recognised by other means.
-    pub fn want(&mut self, tgid: u32, rule: u32) {
+    /// Adopts a process that was recognised by other means than its name.
+    pub fn adopt(&mut self, tgid: u32, rule: u32) {
         if let Err(error) = self.maps.wanted.insert(tgid, rule, 0) {
             log::warn!("process {tgid} cannot be tracked: {error}");
+            return;
+        }
+        self.sweep_tasks();
+        // The id may be another process' tomorrow.
+        if let Err(error) = self.maps.wanted.remove(&tgid) {
+            log::warn!("process {tgid} stays wanted: {error}");
         }
     }
 
@@ -376,7 +383,9 @@ impl Kernel {
 
     /// Frees the slot of a thread, alive or not: a live one is no longer measured.
     pub fn release_thread(&mut self, slot: u32) {
-        if let Some(record) = self.maps.threads.records.slot(slot) {
+        if let Some(record) = self.maps.threads.records.slot(slot)
+            && peek!(record, state) != SLOT_FREE
+        {
             sched::reset(record);
             clear(
                 &mut self.maps.thread_waits,

@@ -13,7 +13,7 @@ use crate::{
     migration::{record::Transport, registry::Observation},
     publish::{ErrorType, Histogram, Totals},
 };
-use dwcp_observer_ebpf::tcp::{FLOW_FIN_RECEIVED, FLOW_FIN_SENT};
+use dwcp_observer_ebpf::tcp::FLOW_FIN_SENT;
 
 /// Time after the end in which it shows where the guest runs, ns.
 const SETTLE_NS: u64 = 1_000_000_000;
@@ -227,7 +227,7 @@ fn ending(live: &Live) -> Ending {
         let reading = &flow.reading;
         ending.streams += 1;
         // An orphaned socket in FIN_WAIT2 is gone before the peer's FIN comes (tcp_time_wait): one FIN is enough.
-        let fin = reading.flags & (FLOW_FIN_SENT | FLOW_FIN_RECEIVED) != 0;
+        let fin = reading.flags & FLOW_FIN_SENT != 0 || reading.snapshot.fin_received != 0;
         let all_acked = reading.snapshot.snd_una == reading.snapshot.write_seq;
         ending.orderly += u32::from(reading.resets == 0 && fin && all_acked);
         ending.reset += u32::from(reading.resets > 0);

@@ -145,6 +145,16 @@ impl EndState {
         }
     }
 
+    /// Drops the oldest exited threads when there are too many.
+    pub fn fold_threads(&mut self) {
+        while self.threads.len() > MAX_STREAMS {
+            let gone =
+                self.threads.iter().find(|(_, thread)| thread.reading.exited).map(|(tid, _)| *tid);
+            let Some(tid) = gone else { return };
+            self.threads.remove(&tid);
+        }
+    }
+
     /// Which streams each thread moves data on.
     #[must_use]
     pub fn thread_uses(&self) -> HashMap<u32, ThreadUse> {

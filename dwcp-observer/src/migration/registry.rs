@@ -564,8 +564,12 @@ impl Registry {
                         at_end: before.and_then(|thread| thread.at_end.clone()),
                         reading: (*reading).clone(),
                     };
+                    if reading.exited {
+                        actions.release_threads.push(reading.slot);
+                    }
                     end.threads.insert(reading.tid, thread);
                 }
+                end.fold_threads();
             }
         }
         let migrating: HashSet<u32> =
@@ -605,9 +609,8 @@ impl Registry {
                     .any(|other| other.ends.iter().any(|some| some.process == end.process))
                 {
                     actions.watch.push((end.process, false));
-                    actions
-                        .release_threads
-                        .extend(end.threads.values().map(|thread| thread.reading.slot));
+                    let running = end.threads.values().filter(|thread| !thread.reading.exited);
+                    actions.release_threads.extend(running.map(|thread| thread.reading.slot));
                 }
             }
         }
@@ -672,10 +675,13 @@ fn take_in(end: &mut EndState, reading: &FlowReading, world: &impl World) {
         flow.thread_comm = thread_comm(&end.threads, &end.facts, tid).or(flow.thread_comm.take());
     }
     flow.reading.clone_from(reading);
-    let now = &mut flow.reading.payload;
-    now.queued = now.queued.max(before.queued);
-    now.delivered = now.delivered.max(before.delivered);
-    now.received = now.received.max(before.received);
+    if !reading.closed {
+        // A sweep may read a socket in the middle of a change; the record of a closed one is exact.
+        let now = &mut flow.reading.payload;
+        now.queued = now.queued.max(before.queued);
+        now.delivered = now.delivered.max(before.delivered);
+        now.received = now.received.max(before.received);
+    }
 }
 
 /// The name of a thread of an end.

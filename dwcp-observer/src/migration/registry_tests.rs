@@ -5,10 +5,7 @@ use std::{collections::HashMap, net::SocketAddr};
 use dwcp_observer_ebpf::{
     process::FlowOverflow,
     sched::SchedTotals,
-    tcp::{
-        FLOW_ACTIVE_OPEN, FLOW_FIN_RECEIVED, FLOW_FIN_SENT, FLOW_FOUND_OPEN, FLOW_PASSIVE_OPEN,
-        Payload, Snapshot,
-    },
+    tcp::{FLOW_ACTIVE_OPEN, FLOW_FIN_SENT, FLOW_FOUND_OPEN, FLOW_PASSIVE_OPEN, Payload, Snapshot},
 };
 use proptest::prelude::*;
 
@@ -136,7 +133,7 @@ fn flow(slot: u32, process: u32, port: u16, source: bool, bytes: u64) -> FlowRea
 
 fn close(mut flow: FlowReading, at_ns: u64) -> FlowReading {
     flow.state_ns[7] = at_ns;
-    flow.flags |= FLOW_FIN_SENT | FLOW_FIN_RECEIVED;
+    flow.flags |= FLOW_FIN_SENT;
     flow.closed = true;
     flow
 }

@@ -188,10 +188,13 @@ pub fn read(slot: u32, record: NonNull<Flow>, clock: Clock) -> FlowReading {
 
 /// Makes a record ready for its next flow: all zero but the generation, which moves on.
 pub fn reset(record: NonNull<Flow>) {
-    let generation = peek!(record, generation);
-    // SAFETY: the slot lies in a live, writable mapping, is owned by the agent once closed, and zero is valid for all its fields.
-    unsafe { record.as_ptr().write_bytes(0, 1) };
-    poke!(record, generation, generation.wrapping_add(1));
+    let generation = peek!(record, generation).wrapping_add(1);
+    poke!(record, generation, generation);
+    // SAFETY: zero is valid for all fields of the record.
+    let mut empty: Flow = unsafe { std::mem::zeroed() };
+    empty.generation = generation;
+    // SAFETY: the slot lies in a live, writable mapping and is the agent's once closed.
+    unsafe { record.as_ptr().write_volatile(empty) };
 }
 
 /// Reads again while the kernel side was writing.
