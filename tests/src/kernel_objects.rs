@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Kind (`prog`, `map` or `link`) and id; the kernel gives no id twice.
@@ -46,20 +46,27 @@ pub fn objects_of(pid: u32) -> Result<BTreeSet<KernelObject>> {
 pub fn still_there(objects: &BTreeSet<KernelObject>) -> Result<Vec<Value>> {
     let mut found = Vec::new();
     for kind in KINDS {
-        let is_one = |value: &Value| {
-            value["id"].as_u64().is_some_and(|id| objects.contains(&(kind, id)))
-        };
+        let is_one =
+            |value: &Value| value["id"].as_u64().is_some_and(|id| objects.contains(&(kind, id)));
         found.extend(show(kind)?.into_iter().filter(is_one));
     }
     Ok(found)
 }
 
 fn show(kind: &str) -> Result<Vec<Value>> {
-    let output = Command::new("bpftool")
-        .args(["--json", kind, "show"])
-        .output()
-        .context("bpftool is needed: run `cargo xtask setup`")?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "bpftool {kind} show: {errors}");
-    serde_json::from_slice(&output.stdout).with_context(|| format!("bpftool {kind} show"))
+    // It fails when an object vanishes between its id and its details.
+    const TRIES: u32 = 10;
+    let mut said = String::new();
+    for _ in 0..TRIES {
+        let output = Command::new("bpftool")
+            .args(["--json", kind, "show"])
+            .output()
+            .context("bpftool is needed: run `cargo xtask setup`")?;
+        if output.status.success() {
+            return serde_json::from_slice(&output.stdout)
+                .with_context(|| format!("bpftool {kind} show"));
+        }
+        said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    }
+    bail!("bpftool {kind} show fails {TRIES} times: {said}")
 }

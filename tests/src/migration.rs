@@ -134,10 +134,14 @@ impl QemuFigures {
         }
     }
 
-    /// Whether the migration has come to its end, good or bad.
+    /// Whether the migration has come to its end, good or bad, and its times are settled: QEMU says
+    /// `completed` a moment before it has computed them, and shows 0 until then.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        matches!(self.status.as_str(), "completed" | "cancelled" | "failed")
+        match self.status.as_str() {
+            "completed" => self.total_time_ms.is_some_and(|time| time > 0),
+            status => matches!(status, "cancelled" | "failed"),
+        }
     }
 }
 

@@ -1,11 +1,22 @@
 //! Child processes that do not outlive the test that started them.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+
+/// Ids of all processes that were started here.
+static STARTED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Whether this process has started a [`ChildGuard`] with this id.
+#[must_use]
+pub fn was_started_here(pid: u32) -> bool {
+    STARTED.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
+}
 
 /// A child process; killed and reaped on drop.
 ///
@@ -26,6 +37,7 @@ impl ChildGuard {
         // SAFETY: `end_with_parent` makes one system call, which is all that may be done there.
         unsafe { command.pre_exec(end_with_parent) };
         let child = command.spawn().with_context(|| format!("cannot start `{name}`"))?;
+        STARTED.lock().unwrap_or_else(PoisonError::into_inner).insert(child.id());
         Ok(Self { child })
     }
 

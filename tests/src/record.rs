@@ -2,6 +2,9 @@
 
 use serde::Deserialize;
 
+use crate::process::was_started_here;
+use crate::temp::TempDir;
+
 /// One migration as `GET /api/v1/migrations` shows it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Record {
@@ -60,6 +63,8 @@ pub struct End {
     pub role: String,
     /// Process id.
     pub pid: u32,
+    /// Path of its executable.
+    pub exe: Option<String>,
 }
 
 /// Payload totals, bytes.
@@ -163,10 +168,24 @@ impl Record {
         self.ends.iter().find(|end| end.role == role).map(|end| end.pid)
     }
 
-    /// Whether it is over and the final counters of all its sockets are in.
+    /// Whether it is over, its outcome is settled and the final counters of all its sockets are in.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        self.state == "finished" && self.streams.iter().all(|stream| stream.ended_at.is_some())
+        // How the streams closed is told once the outcome is settled.
+        self.state == "finished"
+            && self.evidence.iter().any(|line| line.kind == "close")
+            && self.streams.iter().all(|stream| stream.ended_at.is_some())
+    }
+
+    /// Whether one of its processes was started by this test: directly, or from a copy of a program
+    /// in one of its temporary directories.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        let directories = TempDir::prefix();
+        self.ends.iter().any(|end| {
+            was_started_here(end.pid)
+                || end.exe.as_ref().is_some_and(|exe| exe.starts_with(&directories))
+        })
     }
 
     /// Threads of one end with one role.

@@ -59,6 +59,21 @@ impl ForeignSocket {
         bail!("process {pid} has no connected socket {local}")
     }
 
+    /// Bytes that the application wrote and that are not acknowledged (`SIOCOUTQ`).
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn outstanding(&self) -> Result<u32> {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: SIOCOUTQ, which is TIOCOUTQ, writes one int; the descriptor is open.
+        let result =
+            unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        if result != 0 {
+            return Err(io::Error::last_os_error()).context("output queue");
+        }
+        Ok(u32::try_from(bytes)?)
+    }
+
     /// Asks the kernel.
     ///
     /// # Errors

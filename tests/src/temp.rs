@@ -30,7 +30,7 @@ impl TempDir {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            let path = std::env::temp_dir().join(format!("dwcp-lab-{}-{number}", process::id()));
+            let path = PathBuf::from(format!("{}{number}", Self::prefix()));
             match fs::create_dir(&path) {
                 Ok(()) => return Ok(Self { path }),
                 // Left by a killed process that had the same id.
@@ -40,6 +40,13 @@ impl TempDir {
                 }
             }
         }
+    }
+
+    /// What the paths of all directories of this process begin with.
+    #[must_use]
+    pub fn prefix() -> String {
+        let path = std::env::temp_dir().join(format!("dwcp-lab-{}-", process::id()));
+        path.to_string_lossy().into_owned()
     }
 
     /// Where the directory is.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::metrics::Metrics;
 use crate::migration::{MigrationPlan, Pair, QemuFigures};
-use crate::observer::Observer;
+use crate::observer::{Observer, shared_host};
 use crate::record::Record;
 use crate::socket_totals::{SocketTotals, SocketWatch};
 
@@ -44,9 +44,8 @@ impl Watched {
         let figures = pair.wait_end(LIMIT)?;
         ensure!(figures.status == "completed", "{figures:?}");
         let server = plan.address();
-        let ends = sockets.wait(2 * plan.connections(), LIMIT, |end| {
-            end.local == server || end.peer == server
-        })?;
+        let ends = sockets
+            .wait(2 * plan.connections(), LIMIT, |end| end.local == server || end.peer == server)?;
         let (source, destination): (Vec<_>, Vec<_>) =
             ends.into_iter().partition(|end| end.peer == server);
         let record = observer.wait_finished(1)?.pop().context("no record")?;
@@ -84,7 +83,8 @@ impl Watched {
             let local: SocketAddr = stream.local.parse()?;
             ensure!(stream.peer.parse::<SocketAddr>()? == plan.address(), "{stream:?}");
             let source = self.source.get(&local).with_context(|| format!("{stream:?}"))?;
-            let destination = self.destination.get(&local).with_context(|| format!("{stream:?}"))?;
+            let destination =
+                self.destination.get(&local).with_context(|| format!("{stream:?}"))?;
             let payload = source.payload_sent();
             let context = || format!("{stream:#?}\n{source:#?}\n{destination:#?}");
             ensure!(payload > 0, "no bytes: {}", context());
@@ -108,19 +108,25 @@ impl Watched {
         Ok(())
     }
 
-    /// Delivered bytes are within 0.5 % of QEMU's `transferred`, the duration within 100 ms of its
-    /// `total-time`. Returns both differences, as a share and in ms.
+    /// Delivered bytes minus QEMU's `transferred`, as a share of it: at most 0.5 % either way.
     ///
     /// # Errors
-    /// When they are not.
-    pub fn check_qemu(&self) -> Result<(f64, f64)> {
+    /// When it is more.
+    pub fn check_transferred(&self) -> Result<f64> {
         let transferred = self.figures.transferred as f64;
         let share = (self.record.bytes.delivered as f64 - transferred) / transferred;
         ensure!(share.abs() <= 0.005, "{share}: {:?} {:?}", self.record.bytes, self.figures);
+        Ok(share)
+    }
+
+    /// The record's duration minus QEMU's `total-time`, ms. QEMU closes its sockets from its main
+    /// loop some time after it took that time, so a busy machine lengthens it.
+    ///
+    /// # Errors
+    /// When QEMU has no figure.
+    pub fn late_ms(&self) -> Result<f64> {
         let total = self.figures.total_time_ms.context("no total-time")? as f64;
-        let late = self.record.duration_seconds * 1e3 - total;
-        ensure!(late.abs() <= 100.0, "{late} ms: {:#?} {:?}", self.record, self.figures);
-        Ok((share, late))
+        Ok(self.record.duration_seconds * 1e3 - total)
     }
 
     /// The counters since the observer's start are those of this one record.
@@ -128,15 +134,31 @@ impl Watched {
     /// # Errors
     /// The first difference.
     pub fn check_metrics(&self) -> Result<()> {
+        if shared_host() {
+            println!("counters are not compared: other migrations may run on this host");
+            return Ok(());
+        }
         let record = &self.record;
         let outcome = record.outcome.as_deref().context("no outcome")?;
         let id = ("migration_id", record.id.as_str());
         let streams = record.streams.len() as u64;
         for (name, labels, expected) in [
-            ("dwcp_v3_bytes_transferred_total", vec![("direction", "sent")], record.bytes.delivered),
-            ("dwcp_v3_bytes_transferred_total", vec![("direction", "received")], record.bytes.received),
+            (
+                "dwcp_v3_bytes_transferred_total",
+                vec![("direction", "sent")],
+                record.bytes.delivered,
+            ),
+            (
+                "dwcp_v3_bytes_transferred_total",
+                vec![("direction", "received")],
+                record.bytes.received,
+            ),
             ("dwcp_v3_bytes_queued_total", vec![], record.bytes.queued),
-            ("dwcp_v3_retransmitted_bytes_total", vec![("role", "source")], record.bytes.retransmitted),
+            (
+                "dwcp_v3_retransmitted_bytes_total",
+                vec![("role", "source")],
+                record.bytes.retransmitted,
+            ),
             ("dwcp_v3_migrations_total", vec![], 1),
             ("dwcp_v3_migrations_total", vec![("outcome", outcome)], 1),
             ("dwcp_v3_migration_duration_seconds_count", vec![], 1),
@@ -144,8 +166,16 @@ impl Watched {
             ("dwcp_v3_amst_active_streams", vec![], 0),
             ("dwcp_v3_migration_streams", vec![id], streams),
             ("dwcp_v3_migration_bytes", vec![id, ("kind", "delivered")], record.bytes.delivered),
-            ("dwcp_v3_migration_stream_bytes", vec![id, ("kind", "delivered")], record.bytes.delivered),
-            ("dwcp_v3_migration_stream_bytes", vec![id, ("kind", "received")], record.bytes.received),
+            (
+                "dwcp_v3_migration_stream_bytes",
+                vec![id, ("kind", "delivered")],
+                record.bytes.delivered,
+            ),
+            (
+                "dwcp_v3_migration_stream_bytes",
+                vec![id, ("kind", "received")],
+                record.bytes.received,
+            ),
         ] {
             let found = self.metrics.sum(name, &labels)?;
             ensure!(found == expected as f64, "{name} {labels:?}: {found} instead of {expected}");

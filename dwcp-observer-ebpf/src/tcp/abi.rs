@@ -31,7 +31,7 @@ pub const CA_STATES: usize = 5;
 pub const FLOW_ACTIVE_OPEN: u32 = 1 << 0;
 /// The flow's passive open was seen.
 pub const FLOW_PASSIVE_OPEN: u32 = 1 << 1;
-/// The flow was found by the socket sweep: it was open before the observer saw it.
+/// The application had moved data on the flow before the observer saw it.
 pub const FLOW_FOUND_OPEN: u32 = 1 << 2;
 /// A FIN was queued for sending.
 pub const FLOW_FIN_SENT: u32 = 1 << 3;

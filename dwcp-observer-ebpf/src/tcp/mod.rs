@@ -26,8 +26,8 @@ use dwcp_observer_ebpf::{
 use crate::{
     access::{
         Access, NET_INUM, SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_LPORT, SK_NET, SK_PROTOCOL,
-        SK_SADDR, SK_STATE, SK_V6_DADDR, SK_V6_SADDR, SOCKET_SK, TP_DELIVERED, TP_MSTAMP,
-        TP_RACK_RTT,
+        SK_SADDR, SK_STATE, SK_V6_DADDR, SK_V6_SADDR, SOCKET_SK, TP_BYTES_ACKED, TP_BYTES_RECEIVED,
+        TP_COPIED_SEQ, TP_DELIVERED, TP_MSTAMP, TP_RACK_RTT, TP_RCV_NXT, TP_SND_UNA, TP_WRITE_SEQ,
     },
     counters::{add, bump, host_sample},
     events::emit,
@@ -134,6 +134,28 @@ unsafe fn track<A: Access>(
         }
     }
     Some(tag)
+}
+
+/// [`FLOW_FOUND_OPEN`] if the application had moved data before: more than what it has moved just now, a SYN and a FIN.
+///
+/// Read without the socket's lock: each total before what is still in flight of it, so that a packet in between makes the
+/// result smaller, not larger.
+#[inline(always)]
+unsafe fn found_open<A: Access>(sk: *const u8, sent_now: u64, received_now: u64) -> u32 {
+    let tp = A::tcp_sock(sk);
+    if tp.is_null() {
+        return 0;
+    }
+    let acked: u64 = A::read(tp, TP_BYTES_ACKED.load());
+    let (write_seq, snd_una): (u32, u32) =
+        (A::read(tp, TP_WRITE_SEQ.load()), A::read(tp, TP_SND_UNA.load()));
+    let sent = acked.wrapping_add(u64::from(write_seq.wrapping_sub(snd_una)));
+    let received: u64 = A::read(tp, TP_BYTES_RECEIVED.load());
+    let (rcv_nxt, copied): (u32, u32) =
+        (A::read(tp, TP_RCV_NXT.load()), A::read(tp, TP_COPIED_SEQ.load()));
+    let read = received.wrapping_sub(u64::from(rcv_nxt.wrapping_sub(copied)));
+    let before = |total: u64, now: u64| total.wrapping_sub(now + 2) as i64 > 0;
+    if before(sent, sent_now) || before(read, received_now) { FLOW_FOUND_OPEN } else { 0 }
 }
 
 #[inline(always)]
@@ -255,7 +277,9 @@ pub unsafe fn on_data<A: Access>(
             let Some(process) = process::slot_of::<A>(process::current::<A>(), by_port) else {
                 return;
             };
-            let flags = if by_port { FLOW_PORT_MATCH } else { 0 };
+            let (sent_now, received_now) = if sent { (moved as u64, 0) } else { (0, moved as u64) };
+            let flags = if by_port { FLOW_PORT_MATCH } else { 0 }
+                | found_open::<A>(sk, sent_now, received_now);
             let Some(tag) = track::<A>(sk, process, flags) else { return };
             debug!(ctx, "flow {} tagged at first data, process {}", tag.slot, process);
             tag
@@ -466,7 +490,8 @@ pub unsafe fn on_sweep<A: Access>(task: *const u8, socket: *const u8) {
     let by_port = process::port_matches(ports::<A>(sk));
     let Some(process) = process::slot_of::<A>(task, by_port) else { return };
     let matched = if by_port { FLOW_PORT_MATCH } else { 0 };
-    let Some(tag) = track::<A>(sk, process, FLOW_FOUND_OPEN | matched) else { return };
+    let flags = matched | found_open::<A>(sk, 0, 0);
+    let Some(tag) = track::<A>(sk, process, flags) else { return };
     if state != TCP_ESTABLISHED && state != TCP_SYN_SENT && state != TCP_CLOSE_WAIT {
         tag.flags |= FLOW_FIN_SENT;
     }

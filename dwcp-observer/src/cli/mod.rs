@@ -115,10 +115,23 @@ pub fn main() -> ExitCode {
         Command::Migrations(args) => migrations::run(&args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("dwcp-observer: {error:#}");
+        eprintln!("dwcp-observer: {}", one_line(&error));
         let configuration = error.downcast_ref::<crate::config::ConfigError>().is_some();
         ExitCode::from(if configuration { 2 } else { 1 })
     })
+}
+
+/// The error and its causes, without those that a message already quotes.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }
 
 /// What the kernel side is told to do by a configuration.

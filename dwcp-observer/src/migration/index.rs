@@ -17,6 +17,9 @@ struct Place {
     at: usize,
     flow: FlowKey,
     netns: u32,
+    /// Its life, `CLOCK_MONOTONIC` ns; `closed_ns` is the largest number while it is not known to have ended.
+    opened_ns: u64,
+    closed_ns: u64,
 }
 
 /// Flows are added as they join; made anew when a migration leaves its place, since places move then.
@@ -43,7 +46,13 @@ impl Index {
     /// Adds a flow of the migration at position `at`.
     pub fn insert(&mut self, at: usize, reading: &FlowReading) {
         self.members.insert(key(reading), at);
-        let place = Place { at, flow: key(reading), netns: reading.netns };
+        let place = Place {
+            at,
+            flow: key(reading),
+            netns: reading.netns,
+            opened_ns: reading.opened_ns(),
+            closed_ns: reading.closed_ns().unwrap_or(u64::MAX),
+        };
         self.addresses.entry((reading.local, reading.peer)).or_default().push(place);
     }
 
@@ -54,13 +63,17 @@ impl Index {
     }
 
     /// The migration that the other end of the connection is in, and that end. Loopback addresses are the same host only in
-    /// one network namespace.
+    /// one network namespace, and a port may be used again: both ends live at the same time.
     #[must_use]
     pub fn other_end(&self, reading: &FlowReading) -> Option<(usize, FlowKey)> {
         let found = self.addresses.get(&(reading.peer, reading.local))?;
-        let same_host = |netns: u32| netns == reading.netns || !reading.local.ip().is_loopback();
-        let other =
-            found.iter().find(|place| place.flow != key(reading) && same_host(place.netns))?;
+        let (opened_ns, closed_ns) = (reading.opened_ns(), reading.closed_ns().unwrap_or(u64::MAX));
+        let other = found.iter().find(|place| {
+            place.flow != key(reading)
+                && (place.netns == reading.netns || !reading.local.ip().is_loopback())
+                && place.opened_ns <= closed_ns
+                && opened_ns <= place.closed_ns
+        })?;
         Some((other.at, other.flow))
     }
 }

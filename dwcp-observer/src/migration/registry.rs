@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use dwcp_observer_ebpf::process::FlowOverflow;
+use dwcp_observer_ebpf::{process::FlowOverflow, sched::SchedTotals};
 
 use super::{
     account,
@@ -240,6 +240,7 @@ impl Registry {
 
     /// New readings of flows that are in a migration.
     fn update_members(&mut self, observation: &Observation, world: &impl World) {
+        let mut closed = false;
         for reading in &observation.flows {
             let Some(live) = self.index.member(key(reading)).and_then(|at| self.live.get_mut(at))
             else {
@@ -248,6 +249,10 @@ impl Registry {
             for end in live.ends.iter_mut().filter(|end| end.flows.contains_key(&key(reading))) {
                 take_in(end, reading, world);
             }
+            closed |= reading.closed;
+        }
+        if closed {
+            self.index = Index::new(&self.live);
         }
     }
 
@@ -530,6 +535,8 @@ impl Registry {
         for live in &mut self.live {
             let roles: Vec<(u32, Role)> =
                 live.roles().map(|(role, end)| (end.process, role)).collect();
+            let born_ns =
+                (live.started_ns + observation.boot_offset_ns, observation.boot_offset_ns);
             for end in &mut live.ends {
                 let Some(role) = roles
                     .iter()
@@ -562,7 +569,7 @@ impl Registry {
                             None => world.thread_waits(reading.slot),
                         },
                         at_end: before.and_then(|thread| thread.at_end.clone()),
-                        reading: (*reading).clone(),
+                        reading: since_birth(reading, born_ns),
                     };
                     if reading.exited {
                         actions.release_threads.push(reading.slot);
@@ -682,6 +689,17 @@ fn take_in(end: &mut EndState, reading: &FlowReading, world: &impl World) {
         now.delivered = now.delivered.max(before.delivered);
         now.received = now.received.max(before.received);
     }
+}
+
+/// A thread that was created after the first connection did all its work for this migration, also before it was measured.
+/// `born_ns`: the migration's start and the difference to `CLOCK_MONOTONIC`, `CLOCK_BOOTTIME` ns.
+fn since_birth(reading: &ThreadReading, (started_ns, offset_ns): (u64, u64)) -> ThreadReading {
+    let mut reading = reading.clone();
+    if reading.start_boottime_ns >= started_ns {
+        let at_ns = reading.start_boottime_ns.saturating_sub(offset_ns);
+        reading.base = SchedTotals { at_ns, ..SchedTotals::default() };
+    }
+    reading
 }
 
 /// The name of a thread of an end.

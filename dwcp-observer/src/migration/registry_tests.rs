@@ -271,6 +271,47 @@ fn the_outcome_waits_to_see_where_the_guest_runs() {
 }
 
 #[test]
+fn a_port_that_is_used_again_is_another_connection() {
+    let (mut registry, mut world) = (registry(), world(&[1, 2]));
+    let ends = |generation: u32, opened: u64, bytes: u64| {
+        [(0, 1, true), (1, 2, false)].map(|(slot, process, source)| {
+            let mut reading = flow(slot, process, 40000, source, bytes);
+            reading.generation = generation;
+            reading.state_ns[1] = opened;
+            reading.tagged_ns = opened;
+            reading
+        })
+    };
+    let mut main = flow(2, 1, 39999, true, 1 << 20);
+    main.generation = 9;
+    let first = ends(0, START, 1 << 20).map(|reading| close(reading, START + SECOND));
+    let mut flows: Vec<FlowReading> = first.into();
+    flows.push(main.clone());
+    registry.step(&observation(1.1, flows, &[1, 2]), &mut world);
+    let mut flows: Vec<FlowReading> = ends(1, START + 2 * SECOND, 1 << 10).into();
+    flows.push(main);
+    let look = observation(2.5, flows, &[1, 2]);
+    registry.step(&look, &mut world);
+    let found = records(&registry, &look);
+    assert_eq!((found.len(), found[0].streams.len(), found[0].ends.len()), (1, 3, 2));
+    assert_eq!(found[0].bytes.received, (1 << 20) + (1 << 10));
+}
+
+#[test]
+fn a_thread_created_for_the_migration_counts_from_its_birth() {
+    let (mut registry, mut world) = (registry(), world(&[1]));
+    let mut look = observation(1.0, vec![flow(0, 1, 40000, true, 1 << 20)], &[1]);
+    let mut thread = vcpu(0, 1, 900);
+    thread.base.on_cpu_ns = 300;
+    look.threads = vec![thread.clone()];
+    registry.step(&look, &mut world);
+    assert!((records(&registry, &look)[0].threads[0].on_cpu_seconds - 600e-9).abs() < 1e-15);
+    look.threads[0].start_boottime_ns = START + 1;
+    registry.step(&look, &mut world);
+    assert!((records(&registry, &look)[0].threads[0].on_cpu_seconds - 900e-9).abs() < 1e-15);
+}
+
+#[test]
 fn flows_without_a_slot_count_in_the_bytes_of_their_process() {
     let (mut registry, mut world) = (registry(), world(&[1]));
     registry.step(&observation(1.0, vec![flow(0, 1, 40000, true, 100_000)], &[1]), &mut world);

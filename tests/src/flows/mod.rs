@@ -15,6 +15,6 @@ pub use helper::FlowHelper;
 pub use plan::{Close, FlowPlan, plans};
 pub use receive::{Listening, receive};
 pub use send::{FlowReport, exchange};
-pub use socket::set_comm;
+pub use socket::{raise_file_limit, set_comm};
 pub use steady::{SteadyPlan, SteadyReport, drain, steady};
 pub use web::{WebReport, web_get, web_serve};

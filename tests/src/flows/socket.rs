@@ -76,8 +76,11 @@ pub(super) fn wait_acknowledged(stream: &TcpStream) -> Result<()> {
     }
 }
 
-/// Raises the limit of open files to the highest allowed.
-pub(super) fn raise_file_limit() -> Result<()> {
+/// Raises the limit of open files of this process to the highest allowed.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn raise_file_limit() -> Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a whole rlimit.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
