@@ -172,8 +172,10 @@ pub struct ProbeStatus {
     pub purpose: &'static str,
     /// Whether measuring is impossible without it.
     pub required: bool,
-    /// The rung that is live (`check`: would be); absent when none is.
+    /// The rung that is used; absent when none works.
     pub rung: Option<&'static str>,
+    /// Whether it is attached now: the scheduler's hooks are only while a migration runs.
+    pub attached: bool,
     /// Why no rung, or why not a higher one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -168,6 +168,10 @@ fn payload_is_exact_on_every_rung() {
     }
 }
 
+fn scheduler_attached(kernel: &Kernel) -> bool {
+    kernel.probes().iter().any(|probe| probe.probe == "sched_switch" && probe.attached)
+}
+
 fn schedstat(pid: u32) -> (u64, u64, u64) {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat")).unwrap();
     let mut numbers = text.split_whitespace().map(|word| word.parse().unwrap());
@@ -187,7 +191,9 @@ fn thread_totals_lie_between_two_readings_of_schedstat() {
             .find(|process| process.tgid == pid)
             .expect("found by its name at exec")
             .slot;
+        assert!(!scheduler_attached(&kernel), "nothing is watched: the host's tasks cost nothing");
         kernel.watch(slot, true);
+        assert!(scheduler_attached(&kernel));
         kernel.sweep_tasks();
         std::thread::sleep(Duration::from_millis(300));
         let before = schedstat(pid);
@@ -213,6 +219,8 @@ fn thread_totals_lie_between_two_readings_of_schedstat() {
         assert!(waits.sum <= now.run_delay_ns - thread.base.run_delay_ns, "{waits:?}");
         assert!(now.on_cpu_ns > thread.base.on_cpu_ns, "a busy thread used CPU");
         kernel.release_thread(thread.slot);
+        kernel.watch(slot, false);
+        assert!(!scheduler_attached(&kernel));
         drop(child);
     }
 }

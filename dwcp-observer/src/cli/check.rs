@@ -161,6 +161,9 @@ fn print(report: &Report) {
             if probe.required { "yes" } else { "no" },
             probe.purpose
         );
+        if probe.rung.is_some() && !probe.attached {
+            println!("{:22} -> attached only while a migration runs", "");
+        }
         if let Some(reason) = &probe.reason {
             println!("{:22} -> {reason}", "");
         }

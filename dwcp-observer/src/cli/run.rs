@@ -63,7 +63,7 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
     }
     let attached = kernel.probes().iter().filter(|probe| probe.rung.is_some()).count();
     log::info!(
-        "{attached} of {} probes attached, listening on http://{}",
+        "{attached} of {} probes work, listening on http://{}",
         kernel.probes().len(),
         listener.local_addr()?
     );

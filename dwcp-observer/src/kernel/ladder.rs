@@ -45,29 +45,34 @@ pub struct Hook {
     pub purpose: &'static str,
     /// Whether migrations cannot be measured without it.
     pub required: bool,
+    /// Attached only while threads are measured: even an empty program on a scheduler tracepoint costs every task of the host.
+    pub on_demand: bool,
     /// Rung and program name, best first.
     pub programs: &'static [(Rung, &'static str)],
 }
 
 macro_rules! tracepoints {
-    ($($name:literal, $btf:literal, $raw:literal, $required:literal, $purpose:literal;)*) => {
+    ($($name:literal, $btf:literal, $raw:literal, $required:literal, $on_demand:literal, $purpose:literal;)*) => {
         &[
             $(Hook {
                 name: $name,
                 purpose: $purpose,
                 required: $required,
+                on_demand: $on_demand,
                 programs: &[(Rung::TpBtf, $btf), (Rung::RawTp, $raw)],
             },)*
             Hook {
                 name: "task",
                 purpose: "finds processes and threads that were there before; thread totals each second",
                 required: true,
+                on_demand: false,
                 programs: &[(Rung::Iter, "sweep_tasks")],
             },
             Hook {
                 name: "task_file",
                 purpose: "finds connections that were there before; socket totals each second during a stall",
                 required: true,
+                on_demand: false,
                 programs: &[(Rung::Iter, "sweep_sockets")],
             },
         ]
@@ -76,22 +81,22 @@ macro_rules! tracepoints {
 
 /// Every hook of the observer.
 pub const HOOKS: &[Hook] = tracepoints! {
-    "sock_send_length", "sock_send_btf", "sock_send_raw", true, "tags the socket that a migrator sends on, and the sending thread";
-    "sock_recv_length", "sock_recv_btf", "sock_recv_raw", true, "tags the socket that a migrator receives on, and the receiving thread";
-    "inet_sock_set_state", "set_state_btf", "set_state_raw", true, "opens, closes, exact totals at close";
-    "tcp_destroy_sock", "destroy_btf", "destroy_raw", false, "closes whose state change was missed";
-    "tcp_probe", "tcp_probe_btf", "tcp_probe_raw", false, "RTT histogram, totals between two cycles";
-    "tcp_retransmit_skb", "retransmit_btf", "retransmit_raw", false, "retransmit events";
-    "tcp_cong_state_set", "ca_state_btf", "ca_state_raw", false, "time in each congestion state";
-    "tcp_send_reset", "send_reset_btf", "send_reset_raw", false, "resets sent";
-    "tcp_receive_reset", "recv_reset_btf", "recv_reset_raw", false, "resets received";
-    "inet_sk_error_report", "sk_error_btf", "sk_error_raw", false, "socket errors";
-    "sched_switch", "switch_btf", "switch_raw", false, "run-queue wait histogram of migrator threads";
-    "sched_wakeup", "wakeup_btf", "wakeup_raw", false, "wake-ups of migrator threads";
-    "sched_wakeup_new", "wakeup_new_btf", "wakeup_new_raw", false, "first wake-up of new migrator threads";
-    "task_newtask", "newtask_btf", "newtask_raw", false, "new threads of a migrator at once instead of at the next cycle";
-    "task_rename", "rename_btf", "rename_raw", true, "recognises a migrator when it starts, follows thread names";
-    "sched_process_exit", "exit_btf", "exit_raw", false, "last totals of a thread, death of a migrator";
+    "sock_send_length", "sock_send_btf", "sock_send_raw", true, false, "tags the socket that a migrator sends on, and the sending thread";
+    "sock_recv_length", "sock_recv_btf", "sock_recv_raw", true, false, "tags the socket that a migrator receives on, and the receiving thread";
+    "inet_sock_set_state", "set_state_btf", "set_state_raw", true, false, "opens, closes, exact totals at close";
+    "tcp_destroy_sock", "destroy_btf", "destroy_raw", false, false, "closes whose state change was missed";
+    "tcp_probe", "tcp_probe_btf", "tcp_probe_raw", false, false, "RTT histogram, totals between two cycles";
+    "tcp_retransmit_skb", "retransmit_btf", "retransmit_raw", false, false, "retransmit events";
+    "tcp_cong_state_set", "ca_state_btf", "ca_state_raw", false, false, "time in each congestion state";
+    "tcp_send_reset", "send_reset_btf", "send_reset_raw", false, false, "resets sent";
+    "tcp_receive_reset", "recv_reset_btf", "recv_reset_raw", false, false, "resets received";
+    "inet_sk_error_report", "sk_error_btf", "sk_error_raw", false, false, "socket errors";
+    "sched_switch", "switch_btf", "switch_raw", false, true, "run-queue wait histogram of migrator threads";
+    "sched_wakeup", "wakeup_btf", "wakeup_raw", false, true, "wake-ups of migrator threads";
+    "sched_wakeup_new", "wakeup_new_btf", "wakeup_new_raw", false, true, "first wake-up of new migrator threads";
+    "task_newtask", "newtask_btf", "newtask_raw", false, false, "new threads of a migrator at once instead of at the next cycle";
+    "task_rename", "rename_btf", "rename_raw", true, false, "recognises a migrator when it starts, follows thread names";
+    "sched_process_exit", "exit_btf", "exit_raw", false, false, "last totals of a thread, death of a migrator";
 };
 
 /// Which rungs the configuration allows.

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    programs::{BtfTracePoint, Iter, Program, ProgramError, RawTracePoint},
+    programs::{
+        Program, ProgramError, raw_trace_point::RawTracePointLink, tp_btf::BtfTracePointLink,
+    },
 };
 use thiserror::Error;
 
@@ -79,10 +81,41 @@ pub struct Loaded<T> {
     pub ebpf: Ebpf,
     /// What the caller made of the maps before anything was attached.
     pub prepared: T,
+    /// What is attached for good.
+    pub links: Vec<Link>,
+    /// Programs that are to be attached on demand, with their hooks.
+    pub on_demand: Vec<(&'static str, &'static str)>,
     /// One per hook.
     pub probes: Vec<ProbeStatus>,
     /// Kernel fields that were not found.
     pub missing_fields: Vec<String>,
+}
+
+/// An attached program: dropping it detaches.
+#[derive(Debug)]
+pub enum Link {
+    /// By BTF.
+    Typed(BtfTracePointLink),
+    /// By name.
+    Raw(RawTracePointLink),
+}
+
+/// Attaches a loaded program; an iterator needs no link, each sweep runs it once.
+///
+/// # Errors
+/// What the kernel says.
+pub fn attach(program: &mut Program, hook: &str) -> Result<Option<Link>, ProgramError> {
+    match program {
+        Program::BtfTracePoint(program) => {
+            let id = program.attach()?;
+            program.take_link(id).map(|link| Some(Link::Typed(link)))
+        }
+        Program::RawTracePoint(program) => {
+            let id = program.attach(hook)?;
+            program.take_link(id).map(|link| Some(Link::Raw(link)))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Whether a rung stands for one with typed pointers.
@@ -178,11 +211,13 @@ fn attempt<T>(
         if denied(&error) { LoadError::Permission } else { LoadError::Object(error.into()) }
     })?;
     let prepared = prepare(&mut ebpf)?;
-    let mut probes = Vec::new();
+    let mut climbed = Climbed::default();
     for hook in HOOKS {
-        probes.push(climb(&mut ebpf, hook, options.rungs, system, tags_in_hash)?);
+        climb(&mut ebpf, hook, options.rungs, system, tags_in_hash, &mut climbed)?;
     }
-    Ok(Loaded { ebpf, prepared, probes, missing_fields: globals.missing.clone() })
+    let Climbed { probes, links, on_demand } = climbed;
+    let missing_fields = globals.missing.clone();
+    Ok(Loaded { ebpf, prepared, links, on_demand, probes, missing_fields })
 }
 
 /// `aya_log_common::Level::Debug`; the agent's log level decides what is printed.
@@ -190,18 +225,27 @@ const fn aya_log_debug_level() -> u8 {
     4
 }
 
-/// Tries the hook's rungs, best first, until one is live.
+/// What climbing the ladder of every hook gives.
+#[derive(Default)]
+struct Climbed {
+    probes: Vec<ProbeStatus>,
+    links: Vec<Link>,
+    on_demand: Vec<(&'static str, &'static str)>,
+}
+
+/// Tries the hook's rungs, best first, until one works.
 fn climb(
     ebpf: &mut Ebpf,
     hook: &Hook,
     allowed: Allowed,
     system: &System,
     tags_in_hash: bool,
-) -> Result<ProbeStatus, LoadError> {
+    climbed: &mut Climbed,
+) -> Result<(), LoadError> {
     let System { layout, btf, .. } = system;
     let mut reasons = Vec::new();
     let mut live = None;
-    for (rung, program) in hook.programs {
+    for (rung, name) in hook.programs {
         // With tags in local storage, a rung without typed pointers would not find them.
         if !allowed.permits(*rung) || (!tags_in_hash && !typed(*rung)) {
             continue;
@@ -210,45 +254,41 @@ fn climb(
             reasons.push(format!("{}: this kernel has no such tracepoint", rung.as_str()));
             continue;
         }
-        let Some(program) = ebpf.program_mut(program) else {
+        let Some(program) = ebpf.program_mut(name) else {
             reasons.push(format!("{}: not in the object", rung.as_str()));
             continue;
         };
-        match attach(program, hook.name, btf) {
-            Ok(()) => {
+        match load_program(program, hook.name, btf).and_then(|()| attach(program, hook.name)) {
+            Ok(link) => {
                 live = Some(rung.as_str());
+                if hook.on_demand {
+                    // It can be attached: that is enough for now.
+                    climbed.on_demand.push((name, hook.name));
+                } else {
+                    climbed.links.extend(link);
+                }
                 break;
             }
             Err(error) if denied(&error) => return Err(LoadError::Permission),
             Err(error) => reasons.push(format!("{}: {}", rung.as_str(), brief(&error))),
         }
     }
-    Ok(ProbeStatus {
+    climbed.probes.push(ProbeStatus {
         probe: hook.name,
         purpose: hook.purpose,
         required: hook.required,
         rung: live,
+        attached: live.is_some() && !hook.on_demand,
         reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
-    })
+    });
+    Ok(())
 }
 
-fn attach(program: &mut Program, hook: &str, btf: &Btf) -> Result<(), ProgramError> {
+fn load_program(program: &mut Program, hook: &str, btf: &Btf) -> Result<(), ProgramError> {
     match program {
-        Program::BtfTracePoint(program) => {
-            let program: &mut BtfTracePoint = program;
-            program.load(hook, btf)?;
-            program.attach().map(drop)
-        }
-        Program::RawTracePoint(program) => {
-            let program: &mut RawTracePoint = program;
-            program.load()?;
-            program.attach(hook).map(drop)
-        }
-        // An iterator is not attached: each sweep runs it once.
-        Program::Iter(program) => {
-            let program: &mut Iter = program;
-            program.load(hook, btf)
-        }
+        Program::BtfTracePoint(program) => program.load(hook, btf),
+        Program::RawTracePoint(program) => program.load(),
+        Program::Iter(program) => program.load(hook, btf),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }

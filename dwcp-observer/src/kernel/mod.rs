@@ -7,7 +7,7 @@ pub mod load;
 pub mod stats;
 pub mod sys;
 
-use std::{io, os::fd::AsFd as _, ptr::NonNull};
+use std::{collections::BTreeSet, io, os::fd::AsFd as _, ptr::NonNull};
 
 use aya::{
     Ebpf,
@@ -133,6 +133,12 @@ struct Levels([u32; LEVELS + 1]);
 /// The attached programs and their maps. Dropping it detaches and removes everything.
 pub struct Kernel {
     ebpf: Ebpf,
+    _links: Vec<load::Link>,
+    on_demand: Vec<(&'static str, &'static str)>,
+    /// Links of the hooks that are attached on demand; empty while nothing is watched.
+    demanded: Vec<load::Link>,
+    /// Slots of watched processes.
+    watched: BTreeSet<u32>,
     probes: Vec<ProbeStatus>,
     maps: Maps,
     jiffy_ns: u64,
@@ -244,6 +250,10 @@ impl Kernel {
         }
         let mut kernel = Self {
             ebpf: loaded.ebpf,
+            _links: loaded.links,
+            on_demand: loaded.on_demand,
+            demanded: Vec::new(),
+            watched: BTreeSet::new(),
             probes: loaded.probes,
             maps: loaded.prepared,
             jiffy_ns: jiffy_ns(),
@@ -414,6 +424,36 @@ impl Kernel {
     pub fn watch(&mut self, slot: u32, on: bool) {
         if let Some(record) = self.maps.processes.records.slot(slot) {
             poke!(record, watch, u32::from(on));
+        }
+        if on {
+            self.watched.insert(slot);
+        } else {
+            self.watched.remove(&slot);
+        }
+        self.attach_on_demand();
+    }
+
+    /// Attaches the scheduler's hooks while a process is watched.
+    fn attach_on_demand(&mut self) {
+        let wanted = !self.watched.is_empty();
+        if wanted != self.demanded.is_empty() {
+            return;
+        }
+        if wanted {
+            for (name, hook) in &self.on_demand {
+                let Some(program) = self.ebpf.program_mut(name) else { continue };
+                match load::attach(program, hook) {
+                    Ok(link) => self.demanded.extend(link),
+                    Err(error) => log::warn!("{hook} cannot be attached: {error}"),
+                }
+            }
+        } else {
+            self.demanded.clear();
+        }
+        for probe in &mut self.probes {
+            if self.on_demand.iter().any(|(_, hook)| *hook == probe.probe) {
+                probe.attached = wanted;
+            }
         }
     }
 

@@ -248,7 +248,7 @@ fn build_info(families: &mut Vec<MetricFamily>) {
 fn kernel(kernel: &KernelStatus, families: &mut Vec<MetricFamily>) {
     let mut family = Family::new(&table::PROBE_ATTACHED);
     for probe in &kernel.probes {
-        let live = if probe.rung.is_some() { 1.0 } else { 0.0 };
+        let live = if probe.attached { 1.0 } else { 0.0 };
         family.add(&[probe.probe, probe.rung.unwrap_or("none")], live);
     }
     family.finish(families);

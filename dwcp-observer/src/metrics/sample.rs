@@ -215,6 +215,7 @@ fn kernel() -> KernelStatus {
                 purpose: "opening and closing of flows",
                 required: true,
                 rung: Some("tp_btf"),
+                attached: true,
                 reason: None,
             },
             ProbeStatus {
@@ -222,6 +223,7 @@ fn kernel() -> KernelStatus {
                 purpose: "retransmits",
                 required: false,
                 rung: None,
+                attached: false,
                 reason: Some("no such tracepoint".to_owned()),
             },
         ],

@@ -176,7 +176,7 @@ metrics! {
         "The running build.",
         "compile time";
     PROBE_ATTACHED = Gauge "dwcp_observer_probe_attached" ["probe", "rung"] "0 or 1",
-        "1 with the rung that is live, 0 with rung none when the hook could not be attached.",
+        "1 while attached on this rung; 0 with rung none when the hook cannot be attached, 0 with a rung for the scheduler's hooks while no migration runs.",
         "attach ladder",
         absent: "before the first cycle";
     PROGRAM_RUN_SECONDS = Counter "dwcp_observer_program_run_seconds_total" ["program"] "seconds",
