@@ -217,6 +217,11 @@ impl Cycle {
         for pid in watched.into_iter().filter(|_| tick) {
             self.kernel.sweep_sockets(Some(pid));
         }
+        if tick && self.number.is_multiple_of(IDLE_SWEEP_EVERY) {
+            for pid in self.registry.undecided_pids() {
+                self.kernel.sweep_sockets(Some(pid));
+            }
+        }
         let observation = self.observe(tick);
         let actions = self.registry.step(&observation, &mut Live(&self.kernel));
         self.act(&actions);

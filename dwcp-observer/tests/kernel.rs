@@ -168,6 +168,45 @@ fn payload_is_exact_on_every_rung() {
     }
 }
 
+#[test]
+fn a_first_byte_that_nothing_follows_is_seen() {
+    let port = 30_000 + (std::process::id() % 2_000) as u16;
+    let mut ports = [0u64; PORT_WORDS];
+    ports[usize::from(port / 64)] |= 1 << (port % 64);
+    for rung in [Rung::TpBtf, Rung::RawTp] {
+        let mut kernel = load(Allowed::Only(rung), &[], &ports);
+        for _ in 0..20 {
+            let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+            // Answered within the millisecond in which packets take no second snapshot.
+            let server = std::thread::spawn(move || {
+                let (mut socket, _) = listener.accept().unwrap();
+                socket.read_exact(&mut [0]).unwrap();
+                socket
+            });
+            let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            client.write_all(&[1]).unwrap();
+            let server = server.join().unwrap();
+            let clock = kernel.clock();
+            let flows = kernel.flows(clock);
+            let open = |local: u16| {
+                flows.iter().find(|flow| !flow.closed && flow.local.port() == local).unwrap()
+            };
+            assert_eq!(
+                open(client.local_addr().unwrap().port()).payload.queued,
+                1,
+                "{}",
+                rung.as_str()
+            );
+            assert_eq!(open(port).payload.received, 1, "{}", rung.as_str());
+            drop((client, server));
+            std::thread::sleep(Duration::from_millis(20));
+            for flow in kernel.flows(clock).iter().filter(|flow| flow.closed) {
+                kernel.release_flow(flow.slot);
+            }
+        }
+    }
+}
+
 fn scheduler_attached(kernel: &Kernel) -> bool {
     kernel.probes().iter().any(|probe| probe.probe == "sched_switch" && probe.attached)
 }

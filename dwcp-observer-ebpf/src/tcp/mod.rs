@@ -297,7 +297,13 @@ pub unsafe fn on_data<A: Access>(
         if let Some(flow) = record(tag) {
             (*flow).process = process;
             (*flow).tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-            (*flow).first_data_ns = bpf_ktime_get_ns();
+            let now = bpf_ktime_get_ns();
+            (*flow).first_data_ns = now;
+            // The segment may already have been answered: without this look, a first byte that nothing follows stays unseen.
+            let tp = A::tcp_sock(sk);
+            if !tp.is_null() {
+                snapshot::take::<A>(sk, tp, &raw mut (*flow).swept, now / 1000);
+            }
             emit(EVENT_FLOW_OPEN, tag.slot, (*flow).tgid);
         }
     }

@@ -108,6 +108,8 @@ struct Known {
 /// What is known of a flow that is in no migration.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Candidate {
+    /// Slot of its process.
+    process: u32,
     /// Of the reading that was last judged.
     seen: (u64, u64, u32, u32, u32, bool),
     /// Final answer, unless its other end or a sibling says otherwise.
@@ -159,6 +161,18 @@ impl Registry {
             .flat_map(|live| live.ends.iter())
             .filter(|end| end.exited_ns.is_none())
             .map(|end| end.facts.pid)
+            .collect()
+    }
+
+    /// Processes with flows that are not decided yet: what these have moved since their last event shows in a sweep only.
+    #[must_use]
+    pub fn undecided_pids(&self) -> BTreeSet<u32> {
+        let waiting = self.candidates.values().filter(|candidate| candidate.rejected.is_none());
+        let slots: HashSet<u32> = waiting.map(|candidate| candidate.process).collect();
+        slots
+            .iter()
+            .filter_map(|slot| self.processes.get(slot))
+            .map(|known| known.facts.pid)
             .collect()
     }
 
@@ -283,6 +297,7 @@ impl Registry {
                 continue;
             }
             candidate.seen = seen;
+            candidate.process = reading.process;
             let decision = self.judge(reading, observation, world);
             joined |= self.follow(reading, decision, observation, world, actions);
         }

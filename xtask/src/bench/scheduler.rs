@@ -45,27 +45,22 @@ pub(super) fn run(setup: &Setup) -> Result<Vec<Row>> {
         figure
     };
     pipe()?;
-    let (mut off, mut on, mut empty) = (Vec::new(), Vec::new(), Vec::new());
-    for pair in 0..setup.times(9, 3) {
-        // Turns about, so that a drift of the machine meets all.
-        if pair % 2 == 0 {
-            off.push(pipe()?);
-            empty.push(with_empty()?);
-            on.push(with_observer()?);
-        } else {
-            on.push(with_observer()?);
-            empty.push(with_empty()?);
-            off.push(pipe()?);
-        }
+    let (mut off, mut on, mut empty) = (vec![pipe()?], Vec::new(), Vec::new());
+    for _ in 0..setup.times(11, 3) {
+        // Each figure stands between two without anything, which take up the drift of the machine.
+        on.push(with_observer()?);
+        off.push(pipe()?);
+        empty.push(with_empty()?);
+        off.push(pipe()?);
     }
-    let against_off = |name: &str, other: &[f64]| {
-        let by_pair = off.iter().zip(other).map(|(off, other)| (other / off - 1.0) * 100.0);
-        let medians = Samples::new(off.clone()).median().zip(Samples::new(other.to_vec()).median());
-        let change = medians.map(|(off, other)| (other / off - 1.0) * 100.0);
-        let figure = change.and_then(|change| Samples::new(by_pair).figure_of(change));
-        Row::of(Group::Scheduler, name, "%", figure)
-            .note("ratio of the medians; least and most by pair")
+    // `first`: where in `off` the run before the first figure is.
+    let against_off = |name: &str, first: usize, figures: &[f64]| {
+        let neighbours = off[first..].windows(2).step_by(2).map(|pair| (pair[0] + pair[1]) / 2.0);
+        let changes = neighbours.zip(figures).map(|(off, figure)| (figure / off - 1.0) * 100.0);
+        Row::new(Group::Scheduler, name, "%", &Samples::new(changes.collect::<Vec<_>>()))
+            .note("median of the changes against the mean of the runs before and after")
     };
+    let still = off.windows(2).map(|pair| (pair[1] / pair[0] - 1.0) * 100.0).collect::<Vec<_>>();
     let row = |name: &str, values: &[f64]| {
         Row::new(Group::Scheduler, name, "us/message", &Samples::new(values.to_vec()))
     };
@@ -73,7 +68,9 @@ pub(super) fn run(setup: &Setup) -> Result<Vec<Row>> {
         row("sched pipe, observer off", &off),
         row("sched pipe, observer on", &on).note("no migration running"),
         row("sched pipe, two empty programs", &empty).note("sched_switch and sched_wakeup"),
-        against_off("sched pipe, observer on against off", &on).at_most(3.0),
-        against_off("sched pipe, two empty programs against off", &empty),
+        against_off("sched pipe, observer on against off", 0, &on).at_most(3.0),
+        against_off("sched pipe, two empty programs against off", 1, &empty),
+        Row::new(Group::Scheduler, "sched pipe, off against off", "%", &Samples::new(still))
+            .note("what the machine does by itself from one run to the next"),
     ])
 }
