@@ -25,9 +25,10 @@ use crate::{
     kernel::{self, Kernel, clock_ns, decode_event, stats},
     migration::{
         build::WallClock,
+        look::{Actions, Observation, World},
         quantiles::{exposition, quantiles},
         record::{Quantiles, ThreadRole},
-        registry::{Actions, Observation, Registry, World},
+        registry::Registry,
     },
     process::{self, Scanner, host::HostSampler},
     publish::{Board, CycleStats, Histogram, KernelStatus, Published},

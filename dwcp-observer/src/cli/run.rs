@@ -13,7 +13,7 @@ use crate::{
     identify::rules::RuleSet,
     kernel::Kernel,
     metrics::{Exporter, SeriesLimits},
-    migration::registry::{Options, Registry},
+    migration::{look::Options, registry::Registry},
     publish::Board,
 };
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     config::ModeThresholds,
     identify::mode,
-    migration::{record::Transport, registry::Observation},
+    migration::{look::Observation, record::Transport},
     publish::{ErrorType, Histogram, Totals},
 };
 use dwcp_observer_ebpf::tcp::FLOW_FIN_SENT;

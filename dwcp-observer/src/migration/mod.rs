@@ -5,6 +5,7 @@ pub mod build;
 pub mod history;
 pub mod index;
 pub mod live;
+pub mod look;
 pub mod machine;
 pub mod outcome;
 pub mod quantiles;

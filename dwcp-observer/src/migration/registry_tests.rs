@@ -11,8 +11,9 @@ use proptest::prelude::*;
 
 use super::{
     build::WallClock,
+    look::{Actions, Observation, Options, World},
     record::{Migration, Outcome, Quantiles, Role, State, ThreadRole},
-    registry::{Actions, Observation, Options, Registry, World},
+    registry::Registry,
 };
 use crate::{
     config::Config,
