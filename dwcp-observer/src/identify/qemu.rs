@@ -15,6 +15,8 @@ use crate::migration::record::Role;
 
 /// Bytes one way into a process with `-incoming` that make a flow a migration.
 const INCOMING_BYTES: u64 = 1 << 20;
+/// Bytes sent on a migration port before a thread without a name is taken for a migration thread.
+const PORT_BYTES: u64 = 4 << 10;
 /// Bytes one way, sent by a thread that was not there from the start, where the connection's opening was not seen.
 const BULK_BYTES: u64 = 16 << 20;
 /// From here on data that only the main loop moves is something else.
@@ -213,8 +215,10 @@ fn source(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) {
     }
     let role = Some(Role::Source);
     let created = created(process, flow, sender);
+    // An NBD client negotiates in a thread of its own, a few hundred bytes, before its main loop takes over.
     if let Some((port, true)) = service_port(flow, is_migration_port)
         && created != Created::AtStart
+        && flow.bytes_queued >= PORT_BYTES
     {
         let detail = format!("calls migration port {port}, and not from QEMU's main loop");
         case.decide("port", detail, 0.6, role);

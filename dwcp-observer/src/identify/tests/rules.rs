@@ -168,7 +168,7 @@ fn configured_ports_are_enough() {
 fn a_high_threshold_asks_for_more() {
     let config = "identify.min_confidence = 0.9";
     let process = with_thread(qemu(""), WORKER, "qemu-system-x86", OPENED);
-    let decision = configured(config, &process, &sent(calls(49152), WORKER, 1));
+    let decision = configured(config, &process, &sent(calls(49152), WORKER, 4096));
     assert!(
         matches!(&decision, Decision::Undecided { reason } if reason.contains("min_confidence")),
         "{decision:?}"
