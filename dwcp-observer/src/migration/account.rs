@@ -10,6 +10,7 @@ use super::{
 use crate::{
     config::ModeThresholds,
     identify::mode,
+    metrics::DURATION_BUCKETS,
     migration::{look::Observation, record::Transport},
     publish::{ErrorType, Histogram, Totals},
 };
@@ -17,9 +18,6 @@ use dwcp_observer_ebpf::tcp::FLOW_FIN_SENT;
 
 /// Time after the end in which it shows where the guest runs, ns.
 const SETTLE_NS: u64 = 1_000_000_000;
-/// Buckets of the duration histogram, seconds: exponential(1, 2, 12) of the contract.
-const DURATION_BUCKETS: [f64; 12] =
-    [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0];
 
 /// Takes one migration one look further.
 pub fn advance(
