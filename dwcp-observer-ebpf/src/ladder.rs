@@ -1,13 +1,14 @@
 //! One program per hook and rung. Names are at most 15 characters: the kernel cuts them there.
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, raw_tracepoint},
-    programs::{BtfTracePointContext, RawTracePointContext},
+    macros::{btf_tracepoint, raw_tracepoint, uprobe, uretprobe},
+    programs::{BtfTracePointContext, ProbeContext, RawTracePointContext, RetProbeContext},
 };
+use dwcp_observer_ebpf::phase::MarkKind;
 
 use crate::{
     access::{Probed, Typed},
-    process, sched, tcp,
+    phase, process, sched, tcp,
 };
 
 macro_rules! hooks {
@@ -41,7 +42,7 @@ hooks! {
     "tcp_send_reset" => send_reset_btf, send_reset_raw: |ctx, A| tcp::on_reset::<A>(ctx.arg(0), true);
     "tcp_receive_reset" => recv_reset_btf, recv_reset_raw: |ctx, A| tcp::on_reset::<A>(ctx.arg(0), false);
     "inet_sk_error_report" => sk_error_btf, sk_error_raw: |ctx, A| tcp::on_error::<A>(ctx.arg(0));
-    "sched_switch" => switch_btf, switch_raw: |ctx, A| sched::on_switch::<A>(ctx.arg(1));
+    "sched_switch" => switch_btf, switch_raw: |ctx, A| sched::on_switch::<A>(ctx.arg(1), ctx.arg(2));
     "sched_wakeup" => wakeup_btf, wakeup_raw: |ctx, A| sched::on_wakeup::<A>(ctx.arg(0));
     "sched_wakeup_new" => wakeup_new_btf, wakeup_new_raw: |ctx, A| sched::on_wakeup::<A>(ctx.arg(0));
     "task_newtask" => newtask_btf, newtask_raw: |ctx, A| process::on_newtask::<A>(ctx.arg(0), ctx.arg(1));
@@ -74,4 +75,59 @@ pub unsafe extern "C" fn sweep_sockets(ctx: *mut *const u8) -> i32 {
         }
     }
     0
+}
+
+/// Tells guest CPUs of KVM apart; works on the current task, which is a typed pointer on this rung, too.
+#[raw_tracepoint(tracepoint = "kvm_userspace_exit")]
+pub fn kvm_exit_raw(_ctx: RawTracePointContext) -> i32 {
+    unsafe { sched::on_kvm_exit() };
+    0
+}
+
+macro_rules! uprobes {
+    ($($name:ident: |$ctx:ident| $body:expr;)*) => {
+        $(
+            #[uprobe]
+            pub fn $name($ctx: ProbeContext) -> u32 {
+                unsafe { $body };
+                0
+            }
+        )*
+    };
+}
+
+macro_rules! uretprobes {
+    ($($name:ident: $body:expr;)*) => {
+        $(
+            #[uretprobe]
+            pub fn $name(_ctx: RetProbeContext) -> u32 {
+                unsafe { $body };
+                0
+            }
+        )*
+    };
+}
+
+uprobes! {
+    qemu_state: |ctx| phase::on_mark(MarkKind::State, [0, 1, 2].map(|index| argument(&ctx, index)));
+    qemu_runstate: |ctx| phase::on_mark(MarkKind::RunState, [0, 0, argument(&ctx, 0)]);
+    qemu_pause: |_ctx| phase::on_mark(MarkKind::Pause, [0; 3]);
+    qemu_resume: |_ctx| phase::on_mark(MarkKind::Resume, [0; 3]);
+    qemu_sync: |_ctx| phase::on_mark(MarkKind::Sync, [0; 3]);
+    qemu_last_pass: |_ctx| phase::on_mark(MarkKind::LastPass, [0; 3]);
+    qemu_device: |_ctx| phase::on_mark(MarkKind::Device, [0; 3]);
+    qemu_loaded: |_ctx| phase::on_mark(MarkKind::Loaded, [0; 3]);
+    qemu_limit: |_ctx| phase::on_rate_limit(true);
+    qemu_page: |_ctx| phase::on_page_request();
+}
+
+uretprobes! {
+    qemu_paused: phase::on_mark(MarkKind::Paused, [0; 3]);
+    qemu_sent: phase::on_mark(MarkKind::Sent, [0; 3]);
+    qemu_limited: phase::on_rate_limit(false);
+}
+
+#[inline(always)]
+fn argument(ctx: &ProbeContext, index: usize) -> u32 {
+    ctx.arg::<u64>(index).unwrap_or_default() as u32
 }

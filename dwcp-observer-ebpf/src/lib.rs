@@ -7,6 +7,8 @@
 #[path = "counters/abi.rs"]
 pub mod counters;
 pub mod hist;
+#[path = "phase/abi.rs"]
+pub mod phase;
 #[path = "process/abi.rs"]
 pub mod process;
 #[path = "sched/abi.rs"]
@@ -32,6 +34,8 @@ pub const EVENT_FLOW_CLOSE: u32 = 2;
 pub const EVENT_PROCESS: u32 = 3;
 /// The leader of a tracked process exited.
 pub const EVENT_PROCESS_EXIT: u32 = 4;
+/// A migrator passed one of its phase functions: a [`phase::Mark`] instead of an [`Event`].
+pub const EVENT_MARK: u32 = 5;
 
 /// A wake-up for the agent; the record itself is in the array slot.
 #[derive(Clone, Copy, Debug)]

@@ -40,6 +40,14 @@ pub struct FlowTag {
     pub delivered: u32,
     /// Non-zero once the process has moved data on it.
     pub data_seen: u32,
+    /// `tcp_sock.rcv_nxt` at the last segment.
+    pub rcv_nxt: u32,
+    /// Unused; keeps the layout free of padding.
+    pub reserved: u32,
+    /// When the last segment arrived, `tcp_mstamp`.
+    pub segment_us: u64,
+    /// When the last segment with payload arrived, `tcp_mstamp`.
+    pub arrived_us: u64,
     /// What the overflow totals of the process already hold of this flow.
     pub counted: [u64; 5],
 }
@@ -58,6 +66,8 @@ pub struct TaskTag {
     pub thread_generation: u32,
     /// `sched_info.run_delay` at the last switch.
     pub run_delay: u64,
+    /// Non-zero: it got its CPU from a migration thread.
+    pub after_migration: u64,
 }
 
 /// Definition of a local storage map for the loader's BTF parser; aya-ebpf has none for tasks (aya#203).

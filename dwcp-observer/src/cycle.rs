@@ -22,7 +22,7 @@ use crate::{
         facts::{ProcessFacts, ThreadFacts},
         rules::RuleSet,
     },
-    kernel::{self, Kernel, clock_ns, decode_event, stats},
+    kernel::{self, Kernel, clock_error_seconds, clock_ns, decode_event, stats},
     migration::{
         build::WallClock,
         look::{Actions, Observation, World},
@@ -30,6 +30,7 @@ use crate::{
         record::{Quantiles, ThreadRole},
         registry::Registry,
     },
+    phase::{self, MarkReading, attach::Coverage},
     process::{self, Scanner, host::HostSampler},
     publish::{Board, CycleStats, Histogram, KernelStatus, Published},
     sched,
@@ -68,10 +69,12 @@ pub struct Cycle {
     last_look: Duration,
     kernel_status: KernelStatus,
     cycle: CycleStats,
+    /// Phase functions passed since the last look.
+    marks: Vec<MarkReading>,
 }
 
 /// `/proc` and the kernel side, for the registry.
-struct Live<'a>(&'a Kernel);
+struct Live<'a>(&'a mut Kernel);
 
 impl World for Live<'_> {
     fn facts(&mut self, pid: u32) -> Option<ProcessFacts> {
@@ -84,6 +87,18 @@ impl World for Live<'_> {
 
     fn flow_rtt(&self, slot: u32) -> Option<Quantiles> {
         quantiles(&self.0.flow_rtt(slot)?, 1e-6)
+    }
+
+    fn phases(&mut self, pid: u32) -> Option<Coverage> {
+        self.0.probe_phases(pid)
+    }
+
+    fn quota_throttled_ns(&mut self, pid: u32) -> Option<u64> {
+        process::quota::throttled_ns(pid)
+    }
+
+    fn is_stopped(&mut self, pid: u32) -> bool {
+        process::quota::is_stopped(pid)
     }
 
     fn thread_waits(&self, slot: u32) -> Option<Quantiles> {
@@ -116,6 +131,7 @@ impl Cycle {
             number: 0,
             last_look: Duration::ZERO,
             kernel_status: KernelStatus::default(),
+            marks: Vec::new(),
             cycle: CycleStats {
                 duration: histogram(),
                 jitter: histogram(),
@@ -162,6 +178,7 @@ impl Cycle {
                         stats_until = Some(tokio::time::Instant::now() + STATS_FOR);
                     }
                     self.find_by_proc();
+                    self.drain(events.get_mut());
                     self.look(true);
                 }
                 () = wait(stats_until) => {
@@ -170,14 +187,14 @@ impl Cycle {
                 }
                 () = wait(early) => {
                     // What came meanwhile needs no look of its own.
-                    drain(events.get_mut());
+                    self.drain(events.get_mut());
                     early = None;
                     last_early = tokio::time::Instant::now();
                     self.look(false);
                 }
                 guard = events.readable_mut(), if early.is_none() => {
                     let mut guard = guard?;
-                    drain(guard.get_inner_mut());
+                    self.drain(guard.get_inner_mut());
                     guard.clear_ready();
                     let now = tokio::time::Instant::now();
                     let gap = LEAST_GAP.max(self.last_look * LEAST_GAP_LOOKS);
@@ -207,6 +224,18 @@ impl Cycle {
         }
     }
 
+    /// Empties the ring buffer: marks are kept for the next look, all other records are in the arrays.
+    fn drain(&mut self, events: &mut RingBuf<MapData>) {
+        while let Some(item) = events.next() {
+            if let Some(mark) = phase::decode(&item) {
+                log::trace!("{mark:?}");
+                self.marks.push(mark);
+            } else if let Some(event) = decode_event(&item) {
+                log::trace!("kernel event {event:?}");
+            }
+        }
+    }
+
     /// One look at the kernel side, and what follows from it.
     fn look(&mut self, tick: bool) {
         let begun = Instant::now();
@@ -224,7 +253,7 @@ impl Cycle {
             }
         }
         let observation = self.observe(tick);
-        let actions = self.registry.step(&observation, &mut Live(&self.kernel));
+        let actions = self.registry.step(&observation, &mut Live(&mut self.kernel));
         self.act(&actions);
         if tick {
             self.host_usage = Some(self.host.sample());
@@ -245,11 +274,12 @@ impl Cycle {
             now_ns: clock.monotonic_ns,
             boot_offset_ns: clock_ns(libc::CLOCK_BOOTTIME)
                 .saturating_sub(clock_ns(libc::CLOCK_MONOTONIC)),
-            wall: WallClock { offset_ns },
+            wall: WallClock { offset_ns, max_error_seconds: clock_error_seconds() },
             tick,
             flows: self.kernel.flows(clock),
             threads: self.kernel.threads(),
             processes: self.kernel.processes(),
+            marks: std::mem::take(&mut self.marks),
         }
     }
 
@@ -335,15 +365,6 @@ async fn wait(until: Option<tokio::time::Instant>) {
     match until {
         Some(until) => sleep_until(until).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Empties the ring buffer; the records themselves are in the arrays.
-fn drain(events: &mut RingBuf<MapData>) {
-    while let Some(item) = events.next() {
-        if let Some(event) = decode_event(&item) {
-            log::trace!("kernel event {event:?}");
-        }
     }
 }
 

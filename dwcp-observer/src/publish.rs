@@ -9,11 +9,14 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
+    metrics::{BLACKOUT_BUCKETS, FINE_BLACKOUT_BUCKETS},
     migration::{
+        blackout::Method,
         history::History,
         record::{Migration, Mode, Outcome, Role, ThreadRole},
     },
     process::host::HostUsage,
+    verdict::{Cause, Health},
 };
 
 /// The state of the observer after one cycle.
@@ -51,12 +54,56 @@ pub struct Totals {
     pub finished: BTreeMap<(Outcome, Option<Mode>), u64>,
     /// Durations of finished migrations, seconds, by mode.
     pub durations: BTreeMap<Option<Mode>, Histogram>,
+    /// Blackouts of which both ends were seen.
+    pub blackouts: Blackouts,
+    /// Seconds of running migrations by how they went and why.
+    pub verdicts: BTreeMap<(Health, Option<Cause>), f64>,
+    /// Time that guest CPUs waited for a CPU which a migration thread held.
+    pub guest_cpu_stolen_seconds: f64,
     /// Payload by the role of the end on this host and the mode at that time. With both ends here both roles count.
     pub bytes: BTreeMap<(Role, Option<Mode>), ByteTotals>,
     /// Errors by type.
     pub errors: BTreeMap<ErrorType, u64>,
     /// Flows that were looked at and found to be no migration, by reason.
     pub rejected_flows: BTreeMap<String, u64>,
+}
+
+/// Blackouts, as the contract's histogram and as a finer one.
+#[derive(Clone, Debug, Default)]
+pub struct Blackouts {
+    /// By path and mode; bounded.
+    pub by_path: BTreeMap<(Path, Option<Mode>), Histogram>,
+    /// By mode and method.
+    pub fine: BTreeMap<(Option<Mode>, Method), Histogram>,
+}
+
+/// From where to where, and how large: the contract's labels.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Path {
+    /// Address of the source.
+    pub source: String,
+    /// Address of the destination.
+    pub destination: String,
+    /// Guest memory, as `4GB`; `unknown` without one on the command line.
+    pub vm_size: String,
+}
+
+/// Paths with series of their own; all further ones share one named `other`.
+const MAX_PATHS: usize = 256;
+
+impl Blackouts {
+    /// Counts one blackout.
+    pub fn observe(&mut self, path: &Path, mode: Option<Mode>, method: Method, seconds: f64) {
+        let mut key = (path.clone(), mode);
+        if !self.by_path.contains_key(&key) && self.by_path.len() >= MAX_PATHS {
+            let other = || "other".to_owned();
+            key.0 = Path { source: other(), destination: other(), vm_size: other() };
+        }
+        let contract = || Histogram::new(BLACKOUT_BUCKETS.into());
+        self.by_path.entry(key).or_insert_with(contract).observe(seconds);
+        let fine = || Histogram::new(FINE_BLACKOUT_BUCKETS.into());
+        self.fine.entry((mode, method)).or_insert_with(fine).observe(seconds);
+    }
 }
 
 /// Payload totals of one role.
@@ -85,16 +132,22 @@ pub enum ErrorType {
     SocketError,
     /// A migrator process died with streams open.
     ProcessDied,
+    /// A migration failed, and no process died of it.
+    MigrationFailed,
+    /// A migration was cancelled.
+    MigrationCancelled,
 }
 
 impl ErrorType {
     /// All types, for counters that start at zero.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::ConnectionReset,
         Self::ConnectionRefused,
         Self::NetworkTimeout,
         Self::SocketError,
         Self::ProcessDied,
+        Self::MigrationFailed,
+        Self::MigrationCancelled,
     ];
 
     /// The `error_type` label.
@@ -106,6 +159,8 @@ impl ErrorType {
             Self::NetworkTimeout => "network_timeout",
             Self::SocketError => "socket_error",
             Self::ProcessDied => "process_died",
+            Self::MigrationFailed => "migration_failed",
+            Self::MigrationCancelled => "migration_cancelled",
         }
     }
 }

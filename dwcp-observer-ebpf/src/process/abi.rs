@@ -35,8 +35,8 @@ pub struct Process {
     pub rule: u32,
     /// Written by the agent: non-zero while the threads are to be measured.
     pub watch: u32,
-    /// Unused; keeps the layout free of padding.
-    pub reserved: u32,
+    /// `task_struct.exit_code` of the leader, as `wait(2)` gives it: signal in the low seven bits, else status in the next byte.
+    pub exit_code: u32,
     /// `task_struct.start_boottime` of the leader: ns since boot; with `tgid` it identifies the process for ever.
     pub start_boottime: u64,
     /// When the leader exited, `CLOCK_MONOTONIC` ns; 0 while it lives.
@@ -45,6 +45,16 @@ pub struct Process {
     pub comm: [u8; COMM_LEN],
     /// Totals of flows that found no slot; exact once these flows are closed.
     pub overflow: FlowOverflow,
+    /// Payload that the process has handed to its tracked sockets, bytes.
+    pub sent_bytes: u64,
+    /// Time in its own rate limiter (`migration_rate_limit`), ns.
+    pub limited_ns: u64,
+    /// When it entered the rate limiter, `CLOCK_MONOTONIC` ns; 0 while it is not in it.
+    pub limited_since_ns: u64,
+    /// Pages that a postcopy destination has asked for.
+    pub page_requests: u64,
+    /// When it last asked for one, `CLOCK_MONOTONIC` ns.
+    pub page_request_ns: u64,
 }
 
 /// Totals of the flows of one process that have no record of their own.

@@ -17,7 +17,7 @@ use dwcp_observer_ebpf::{
 };
 
 use crate::{
-    access::{Access, TASK_COMM, TASK_LEADER, TASK_PID, TASK_START, TASK_TGID},
+    access::{Access, TASK_COMM, TASK_EXIT_CODE, TASK_LEADER, TASK_PID, TASK_START, TASK_TGID},
     counters::bump,
     events::emit,
     levels::{self, LEVEL_PROCESSES},
@@ -101,6 +101,7 @@ pub unsafe fn adopt<A: Access>(
         thread: NO_SLOT,
         thread_generation: 0,
         run_delay: 0,
+        after_migration: 0,
     };
     let Some(tag) = store::create_task::<A>(leader, &mut tag) else {
         bump(Counter::TaskTagFailed);
@@ -119,6 +120,11 @@ pub unsafe fn adopt<A: Access>(
         (*process).start_boottime = A::read(leader, TASK_START.load());
         (*process).comm = core::mem::transmute::<[u64; 2], [u8; COMM_LEN]>(*comm);
         (*process).overflow = FlowOverflow::default();
+        (*process).sent_bytes = 0;
+        (*process).limited_ns = 0;
+        (*process).limited_since_ns = 0;
+        (*process).page_requests = 0;
+        (*process).page_request_ns = 0;
         (&raw mut (*process).state).write_volatile(SLOT_LIVE);
         levels::raise(LEVEL_PROCESSES, slot);
         emit(EVENT_PROCESS, slot, tgid);
@@ -168,6 +174,7 @@ pub unsafe fn tag_of<A: Access>(task: *const u8) -> Option<&'static mut TaskTag>
         thread: NO_SLOT,
         thread_generation: 0,
         run_delay: 0,
+        after_migration: 0,
     };
     let created = store::create_task::<A>(task, &mut tag);
     if created.is_none() {
@@ -248,6 +255,7 @@ pub unsafe fn on_exit<A: Access>(ctx: &impl EbpfContext, task: *const u8) {
         && tag.process != 0
     {
         (*process).exited_ns = now;
+        (*process).exit_code = A::read(task, TASK_EXIT_CODE.load());
         (&raw mut (*process).state).write_volatile(SLOT_CLOSED);
         emit(EVENT_PROCESS_EXIT, tag.process, (*process).tgid);
         debug!(ctx, "process {} exited, tgid {}", tag.process, (*process).tgid);

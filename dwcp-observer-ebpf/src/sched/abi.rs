@@ -33,6 +33,57 @@ pub struct SchedTotals {
     pub cpu_moves: u64,
 }
 
+/// Last bursts that are kept of a thread that may run a guest CPU; a power of two.
+pub const BURSTS: usize = 16;
+/// First activities that are kept of such a thread.
+pub const ACTIVITIES: usize = 8;
+/// Time off CPU that separates two activities, ns.
+pub const ACTIVITY_GAP_NS: u64 = 500_000;
+
+/// One stay on a CPU, `CLOCK_MONOTONIC` ns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Burst {
+    /// Given the CPU.
+    pub on_ns: u64,
+    /// Left the CPU.
+    pub off_ns: u64,
+}
+
+/// Bursts that follow each other closely.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Activity {
+    /// Begin of the first burst, `CLOCK_MONOTONIC` ns.
+    pub on_ns: u64,
+    /// End of the last finished burst; 0 while the first runs.
+    pub off_ns: u64,
+    /// Sum of the finished bursts, ns.
+    pub cpu_ns: u64,
+}
+
+/// When a thread that may run a guest CPU was on a CPU: what a blackout is measured by. Written under the run queue's lock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CpuTimes {
+    /// When the running burst began; 0 while off CPU.
+    pub on_ns: u64,
+    /// Finished bursts; the last is at `(bursts - 1) % BURSTS`.
+    pub bursts: u64,
+    /// The last bursts.
+    pub recent: [Burst; BURSTS],
+    /// Activities so far; beyond `ACTIVITIES` they are not kept.
+    pub activities: u64,
+    /// The first activities since the thread is measured.
+    pub first: [Activity; ACTIVITIES],
+    /// Waits for a CPU that a thread of a migration held, ns; part of `run_delay_ns`.
+    pub stolen_ns: u64,
+    /// Time blocked, not waiting for a CPU, in stays during which the process asked for a page (postcopy), ns and number.
+    pub page_wait_ns: u64,
+    /// Number of these stays.
+    pub page_waits: u64,
+}
+
 /// What the kernel keeps of a thread.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -63,4 +114,6 @@ pub struct Thread {
     pub wakeups: u64,
     /// When it exited, `CLOCK_MONOTONIC` ns; 0 while it lives.
     pub exited_ns: u64,
+    /// Stays on a CPU; kept for guest CPUs and for threads whose role is not known.
+    pub cpu: CpuTimes,
 }

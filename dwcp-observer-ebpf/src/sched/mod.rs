@@ -13,17 +13,20 @@ use dwcp_observer_ebpf::{
     counters::Counter,
     hist::{HOST_HIST_RUNQ, Hist, RUNQ_BUCKETS, bucket_of},
     process::COMM_LEN,
-    sched::{ROLES, SchedTotals, Thread},
+    sched::{
+        ACTIVITIES, ACTIVITY_GAP_NS, Activity, BURSTS, Burst, CpuTimes, ROLE_MAIN, ROLE_OTHER,
+        ROLE_STREAM, ROLE_VCPU, ROLES, SchedTotals, Thread,
+    },
 };
 
 use crate::{
     access::{
         Access, TASK_COMM, TASK_EXEC, TASK_MOVES, TASK_NIVCSW, TASK_NVCSW, TASK_PCOUNT, TASK_PID,
-        TASK_RUN_DELAY, TASK_START, TASK_TGID,
+        TASK_RUN_DELAY, TASK_START, TASK_TGID, Typed,
     },
     counters::{add, bump, host_sample_exclusive},
     levels::{self, LEVEL_THREADS},
-    process::PROCESSES,
+    process::{self, PROCESSES},
     store::{self, NO_SLOT, TaskTag},
 };
 
@@ -125,32 +128,139 @@ pub unsafe fn swept<A: Access>(tag: &TaskTag, task: *const u8, comm: &[u64; 2]) 
 }
 
 /// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next)`, under the run queue's lock.
-///
-/// The wait of `prev` before it ran is in its own `sched_info.run_delay` by now (`sched_info_arrive`, kernel/sched/stats.h),
-/// so neither a wake-up stamp nor a lookup for `next` is needed.
 #[inline(always)]
-pub unsafe fn on_switch<A: Access>(prev: *const u8) {
-    let Some(tag) = store::task::<A>(prev) else { return };
-    let Some(thread) = record(tag) else { return };
+pub unsafe fn on_switch<A: Access>(prev: *const u8, next: *const u8) {
+    let mut clock = Clock { now_ns: 0 };
+    let migrates = departs::<A>(prev, &mut clock);
+    arrives::<A>(next, migrates, &mut clock);
+}
+
+/// The time of an event, read once and only if something needs it.
+struct Clock {
+    now_ns: u64,
+}
+
+impl Clock {
+    #[inline(always)]
+    unsafe fn now(&mut self) -> u64 {
+        if self.now_ns == 0 {
+            self.now_ns = bpf_ktime_get_ns();
+        }
+        self.now_ns
+    }
+}
+
+/// Whether a thread may run a guest CPU: only for these are stays on a CPU stamped, which takes a clock reading.
+#[inline(always)]
+fn may_run_guest(role: u32) -> bool {
+    role == ROLE_OTHER || role == ROLE_VCPU
+}
+
+/// A thread leaves its CPU. True when it works for a migration.
+///
+/// The wait of `prev` before it ran is in its own `sched_info.run_delay` by now (`sched_info_arrive`, kernel/sched/stats.h).
+#[inline(always)]
+unsafe fn departs<A: Access>(prev: *const u8, clock: &mut Clock) -> bool {
+    let Some(tag) = store::task::<A>(prev) else { return false };
+    let Some(thread) = record(tag) else { return false };
     // No clock: the sweep stamps totals, and a switch would double its cost by it.
     read_totals::<A>(prev, 0, &raw mut (*thread).switched);
     let run_delay = (*thread).switched.run_delay_ns;
     let waited = run_delay.wrapping_sub(tag.run_delay);
     tag.run_delay = run_delay;
+    let role = (*thread).role;
+    if may_run_guest(role) {
+        leave_cpu(&raw mut (*thread).cpu, clock.now());
+        if tag.after_migration != 0 {
+            (*thread).cpu.stolen_ns += waited;
+        }
+    }
+    count_wait(tag.thread, role, waited);
+    role == ROLE_MAIN || role == ROLE_STREAM
+}
+
+#[inline(always)]
+unsafe fn count_wait(slot: u32, role: u32, waited: u64) {
     // Hides the arithmetic from LLVM, which would otherwise compare `waited` and leave the index unbounded to the verifier.
     let bucket = black_box(bucket_of(waited));
     if bucket >= RUNQ_BUCKETS {
         bump(Counter::RunqDiscarded);
         return;
     }
-    if let Some(waits) = THREAD_WAITS.get_ptr_mut(tag.thread) {
+    if let Some(waits) = THREAD_WAITS.get_ptr_mut(slot) {
         (*waits).buckets[bucket] += 1;
         (*waits).sum += waited;
         (*waits).count += 1;
     }
-    let role = (*thread).role;
     if (role as usize) < ROLES {
         host_sample_exclusive(HOST_HIST_RUNQ + role, bucket, waited);
+    }
+}
+
+/// A thread is given a CPU, `after_migration`: by a thread that works for a migration.
+#[inline(always)]
+unsafe fn arrives<A: Access>(next: *const u8, after_migration: bool, clock: &mut Clock) {
+    let Some(tag) = store::task::<A>(next) else { return };
+    let Some(thread) = record(tag) else { return };
+    if !may_run_guest((*thread).role) {
+        return;
+    }
+    tag.after_migration = u64::from(after_migration);
+    let cpu = &raw mut (*thread).cpu;
+    let now = clock.now();
+    let last = last_burst(cpu);
+    let off_ns = (*last).off_ns;
+    (*cpu).on_ns = now;
+    if now.wrapping_sub(off_ns) >= ACTIVITY_GAP_NS && (*cpu).activities <= ACTIVITIES as u64 {
+        let index = (*cpu).activities as usize;
+        if index < ACTIVITIES {
+            (*cpu).first[index] = Activity { on_ns: now, off_ns: 0, cpu_ns: 0 };
+        }
+        (*cpu).activities += 1;
+    }
+    if let Some(process) = PROCESSES.get(tag.process)
+        && process.page_request_ns > off_ns
+        && off_ns != 0
+    {
+        (*cpu).page_waits += 1;
+        (*cpu).page_wait_ns += now.wrapping_sub(off_ns);
+    }
+}
+
+#[inline(always)]
+unsafe fn last_burst(cpu: *mut CpuTimes) -> *mut Burst {
+    let index = black_box((*cpu).bursts.wrapping_sub(1) as usize) & (BURSTS - 1);
+    (&raw mut (*cpu).recent).cast::<Burst>().add(index)
+}
+
+#[inline(always)]
+unsafe fn leave_cpu(cpu: *mut CpuTimes, now: u64) {
+    let on_ns = (*cpu).on_ns;
+    // It was running already when it was first measured: when that began is not known.
+    if on_ns == 0 {
+        return;
+    }
+    let index = black_box((*cpu).bursts as usize) & (BURSTS - 1);
+    let burst = (&raw mut (*cpu).recent).cast::<Burst>().add(index);
+    // The agent reads along: the burst is whole before it counts.
+    burst.write_volatile(Burst { on_ns, off_ns: now });
+    (&raw mut (*cpu).bursts).write_volatile((*cpu).bursts + 1);
+    (*cpu).on_ns = 0;
+    let index = (*cpu).activities.wrapping_sub(1) as usize;
+    if index < ACTIVITIES {
+        (*cpu).first[index].off_ns = now;
+        (*cpu).first[index].cpu_ns += now.wrapping_sub(on_ns);
+    }
+}
+
+/// `kvm_userspace_exit(u32 reason, int errno)`: the running thread is a guest CPU, whatever its name.
+#[inline(always)]
+pub unsafe fn on_kvm_exit() {
+    let Some(tag) = store::task::<Typed>(process::current::<Typed>()) else { return };
+    if let Some(thread) = record(tag)
+        && (*thread).role == ROLE_OTHER
+    {
+        (*thread).role = ROLE_VCPU;
     }
 }
 

@@ -164,6 +164,8 @@ pub struct Flow {
     pub errors: u32,
     /// Unused; keeps the layout free of padding.
     pub reserved2: u32,
+    /// When the last segment with payload arrived, `tcp_sock.tcp_mstamp` us; one segment behind while the flow is open.
+    pub arrived_us: u64,
     /// When the current congestion state was entered, `CLOCK_MONOTONIC` ns.
     pub ca_since_ns: u64,
     /// Time in each congestion state before the current one, ns.

@@ -102,6 +102,10 @@ unsafe fn track<A: Access>(
         snapshot_us: 0,
         delivered: 0,
         data_seen: 0,
+        rcv_nxt: 0,
+        reserved: 0,
+        segment_us: 0,
+        arrived_us: 0,
         counted: [0; 5],
     };
     let flow = if slot == NO_SLOT { None } else { FLOWS.get_ptr_mut(slot) };
@@ -307,6 +311,9 @@ pub unsafe fn on_data<A: Access>(
             emit(EVENT_FLOW_OPEN, tag.slot, (*flow).tgid);
         }
     }
+    if sent && let Some(process) = PROCESSES.get_ptr_mut(tag.process) {
+        add(&raw mut (*process).sent_bytes, moved as u64);
+    }
     if let Some(flow) = record(tag) {
         let tid = bpf_get_current_pid_tgid() as u32;
         let cell = if sent { &raw mut (*flow).send_tid } else { &raw mut (*flow).recv_tid };
@@ -314,6 +321,18 @@ pub unsafe fn on_data<A: Access>(
             *cell = tid;
         }
     }
+}
+
+/// Keeps when payload last arrived. `tcp_probe` comes before the segment is processed, so a sequence number that has moved was moved
+/// by the segment before.
+#[inline(always)]
+unsafe fn note_arrival<A: Access>(tp: *const u8, tag: &mut FlowTag, now_us: u64) {
+    let rcv_nxt: u32 = A::read(tp, TP_RCV_NXT.load());
+    if rcv_nxt != tag.rcv_nxt {
+        tag.rcv_nxt = rcv_nxt;
+        tag.arrived_us = tag.segment_us;
+    }
+    tag.segment_us = now_us;
 }
 
 /// `tcp_probe(struct sock *sk, struct sk_buff *skb)`: each segment on an established connection, before it is processed.
@@ -326,6 +345,7 @@ pub unsafe fn on_segment<A: Access>(sk: *const u8) {
     }
     sample_rtt::<A>(tp, tag);
     let now_us: u64 = A::read(tp, TP_MSTAMP.load());
+    note_arrival::<A>(tp, tag, now_us);
     if now_us.wrapping_sub(tag.snapshot_us) >= SNAPSHOT_EVERY_US {
         refresh::<A>(sk, tp, tag, now_us);
     }

@@ -34,6 +34,8 @@ pub(super) fn render_list(body: &Value, now: Timestamp) -> String {
 }
 
 fn migrations(records: &[&Value], now: Timestamp, finished: bool) -> String {
+    let last: [&str; 2] = if finished { ["BLACKOUT", "OUTCOME"] } else { ["STR", "VERDICT"] };
+    let [eighth, ninth] = last;
     let mut table = Table::new(&[
         "ID",
         "VM",
@@ -42,15 +44,12 @@ fn migrations(records: &[&Value], now: Timestamp, finished: bool) -> String {
         "TIME",
         "BYTES",
         "RATE",
-        "STR",
-        "RETR",
         "RTT",
+        eighth,
+        ninth,
     ]);
     table.shrinks(&[1, 2]);
-    table.right(&[4, 5, 6, 7, 8, 9]);
-    if finished {
-        table.header.push("OUTCOME".to_owned());
-    }
+    table.right(&[4, 5, 6, 7, 8]);
     for record in records {
         let mut row = vec![
             text(record, "id"),
@@ -60,16 +59,43 @@ fn migrations(records: &[&Value], now: Timestamp, finished: bool) -> String {
             duration(number(record, "duration_seconds")),
             bytes(transferred(record)),
             rate(record),
-            stream_count(record).to_string(),
-            retransmits(record).to_string(),
             rtt(mean_rtt(record)),
         ];
         if finished {
-            row.push(text_or(record, "outcome", "unknown"));
+            row.extend([blackout_length(record), text_or(record, "outcome", "unknown")]);
+        } else {
+            let found = verdict(record).unwrap_or_else(|| NONE.to_owned());
+            row.extend([stream_count(record).to_string(), found]);
         }
         table.row(row);
     }
-    table.render(WIDTH)
+    let mut output = table.render(WIDTH);
+    for record in records.iter().filter(|_| !finished) {
+        if let Some(sentence) = record.pointer("/verdict/sentence").and_then(Value::as_str) {
+            // Writing to a String cannot fail.
+            let _ = writeln!(output, "{}: {}", text(record, "id"), clean(sentence));
+        }
+    }
+    output
+}
+
+/// State and cause, as `slow: network`.
+fn verdict(record: &Value) -> Option<String> {
+    let verdict = record.get("verdict")?;
+    let state = text(verdict, "state");
+    let cause = verdict.get("cause").and_then(Value::as_str).map(clean);
+    Some(cause.map_or_else(|| state.clone(), |cause| format!("{state}: {cause}")))
+}
+
+/// Length of the blackout; the half that was seen goes without a figure.
+fn blackout_length(record: &Value) -> String {
+    let seconds = record.pointer("/blackout/seconds").and_then(Value::as_f64);
+    seconds.map_or_else(|| NONE.to_owned(), fine)
+}
+
+/// A short time to the microsecond.
+fn fine(seconds: f64) -> String {
+    if seconds < 1.0 { format!("{:.3} ms", seconds * 1e3) } else { format!("{seconds:.3} s") }
 }
 
 /// One migration from the body of `/api/v1/migrations/{id}`.
@@ -118,11 +144,112 @@ pub(super) fn render_detail(record: &Value) -> String {
         ),
     );
     line("rate", rate(record));
+    if let Some(key) = record.get("connection_key").and_then(Value::as_str) {
+        line("connection", clean(key));
+    }
+    if let Some(found) = verdict(record) {
+        line("verdict", found);
+        line(
+            "",
+            record
+                .pointer("/verdict/sentence")
+                .and_then(Value::as_str)
+                .map_or_else(String::new, clean),
+        );
+        for (name, value) in course(record) {
+            line(name, value);
+        }
+    }
+    if record.get("blackout").is_some_and(|blackout| !blackout.is_null()) {
+        line("blackout", blackout(record));
+    }
+    parts(record, &mut output);
+    phases(record, &mut output);
     streams(record, &mut output);
     threads(record, &mut output);
     evidence(record, &mut output);
     history(record, &mut output);
     output
+}
+
+/// Where the last second went, when it will end, how even the streams are.
+fn course(record: &Value) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    let verdict = record.get("verdict").unwrap_or(&Value::Null);
+    if let Some(Value::Object(fractions)) = verdict.get("fractions") {
+        let shares: Vec<String> = fractions
+            .iter()
+            .filter_map(|(cause, share)| {
+                let share = share.as_f64().filter(|share| *share >= 0.005)?;
+                Some(format!("{} {:.0} %", clean(cause), share * 100.0))
+            })
+            .collect();
+        lines.push(("time", shares.join(", ")));
+    }
+    let bound = |key: &str| number(verdict, key);
+    if let (Some(eta), Some(low), Some(high)) =
+        (bound("eta_seconds"), bound("eta_low_seconds"), bound("eta_high_seconds"))
+    {
+        let [eta, low, high] = [eta, low, high].map(|seconds| duration(Some(seconds)));
+        lines.push(("eta", format!("{eta} ({low} to {high})")));
+    }
+    if let (Some(jain), Some(most)) = (bound("stream_jain_index"), bound("stream_max_over_mean")) {
+        lines.push(("streams", format!("Jain's index {jain:.3}, fastest {most:.2} x mean")));
+    }
+    lines
+}
+
+fn blackout(record: &Value) -> String {
+    let blackout = record.get("blackout").unwrap_or(&Value::Null);
+    let how = text(blackout, "method");
+    let by_method = |key: &str| {
+        let seconds = blackout.pointer(&format!("/by_method/{key}")).and_then(Value::as_f64);
+        seconds.map_or_else(|| NONE.to_owned(), fine)
+    };
+    let length = match number(blackout, "seconds") {
+        Some(seconds) => fine(seconds),
+        None => format!("not complete: only the {} is seen from here", text(blackout, "half")),
+    };
+    let after = if flag(blackout, "ran_on_at_source") { ", then ran on at the source" } else { "" };
+    format!(
+        "{length}{after} by {how} (phase_functions {}, vcpu_scheduling {})",
+        by_method("phase_functions"),
+        by_method("vcpu_scheduling"),
+    )
+}
+
+/// Where the blackout went.
+fn parts(record: &Value, output: &mut String) {
+    let mut table = Table::new(&["STOP", "RAM", "DEVICE", "NETWORK", "LOAD", "START"]);
+    table.right(&[0, 1, 2, 3, 4, 5]);
+    if let Some(parts) = record.pointer("/blackout/breakdown") {
+        let part = |name| number(parts, name).map_or_else(|| NONE.to_owned(), fine);
+        table.row(["stop", "ram", "device", "network", "load", "start"].map(part).to_vec());
+    }
+    section("BLACKOUT", &table, output);
+}
+
+/// Phases; rounds over RAM are summed up.
+fn phases(record: &Value, output: &mut String) {
+    let mut table = Table::new(&["PHASE", "START UTC", "TIME"]);
+    table.right(&[2]);
+    for phase in array(record, "phases") {
+        let took = number(phase, "seconds").map_or_else(|| NONE.to_owned(), fine);
+        table.row(vec![text(phase, "phase"), clock(&text(phase, "started_at")), took]);
+    }
+    section("PHASES", &table, output);
+    let rounds = array(record, "rounds");
+    let mut table = Table::new(&["ROUND", "START UTC", "TIME", "BYTES"]);
+    table.right(&[0, 2, 3]);
+    for round in &rounds[rounds.len().saturating_sub(HISTORY_LINES)..] {
+        table.row(vec![
+            integer(round, "round").to_string(),
+            clock(&text(round, "started_at")),
+            number(round, "seconds").map_or_else(|| NONE.to_owned(), fine),
+            round.get("bytes").and_then(Value::as_u64).map_or_else(|| NONE.to_owned(), bytes),
+        ]);
+    }
+    section("LAST ROUNDS", &table, output);
 }
 
 fn streams(record: &Value, output: &mut String) {
@@ -201,8 +328,17 @@ fn evidence(record: &Value, output: &mut String) {
 
 fn history(record: &Value, output: &mut String) {
     let samples = array(record, "history");
-    let mut table =
-        Table::new(&["SECOND", "RATE", "IN FLIGHT", "RETR", "SRTT", "CWND", "STREAMS", "VCPU"]);
+    let mut table = Table::new(&[
+        "SECOND",
+        "RATE",
+        "IN FLIGHT",
+        "RETR",
+        "SRTT",
+        "CWND",
+        "STREAMS",
+        "VCPU",
+        "VERDICT",
+    ]);
     table.right(&[1, 2, 3, 4, 5, 6, 7]);
     for sample in &samples[samples.len().saturating_sub(HISTORY_LINES)..] {
         table.row(vec![
@@ -214,6 +350,7 @@ fn history(record: &Value, output: &mut String) {
             bytes(integer(sample, "cwnd_bytes")),
             integer(sample, "streams").to_string(),
             duration(number(sample, "vcpu_cpu_seconds")),
+            [text_or(sample, "verdict", NONE), text_or(sample, "cause", "")].join(" "),
         ]);
     }
     section("LAST SECONDS", &table, output);
@@ -370,10 +507,6 @@ fn rate(record: &Value) -> String {
 
 fn stream_count(record: &Value) -> u64 {
     array(record, "streams").len() as u64 + integer(record, "streams_without_detail")
-}
-
-fn retransmits(record: &Value) -> u64 {
-    array(record, "streams").iter().map(|stream| integer(stream, "retransmitted_segments")).sum()
 }
 
 fn mean_rtt(record: &Value) -> Option<f64> {

@@ -26,13 +26,14 @@ fn list_of_active_and_finished() {
 1 active, 2 finished
 
 ACTIVE
-ID                  VM      FROM -> TO            START UTC   TIME    BYTES      RATE  STR  RETR     RTT
-1795350596500-4711  web-01  10.0.0.1 -> 10.0.0.2  12:29:56   4.0 s  3.80 MB  950 kB/s    2     4  250 us
+ID                  VM      FROM -> TO            START UTC   TIME    BYTES      RATE     RTT  STR  VERDICT
+1795350596500-4711  web-01  10.0.0.1 -> 10.0.0.2  12:29:56   4.0 s  3.80 MB  950 kB/s  250 us    2  slow: network
+1795350596500-4711: network: 5.0 % of the segments are sent again
 
 FINISHED
-ID                  VM      FROM -> TO            START UTC      TIME    BYTES      RATE  STR  RETR     RTT  OUTCOME
-1795350585500-4600  web-01  10.0.0.1 -> 10.0.0.2  12:29:45     10.0 s  3.80 MB  380 kB/s    2     4  250 us  completed
-1795350530500-4500  web-01  10.0.0.1 -> 10.0.0.2  11-21 12:29  10.0 s  3.80 MB  380 kB/s    2     4  250 us  failed
+ID                  VM      FROM -> TO            START UTC      TIME    BYTES      RATE     RTT  BLACKOUT  OUTCOME
+1795350585500-4600  web-01  10.0.0.1 -> 10.0.0.2  12:29:45     10.0 s  3.80 MB  380 kB/s  250 us  7.812 ms  completed
+1795350530500-4500  web-01  10.0.0.1 -> 10.0.0.2  11-21 12:29  10.0 s  3.80 MB  380 kB/s  250 us  7.812 ms  failed
 ";
     let text = list(&records);
     assert_eq!(text, expected, "\n{text}");

@@ -13,5 +13,6 @@ pub mod rules;
 mod table;
 #[cfg(test)]
 mod tests;
+pub mod vcpus;
 
 pub(crate) use pattern::CommPattern;

@@ -47,6 +47,8 @@ pub struct Hook {
     pub required: bool,
     /// Attached only while threads are measured: even an empty program on a scheduler tracepoint costs every task of the host.
     pub on_demand: bool,
+    /// Works on the current task alone, which is a typed pointer on every rung: it finds tags in local storage, too.
+    pub current_task_only: bool,
     /// Rung and program name, best first.
     pub programs: &'static [(Rung, &'static str)],
 }
@@ -59,13 +61,23 @@ macro_rules! tracepoints {
                 purpose: $purpose,
                 required: $required,
                 on_demand: $on_demand,
+                current_task_only: false,
                 programs: &[(Rung::TpBtf, $btf), (Rung::RawTp, $raw)],
             },)*
+            Hook {
+                name: "kvm_userspace_exit",
+                purpose: "recognises guest CPUs of KVM whose threads have no names",
+                required: false,
+                on_demand: true,
+                current_task_only: true,
+                programs: &[(Rung::RawTp, "kvm_exit_raw")],
+            },
             Hook {
                 name: "task",
                 purpose: "finds processes and threads that were there before; thread totals each second",
                 required: true,
                 on_demand: false,
+                current_task_only: true,
                 programs: &[(Rung::Iter, "sweep_tasks")],
             },
             Hook {
@@ -73,6 +85,7 @@ macro_rules! tracepoints {
                 purpose: "finds connections that were there before; socket totals each second during a stall",
                 required: true,
                 on_demand: false,
+                current_task_only: true,
                 programs: &[(Rung::Iter, "sweep_sockets")],
             },
         ]

@@ -73,6 +73,7 @@ const FIELDS: &[Wanted] = wanted! {
     TASK_NVCSW: task_struct, "nvcsw";
     TASK_NIVCSW: task_struct, "nivcsw";
     TASK_MOVES: task_struct, "se.nr_migrations";
+    TASK_EXIT_CODE: task_struct, "exit_code";
     SOCKET_SK: socket, "sk";
 };
 

@@ -247,7 +247,8 @@ fn climb(
     let mut live = None;
     for (rung, name) in hook.programs {
         // With tags in local storage, a rung without typed pointers would not find them.
-        if !allowed.permits(*rung) || (!tags_in_hash && !typed(*rung)) {
+        let permitted = allowed.permits(*rung) || hook.current_task_only;
+        if !permitted || (!tags_in_hash && !typed(*rung) && !hook.current_task_only) {
             continue;
         }
         if *rung == Rung::TpBtf && !layout.has(&format!("btf_trace_{}", hook.name)) {

@@ -26,6 +26,7 @@ use dwcp_observer_ebpf::{
 pub use self::load::{LoadError, LoadOptions};
 use self::sys::{Mapped, peek, poke};
 use crate::{
+    phase::attach::{Attacher, Coverage},
     publish::{MapUse, ProbeStatus},
     sched::{self, ThreadReading},
     tcp::{self, Clock, FlowReading},
@@ -70,8 +71,14 @@ pub struct ProcessReading {
     pub start_boottime_ns: u64,
     /// When it exited, `CLOCK_MONOTONIC` ns; `None` while it lives.
     pub exited_ns: Option<u64>,
+    /// How it exited, as `wait(2)` tells.
+    pub exit_code: u32,
     /// Its flows without a slot.
     pub overflow: FlowOverflow,
+    /// Time in its own rate limiter so far, ns; stays 0 without the probes on `migration_rate_limit`.
+    pub limited_ns: u64,
+    /// Pages that it has asked for as a postcopy destination.
+    pub page_requests: u64,
 }
 
 /// Slots beyond the level that are looked at: two CPUs that raise it at once may lose the higher one.
@@ -144,6 +151,7 @@ pub struct Kernel {
     jiffy_ns: u64,
     /// Whether this kernel's iterators take a process filter (6.1 and later).
     filters: bool,
+    phases: Attacher,
 }
 
 /// The maps that the agent works with.
@@ -258,6 +266,7 @@ impl Kernel {
             maps: loaded.prepared,
             jiffy_ns: jiffy_ns(),
             filters: true,
+            phases: Attacher::default(),
         };
         kernel.sweep_tasks();
         kernel.sweep_sockets(None);
@@ -314,6 +323,11 @@ impl Kernel {
         };
         let fd = program.fd().map_err(io::Error::other)?;
         sys::run_iterator(fd.as_fd(), process)
+    }
+
+    /// Probes the phase functions of a process' executable, if that has not been done. `None` when the process is gone.
+    pub fn probe_phases(&mut self, pid: u32) -> Option<Coverage> {
+        self.phases.attach(&mut self.ebpf, pid)
     }
 
     /// Adopts a process that was recognised by other means than its name.
@@ -465,6 +479,7 @@ impl Kernel {
         if let Some(record) = self.maps.processes.records.slot(slot)
             && peek!(record, state) == SLOT_CLOSED
         {
+            self.phases.detach(peek!(record, tgid));
             let generation = peek!(record, generation);
             poke!(record, generation, generation.wrapping_add(1));
             poke!(record, state, SLOT_FREE);
@@ -541,8 +556,19 @@ fn read_process(slot: u32, record: NonNull<Process>) -> ProcessReading {
         comm: sched::comm(&peek!(record, comm)),
         start_boottime_ns: peek!(record, start_boottime),
         exited_ns: (exited != 0).then_some(exited),
+        exit_code: peek!(record, exit_code),
         overflow: peek!(record, overflow),
+        limited_ns: limited_ns(record),
+        page_requests: peek!(record, page_requests),
     }
+}
+
+/// Time in the rate limiter, the present stay included.
+fn limited_ns(record: NonNull<Process>) -> u64 {
+    let (past, since) = (peek!(record, limited_ns), peek!(record, limited_since_ns));
+    let present =
+        if since == 0 { 0 } else { clock_ns(libc::CLOCK_MONOTONIC).saturating_sub(since) };
+    past + present
 }
 
 /// Decodes one entry of the lifecycle ring buffer; `None` when it has another size.
@@ -571,6 +597,17 @@ pub fn clock_ns(clock: libc::clockid_t) -> u64 {
         return 0;
     }
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
+
+/// Most that `CLOCK_REALTIME` may be off, seconds (`adjtimex(2)`, `maxerror`); `None` when it is not synchronised.
+#[must_use]
+pub fn clock_error_seconds() -> Option<f64> {
+    // SAFETY: zero is valid for every field; with no mode set the call only reads.
+    let mut status: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a live timex.
+    let state = unsafe { libc::adjtimex(&raw mut status) };
+    let synchronised = state >= 0 && state != libc::TIME_ERROR;
+    synchronised.then(|| status.maxerror as f64 / 1e6)
 }
 
 /// The coarse clock ticks with the kernel's jiffies (kernel/time/posix-timers.c: `KTIME_LOW_RES` is one tick).

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use prometheus::{TextEncoder, proto::MetricFamily};
 
-use super::{DURATION_BUCKETS, ProcessUsage, family::Family, live, table};
+use super::{DURATION_BUCKETS, FINE_BLACKOUT_BUCKETS, ProcessUsage, family::Family, live, table};
 use crate::{
+    migration::blackout::Method,
     migration::record::{Mode, Outcome, Role, State},
     publish::{ByteTotals, ErrorType, Histogram, KernelStatus, Published, Totals},
+    verdict::Cause,
 };
 
 /// How many live migrations and streams get series of their own.
@@ -126,6 +128,24 @@ impl Exporter {
         }
         family.finish(families);
 
+        let mut family = Family::new(&table::LATENCY);
+        for ((path, mode), histogram) in &totals.blackouts.by_path {
+            let labels = [&path.source, &path.destination, &path.vm_size, mode_label(*mode)]
+                .map(|s| s as &str);
+            family.add_histogram(&labels, histogram);
+        }
+        family.finish(families);
+
+        let mut family = Family::new(&table::BLACKOUT);
+        let none = Histogram::new(FINE_BLACKOUT_BUCKETS.into());
+        for method in Method::ALL {
+            for mode in MODES {
+                let histogram = totals.blackouts.fine.get(&(mode, method)).unwrap_or(&none);
+                family.add_histogram(&[mode_label(mode), method.as_str()], histogram);
+            }
+        }
+        family.finish(families);
+
         let mut family = Family::new(&table::MIGRATIONS);
         for outcome in Outcome::ALL {
             for mode in MODES {
@@ -134,6 +154,14 @@ impl Exporter {
             }
         }
         family.finish(families);
+
+        let mut family = Family::new(&table::VERDICT_SECONDS);
+        for ((state, cause), seconds) in &totals.verdicts {
+            let cause = cause.map_or("unknown", Cause::as_str);
+            family.add(&[state.as_str(), cause], *seconds);
+        }
+        family.finish(families);
+        single(&table::GUEST_CPU_STOLEN, Some(totals.guest_cpu_stolen_seconds), families);
 
         active(published, families);
         self.bytes(totals, families);
@@ -211,11 +239,12 @@ fn errors(totals: &Totals, families: &mut Vec<MetricFamily>) {
     let mut family = Family::new(&table::ERRORS);
     for error in ErrorType::ALL {
         let severity = match error {
-            ErrorType::ProcessDied => "critical",
+            ErrorType::ProcessDied | ErrorType::MigrationFailed => "critical",
             ErrorType::ConnectionReset
             | ErrorType::ConnectionRefused
             | ErrorType::NetworkTimeout
-            | ErrorType::SocketError => "warning",
+            | ErrorType::SocketError
+            | ErrorType::MigrationCancelled => "warning",
         };
         let count = totals.errors.get(&error).copied().unwrap_or(0);
         family.add(&["amst", error.as_str(), severity], count as f64);

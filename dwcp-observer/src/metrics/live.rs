@@ -16,6 +16,7 @@ use super::{
 use crate::{
     migration::record::{Migration, Role, State, Stream, ThreadRole},
     publish::Published,
+    verdict::Cause,
 };
 
 /// What has no series because of the caps.
@@ -76,6 +77,13 @@ struct Live {
     throughput: Family,
     start: Family,
     streams: Family,
+    verdict: Family,
+    time_fraction: Family,
+    eta: Family,
+    balance: Family,
+    phase: Family,
+    rounds: Family,
+    blackout: Family,
     stream_bytes: Family,
     stream_srtt: Family,
     stream_retransmitted: Family,
@@ -92,6 +100,13 @@ impl Live {
             throughput: Family::new(&table::MIGRATION_THROUGHPUT),
             start: Family::new(&table::MIGRATION_START),
             streams: Family::new(&table::MIGRATION_STREAMS),
+            verdict: Family::new(&table::MIGRATION_VERDICT),
+            time_fraction: Family::new(&table::MIGRATION_TIME_FRACTION),
+            eta: Family::new(&table::MIGRATION_ETA),
+            balance: Family::new(&table::MIGRATION_BALANCE),
+            phase: Family::new(&table::MIGRATION_PHASE),
+            rounds: Family::new(&table::MIGRATION_ROUNDS),
+            blackout: Family::new(&table::MIGRATION_BLACKOUT),
             stream_bytes: Family::new(&table::STREAM_BYTES),
             stream_srtt: Family::new(&table::STREAM_SRTT),
             stream_retransmitted: Family::new(&table::STREAM_RETRANSMITTED),
@@ -127,6 +142,7 @@ impl Live {
         let streams = record.streams.len() as f64 + record.streams_without_detail as f64;
         self.streams.add(&[id], streams);
 
+        self.course(id, record);
         let mut by_role: BTreeMap<(Role, ThreadRole), (f64, f64)> = BTreeMap::new();
         for thread in &record.threads {
             let sum = by_role.entry((thread.end, thread.role)).or_default();
@@ -136,6 +152,41 @@ impl Live {
         for ((end, role), (cpu, wait)) in by_role {
             self.thread_cpu.add(&[id, end.as_str(), role.as_str()], cpu);
             self.thread_wait.add(&[id, end.as_str(), role.as_str()], wait);
+        }
+    }
+
+    /// How it goes and what the guest felt.
+    fn course(&mut self, id: &str, record: &Migration) {
+        if let Some(verdict) = &record.verdict {
+            let cause = verdict.cause.map_or("unknown", Cause::as_str);
+            self.verdict.add(&[id, verdict.state.as_str(), cause], 1.0);
+            for cause in Cause::ALL {
+                let share = verdict.fractions.map(|fractions| fractions.get(cause));
+                self.time_fraction.add_some(&[id, cause.as_str()], share);
+            }
+            if let Some(eta) = verdict.eta {
+                self.eta.add(&[id, "estimate"], eta.eta_seconds);
+                self.eta.add(&[id, "low"], eta.eta_low_seconds);
+                self.eta.add(&[id, "high"], eta.eta_high_seconds);
+            }
+            if let Some(balance) = &verdict.balance {
+                self.balance.add(&[id, "max_over_mean"], balance.stream_max_over_mean);
+                self.balance.add(&[id, "jain"], balance.stream_jain_index);
+                self.balance.add(&[id, "scaling_efficiency"], balance.stream_scaling_efficiency);
+            }
+        }
+        for phase in &record.phases {
+            self.phase.add(&[id, phase.phase.as_str()], phase.seconds);
+        }
+        if !record.rounds.is_empty() {
+            self.rounds.add(&[id], record.rounds.len() as f64);
+        }
+        let Some(blackout) = &record.blackout else { return };
+        self.blackout.add_some(&[id, "total"], blackout.seconds);
+        if let Some(parts) = blackout.breakdown {
+            for (part, seconds) in parts.named() {
+                self.blackout.add(&[id, part], seconds);
+            }
         }
     }
 
@@ -164,6 +215,13 @@ impl Live {
             self.throughput,
             self.start,
             self.streams,
+            self.verdict,
+            self.time_fraction,
+            self.eta,
+            self.balance,
+            self.phase,
+            self.rounds,
+            self.blackout,
             self.stream_bytes,
             self.stream_srtt,
             self.stream_retransmitted,

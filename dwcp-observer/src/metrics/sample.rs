@@ -11,17 +11,20 @@ use jiff::Timestamp;
 use super::{DURATION_BUCKETS, HttpCounts, ProcessUsage};
 use crate::{
     migration::{
+        blackout::Method,
         history::History,
         record::{
-            Bytes, CongestionTimes, End, Evidence, Migration, Mode, Outcome, Role, Sample,
-            SocketCounters, State, Stream, StreamRole, Thread, ThreadRole, Transport, Vm,
+            Blackout, BlackoutParts, ByMethod, Bytes, CongestionTimes, End, Evidence, Migration,
+            Mode, Outcome, Phase, PhaseName, Role, Round, Sample, SocketCounters, State, Stream,
+            StreamRole, Thread, ThreadRole, Transport, Vm,
         },
     },
     process::host::HostUsage,
     publish::{
-        ByteTotals, CycleStats, Entry, ErrorType, Histogram, KernelStatus, MapUse, ProbeStatus,
-        ProgramStats, Published, Totals,
+        Blackouts, ByteTotals, CycleStats, Entry, ErrorType, Histogram, KernelStatus, MapUse, Path,
+        ProbeStatus, ProgramStats, Published, Totals,
     },
+    verdict::{Cause, Fractions, Health, Verdict, eta::Eta, streams::Balance},
 };
 
 /// End of the sample's cycle.
@@ -109,6 +112,17 @@ pub(crate) fn active(id: &str) -> Migration {
         observed_from: at() - seconds(4),
         ended_at: None,
         duration_seconds: 4.0,
+        connection_key: Some("tcp:10.0.0.1:40000>10.0.0.2:49152".to_owned()),
+        blackout: None,
+        phases: vec![Phase {
+            phase: PhaseName::Precopy,
+            started_at: at() - seconds(4),
+            seconds: 4.0,
+        }],
+        verdict: Some(verdict()),
+        rounds: vec![Round { round: 1, started_at: at() - seconds(4), seconds: 4.0, bytes: None }],
+        migrator_states: Vec::new(),
+        postcopy: None,
         bytes,
         throughput_bytes_per_second: Some(950_000.0),
         streams: vec![stream(StreamRole::Main, 40000), stream(StreamRole::Multifd, 40001)],
@@ -127,6 +141,45 @@ pub(crate) fn active(id: &str) -> Migration {
     }
 }
 
+fn verdict() -> Verdict {
+    Verdict {
+        state: Health::Slow,
+        cause: Some(Cause::Network),
+        sentence: "network: 5.0 % of the segments are sent again".to_owned(),
+        fractions: Some(Fractions { sending: 0.25, network: 0.75, ..Fractions::default() }),
+        eta: Some(Eta { eta_seconds: 4.0, eta_low_seconds: 3.0, eta_high_seconds: 6.0 }),
+        balance: Some(Balance {
+            stream_max_over_mean: 1.25,
+            stream_jain_index: 0.875,
+            stream_marginal_gain: vec![1.0, 0.5],
+            stream_scaling_efficiency: 0.75,
+        }),
+        guest_cpu_stolen_seconds: Some(0.015625),
+    }
+}
+
+fn blackout() -> Blackout {
+    Blackout {
+        seconds: Some(0.0078125),
+        method: Method::VcpuScheduling,
+        complete: true,
+        half: None,
+        stopped_at: None,
+        started_at: None,
+        ran_on_at_source: false,
+        by_method: ByMethod { phase_functions: Some(0.007), vcpu_scheduling: Some(0.0078125) },
+        breakdown: Some(BlackoutParts {
+            stop: 0.0009765625,
+            ram: 0.0029296875,
+            device: 0.0009765625,
+            network: 0.0009765625,
+            load: 0.0009765625,
+            start: 0.0009765625,
+        }),
+        clock_error_seconds: None,
+    }
+}
+
 /// A migration of which both ends were here; ended `age_seconds` before the cycle.
 pub(crate) fn finished(id: &str, outcome: Outcome, age_seconds: i64) -> Migration {
     let ended_at = at() - seconds(age_seconds);
@@ -140,6 +193,8 @@ pub(crate) fn finished(id: &str, outcome: Outcome, age_seconds: i64) -> Migratio
     record.duration_seconds = 10.0;
     record.bytes.received = record.bytes.delivered;
     record.throughput_bytes_per_second = None;
+    record.verdict = None;
+    record.blackout = Some(blackout());
     for stream in &mut record.streams {
         stream.ended_at = Some(ended_at);
         stream.tcp_state = "CLOSE";
@@ -162,6 +217,9 @@ pub(crate) fn entry(record: Migration) -> Entry {
         migration_runqueue_wait_seconds: 0.01,
         vcpu_cpu_seconds: 0.9,
         vcpu_runqueue_wait_seconds: 0.02,
+        verdict: Some(Health::Healthy),
+        cause: Some(Cause::Network),
+        fractions: None,
     });
     Entry { record: Arc::new(record), history: Arc::new(Mutex::new(history)) }
 }
@@ -183,7 +241,21 @@ fn totals() -> Totals {
         retransmitted_segments: 8,
     };
     let received = ByteTotals { transferred: 3_800_000, ..ByteTotals::default() };
+    let mut blackouts = Blackouts::default();
+    let path = Path {
+        source: "10.0.0.1".to_owned(),
+        destination: "10.0.0.2".to_owned(),
+        vm_size: "256MB".to_owned(),
+    };
+    blackouts.observe(&path, datacenter, Method::VcpuScheduling, 0.0078125);
+    blackouts.observe(&path, datacenter, Method::VcpuScheduling, 0.75);
     Totals {
+        blackouts,
+        verdicts: BTreeMap::from([
+            ((Health::Healthy, Some(Cause::Sending)), 12.0),
+            ((Health::Stalled, None), 2.5),
+        ]),
+        guest_cpu_stolen_seconds: 0.5,
         finished: BTreeMap::from([
             ((Outcome::Completed, datacenter), 3),
             ((Outcome::Failed, None), 1),

@@ -95,9 +95,23 @@ metrics! {
     DURATION = Histogram "dwcp_v3_migration_duration_seconds" ["node_id", "mode"] "seconds",
         "Total time of finished migrations, first connection to last close.",
         "socket state changes";
+    LATENCY = Histogram "dwcp_v3_migration_latency_seconds" ["source", "destination", "vm_size", "mode"] "seconds",
+        "Blackout of finished migrations with both ends on this host: time in which the guest's CPUs ran nowhere.",
+        "sched_switch of guest CPUs, uprobes on the migrator's phase functions",
+        absent: "before the first complete blackout of that path; migrations with one end on this host are not in it";
+    BLACKOUT = Histogram "dwcp_v3_blackout_seconds" ["mode", "method"] "seconds",
+        "The same in finer buckets, by the method that gave the figure.",
+        "sched_switch of guest CPUs, uprobes on the migrator's phase functions";
     MIGRATIONS = Counter "dwcp_v3_migrations_total" ["outcome", "mode"] "migrations",
         "Finished migrations by outcome.",
         "migration records";
+    VERDICT_SECONDS = Counter "dwcp_v3_verdict_seconds_total" ["state", "cause"] "seconds",
+        "Seconds of running migrations by how they went and why; each migration counts for itself.",
+        "verdict of each cycle",
+        absent: "no second went like that";
+    GUEST_CPU_STOLEN = Counter "dwcp_v3_guest_cpu_stolen_seconds_total" [] "seconds",
+        "Time that guest CPUs of migrating VMs waited for a CPU which a migration thread held.",
+        "sched_switch, task_struct.sched_info.run_delay";
     ACTIVE_STREAMS = Gauge "dwcp_v3_amst_active_streams" [] "streams",
         "Open streams of active migrations; streams that found no slot in the kernel are not in it.",
         "migration records";
@@ -146,6 +160,34 @@ metrics! {
         "Streams of one migration, open and closed, with and without a slot in the kernel.",
         "migration records",
         absent: "finished for longer than 15 s, or over the cap";
+    MIGRATION_VERDICT = Gauge "dwcp_v3_migration_verdict" ["migration_id", "state", "cause"] "1",
+        "How the last second of one migration went, and why.",
+        "verdict of each cycle",
+        absent: "not running, before its first cycle, or over the cap";
+    MIGRATION_TIME_FRACTION = Gauge "dwcp_v3_migration_time_fraction" ["migration_id", "cause"] "0 to 1",
+        "Wall time of the sending side in the last second by what it was spent on; sums to 1.",
+        "TCP_INFO chronographs, scheduler totals, migration_rate_limit",
+        absent: "not running, source on another host, or over the cap";
+    MIGRATION_ETA = Gauge "dwcp_v3_migration_eta_seconds" ["migration_id", "bound"] "seconds",
+        "Time to the end of one migration: estimate, and the low and high bound of a 90 % interval.",
+        "rate of delivery, guest memory, rounds",
+        absent: "not running, not converging, not known, or over the cap";
+    MIGRATION_BALANCE = Gauge "dwcp_v3_migration_stream_balance" ["migration_id", "index"] "ratio",
+        "How even the streams of one migration were in the last second: max_over_mean, jain, scaling_efficiency.",
+        "tcp_sock.bytes_acked",
+        absent: "fewer than two streams carry data, not running, or over the cap";
+    MIGRATION_PHASE = Gauge "dwcp_v3_migration_phase_seconds" ["migration_id", "phase"] "seconds",
+        "Time of one migration in each phase so far.",
+        "uprobes on the migrator's phase functions, sched_switch of guest CPUs",
+        absent: "the phase was not entered, finished for longer than 15 s, or over the cap";
+    MIGRATION_ROUNDS = Gauge "dwcp_v3_migration_rounds" ["migration_id"] "rounds",
+        "Passes over RAM of one migration so far, as QEMU's dirty-sync-count.",
+        "uprobe on memory_global_dirty_log_sync",
+        absent: "not probed, source on another host, finished for longer than 15 s, or over the cap";
+    MIGRATION_BLACKOUT = Gauge "dwcp_v3_migration_blackout_seconds" ["migration_id", "part"] "seconds",
+        "Blackout of one migration: total, and its parts stop, ram, device, network, load, start, which sum to it.",
+        "sched_switch of guest CPUs, uprobes on the migrator's phase functions",
+        absent: "not both instants are known, finished for longer than 15 s, or over the cap";
     STREAM_BYTES = Gauge "dwcp_v3_migration_stream_bytes" ["migration_id", "stream", "kind"] "bytes",
         "Payload of one stream so far; stream is its index in order of opening.",
         "tcp_sock counters",

@@ -1,23 +1,30 @@
 //! What each look adds: rates, history, global counters, the end.
 
 use super::{
-    build::errno_name,
+    blackout::Method,
+    build::{self, errno_name},
+    guest,
     live::{EndState, EndTotals, Live, Tick},
     machine::Life,
-    outcome::{Ending, outcome},
-    record::{Role, Sample, ThreadRole},
+    outcome::{EndEnding, Ending, outcome},
+    record::{Outcome, Role, Sample, ThreadRole},
+    second,
 };
 use crate::{
     config::ModeThresholds,
     identify::mode,
     metrics::DURATION_BUCKETS,
     migration::{look::Observation, record::Transport},
+    phase::states::MigratorState,
     publish::{ErrorType, Histogram, Totals},
 };
 use dwcp_observer_ebpf::tcp::FLOW_FIN_SENT;
 
 /// Time after the end in which it shows where the guest runs, ns.
 const SETTLE_NS: u64 = 1_000_000_000;
+
+/// Time in which a destination may still be loading what the source has sent, ns.
+const LOADING_NS: u64 = 30_000_000_000;
 
 /// Takes one migration one look further.
 pub fn advance(
@@ -30,7 +37,7 @@ pub fn advance(
     let before = live.life;
     live.life = live.life.next(live.streams(), now_ns, live.patience());
     if observation.tick && !before.is_finished() {
-        tick(live, observation);
+        tick(live, observation, totals);
     }
     if live.life.is_finished() && !before.is_finished() {
         finish(live);
@@ -38,28 +45,64 @@ pub fn advance(
     update_mode(live, now_ns, thresholds);
     count_bytes(live, totals);
     count_errors(live, totals);
-    if let Life::Finished { ended_ns, .. } = live.life
-        && live.outcome.is_none()
-        && now_ns.saturating_sub(ended_ns) >= SETTLE_NS
-    {
-        let ending = ending(live);
-        if !ending.died.is_empty() {
-            *totals.errors.entry(ErrorType::ProcessDied).or_default() += ending.died.len() as u64;
-        }
-        let (found, evidence) = outcome(&ending);
-        *totals.finished.entry((found, live.mode)).or_default() += 1;
-        let seconds = ended_ns.saturating_sub(live.started_ns) as f64 / 1e9;
-        totals
-            .durations
-            .entry(live.mode)
-            .or_insert_with(|| Histogram::new(DURATION_BUCKETS.into()))
-            .observe(seconds);
-        live.outcome = Some((found, evidence));
+    settle(live, observation, totals);
+}
+
+/// Settles the outcome once nothing can change it any more, or enough time has passed for it to show.
+fn settle(live: &mut Live, observation: &Observation, totals: &mut Totals) {
+    let Life::Finished { ended_ns, .. } = live.life else { return };
+    if live.outcome.is_some() {
+        return;
     }
+    let since_ns = observation.now_ns.saturating_sub(ended_ns);
+    let ending = ending(live, observation.now_ns);
+    // A destination that still loads what the source has sent: that is to be waited for, within reason.
+    let patience_ns = if is_loading(live) { LOADING_NS } else { SETTLE_NS };
+    if since_ns < patience_ns && !ending.is_settled() {
+        return;
+    }
+    let (found, evidence) = outcome(&ending);
+    let died = [&ending.source, &ending.destination].into_iter().flatten();
+    let died = died.filter(|end| end.died.is_some()).count() as u64;
+    match found {
+        Outcome::Failed if died > 0 => {
+            *totals.errors.entry(ErrorType::ProcessDied).or_default() += died;
+        }
+        Outcome::Failed => *totals.errors.entry(ErrorType::MigrationFailed).or_default() += 1,
+        Outcome::Cancelled => {
+            *totals.errors.entry(ErrorType::MigrationCancelled).or_default() += 1;
+        }
+        Outcome::Completed | Outcome::Unknown => {}
+    }
+    *totals.finished.entry((found, live.mode)).or_default() += 1;
+    let seconds = ended_ns.saturating_sub(live.started_ns) as f64 / 1e9;
+    totals
+        .durations
+        .entry(live.mode)
+        .or_insert_with(|| Histogram::new(DURATION_BUCKETS.into()))
+        .observe(seconds);
+    count_blackout(live, observation.now_ns, totals);
+    live.outcome = Some((found, evidence));
+}
+
+/// Whether the source is done and the destination is not.
+fn is_loading(live: &Live) -> bool {
+    let state = |role| live.end(role).and_then(|end: &EndState| end.timeline.state());
+    state(Role::Source) == Some(MigratorState::Completed)
+        && state(Role::Destination) == Some(MigratorState::Active)
+        && live.end(Role::Destination).is_some_and(|end| end.exited_ns.is_none())
+}
+
+/// Counts a blackout of which both instants are known.
+fn count_blackout(live: &Live, now_ns: u64, totals: &mut Totals) {
+    let Some(felt) = guest::felt(live, now_ns) else { return };
+    let Some(length_ns) = felt.instants.length() else { return };
+    let seconds = length_ns as f64 / 1e9;
+    totals.blackouts.observe(&build::path(live), live.mode, felt.method, seconds);
 }
 
 /// Bytes that have arrived, and segments sent again, as far as this host sees.
-fn progress(live: &Live) -> (u64, u64) {
+pub(super) fn progress(live: &Live) -> (u64, u64) {
     live.roles().next().map_or((0, 0), |(role, end)| {
         let totals = Live::totals(role, end);
         (totals.transferred, totals.segments)
@@ -84,7 +127,8 @@ fn cpu(live: &Live) -> [u64; 4] {
     cpu
 }
 
-fn tick(live: &mut Live, observation: &Observation) {
+fn tick(live: &mut Live, observation: &Observation, totals: &mut Totals) {
+    judge(live, observation.now_ns, totals);
     let (delivered, segments) = progress(live);
     let cpu = cpu(live);
     let now = Tick { at_ns: observation.now_ns, delivered, segments, cpu };
@@ -133,15 +177,31 @@ fn tick(live: &mut Live, observation: &Observation) {
         migration_runqueue_wait_seconds: since(1),
         vcpu_cpu_seconds: since(2),
         vcpu_runqueue_wait_seconds: since(3),
+        verdict: live.verdict.as_ref().map(|verdict| verdict.state),
+        cause: live.verdict.as_ref().and_then(|verdict| verdict.cause),
+        fractions: live.verdict.as_ref().and_then(|verdict| verdict.fractions),
     };
     if let Ok(mut history) = live.history.lock() {
         history.push(sample);
     }
 }
 
+/// Judges the second that has passed.
+fn judge(live: &mut Live, now_ns: u64, totals: &mut Totals) {
+    let (second, next) = second::second(live, now_ns);
+    live.last_second = Some(next);
+    let Some(second) = second else { return };
+    let verdict = live.judge.judge(&second);
+    *totals.verdicts.entry((verdict.state, verdict.cause)).or_default() += second.seconds;
+    totals.guest_cpu_stolen_seconds += second.guest_cpu_stolen_seconds.unwrap_or_default();
+    live.verdict = Some(verdict);
+}
+
 /// The last stream has closed.
 fn finish(live: &mut Live) {
     live.rate = None;
+    live.verdict = None;
+    live.last_second = None;
     for thread in live.ends.iter_mut().flat_map(|end| end.threads.values_mut()) {
         thread.at_end = Some(thread.reading.clone());
     }
@@ -218,7 +278,7 @@ fn error_type(errno: u32, resets: u32) -> Option<ErrorType> {
 }
 
 /// What is known at the end.
-fn ending(live: &Live) -> Ending {
+fn ending(live: &Live, now_ns: u64) -> Ending {
     let mut ending = Ending::default();
     let sender = live.end(Role::Source).or_else(|| live.ends.first());
     for flow in sender.into_iter().flat_map(|end| end.flows.values()) {
@@ -229,7 +289,6 @@ fn ending(live: &Live) -> Ending {
         let all_acked = reading.snapshot.snd_una == reading.snapshot.write_seq;
         ending.orderly += u32::from(reading.resets == 0 && fin && all_acked);
         ending.reset += u32::from(reading.resets > 0);
-        ending.empty += u32::from(reading.payload.queued == 0 && reading.payload.received == 0);
     }
     if let Some(source) = live.end(Role::Source) {
         ending.undelivered_bytes = source
@@ -239,15 +298,23 @@ fn ending(live: &Live) -> Ending {
             .sum();
     }
     for (role, end) in live.roles() {
-        if let Some(died) = death(live, end) {
-            ending.died.push(format!("{} {died}", role.as_str()));
-        }
-        let ran = vcpu_time_after_end(end);
+        let found = Some(EndEnding {
+            state: end.timeline.state(),
+            guest_resumed: match role {
+                Role::Source => end.timeline.ran_on.is_some() && end.timeline.stop.is_none(),
+                Role::Destination => end.timeline.resumed_ns.is_some(),
+            },
+            ran_after: vcpu_time_after_end(end),
+            died: death(live, end),
+        });
         match role {
-            Role::Source => ending.source_ran = ran,
-            Role::Destination => ending.destination_ran = ran,
+            Role::Source => ending.source = found,
+            Role::Destination => ending.destination = found,
         }
     }
+    ending.handed_over = guest::felt(live, now_ns).is_some_and(|felt| {
+        felt.method == Method::VcpuScheduling && felt.instants.length().is_some()
+    });
     ending.errors = live
         .flows()
         .filter(|flow| flow.reading.last_error != 0)
@@ -267,7 +334,18 @@ fn death(live: &Live, end: &EndState) -> Option<String> {
         // exit_files() closes the sockets right after sched_process_exit.
         ended.is_none_or(|ended| ended >= exited)
     });
-    open.then(|| format!("{} (pid {})", end.facts.comm, end.facts.pid))
+    open.then(|| {
+        let how = exit_text(end.exit_code);
+        format!("{} (pid {}) {how} with streams open", end.facts.comm, end.facts.pid)
+    })
+}
+
+/// How a process ended, from its exit code as `wait(2)` gives it.
+fn exit_text(code: u32) -> String {
+    match (code & 0x7f, code >> 8 & 0xff) {
+        (0, status) => format!("exited with status {status}"),
+        (signal, _) => format!("was killed by signal {signal}"),
+    }
 }
 
 /// CPU time of an end's guest CPUs since the last close, seconds; `None` when none was recognised.

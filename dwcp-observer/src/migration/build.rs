@@ -5,20 +5,28 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use jiff::Timestamp;
 
 use super::{
+    blackout::Instants,
+    guest::{self, Felt},
     live::{EndState, Live, StreamFlow},
     machine::Life,
+    phases::{self, Span},
     record::{
-        Bytes, CongestionTimes, End, Migration, Outcome, Role, SocketCounters, State, StateChange,
-        Stream, Thread, Transport,
+        Blackout, BlackoutParts, ByMethod, Bytes, CongestionTimes, End, Migration,
+        MigratorStateChange, Outcome, Phase, Postcopy, Role, Round, SocketCounters, State,
+        StateChange, Stream, Thread, ThreadRole, Transport,
     },
 };
-use crate::{identify::roles::stream_role, process::vm_from_cmdline, tcp::state_name};
+use crate::{
+    identify::roles::stream_role, process::vm_from_cmdline, publish::Path, tcp::state_name,
+};
 
 /// Turns `CLOCK_MONOTONIC` ns into wall time.
 #[derive(Clone, Copy, Debug)]
 pub struct WallClock {
     /// `CLOCK_REALTIME` minus `CLOCK_MONOTONIC`, ns.
     pub offset_ns: i128,
+    /// Most that the clock may be off, seconds; `None` when it is not synchronised.
+    pub max_error_seconds: Option<f64>,
 }
 
 impl WallClock {
@@ -43,6 +51,8 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
         (None, None) => (None, Vec::new()),
     };
     let streams = streams(live, wall);
+    let felt = guest::felt(live, now_ns);
+    let felt = felt.as_ref();
     Migration {
         id: live.id.clone(),
         state: if ended_ns.is_some() { State::Finished } else { State::Active },
@@ -66,6 +76,13 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
         observed_from: wall.at(live.observed_ns),
         ended_at: ended_ns.map(|ns| wall.at(ns)),
         duration_seconds: seconds(ended_ns.unwrap_or(now_ns).saturating_sub(live.started_ns)),
+        connection_key: connection_key(live, &streams),
+        blackout: felt.map(|felt| blackout(felt, wall)),
+        phases: phases::spans(live, felt).iter().map(|span| phase(span, now_ns, wall)).collect(),
+        verdict: live.verdict.clone(),
+        rounds: rounds(live, ended_ns, now_ns, wall),
+        migrator_states: states(live, wall),
+        postcopy: postcopy(live),
         bytes: bytes(live),
         throughput_bytes_per_second: if ended_ns.is_some() { None } else { live.rate },
         streams,
@@ -74,6 +91,122 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
         evidence: live.evidence.iter().cloned().chain(endings).collect(),
         history: None,
     }
+}
+
+/// The labels under which a migration's blackout is counted.
+pub(super) fn path(live: &Live) -> Path {
+    let main = live.roles().find_map(|(role, end)| {
+        let flow = end.flows.values().min_by_key(|flow| flow.reading.opened_ns())?;
+        let (local, peer) = (flow.reading.local.ip(), flow.reading.peer.ip());
+        Some(if role == Role::Source { (local, peer) } else { (peer, local) })
+    });
+    let memory = live.roles().find_map(|(_, end)| vm_from_cmdline(&end.facts.cmdline).memory_bytes);
+    let (source, destination) =
+        main.map_or_else(Default::default, |(from, to)| (from.to_string(), to.to_string()));
+    Path { source, destination, vm_size: memory.map_or_else(|| "unknown".to_owned(), size_text) }
+}
+
+/// `4GB`, or `512MB` where it is no whole number of GB; powers of 1024, as the contract writes sizes.
+fn size_text(bytes: u64) -> String {
+    const MB: u64 = 1 << 20;
+    const GB: u64 = 1 << 30;
+    if bytes >= GB && bytes.is_multiple_of(GB) {
+        format!("{}GB", bytes / GB)
+    } else {
+        format!("{}MB", bytes / MB)
+    }
+}
+
+/// Where both hosts see the same addresses, both derive the same key.
+fn connection_key(live: &Live, streams: &[Stream]) -> Option<String> {
+    let main = streams.first()?;
+    live.roles().next()?;
+    Some(format!("tcp:{}>{}", main.local, main.peer))
+}
+
+fn blackout(felt: &Felt, wall: WallClock) -> Blackout {
+    let Instants { stopped_ns, started_ns } = felt.instants;
+    let length = felt.instants.length();
+    let [functions, scheduling] = felt.by_method.map(|instants| instants.length().map(seconds));
+    Blackout {
+        seconds: length.map(seconds),
+        method: felt.method,
+        complete: length.is_some(),
+        half: match (length, stopped_ns) {
+            (Some(_), _) => None,
+            (None, Some(_)) => Some(Role::Source),
+            (None, None) => Some(Role::Destination),
+        },
+        stopped_at: stopped_ns.map(|ns| wall.at(ns)),
+        started_at: started_ns.map(|ns| wall.at(ns)),
+        ran_on_at_source: felt.ran_on_at_source,
+        by_method: ByMethod { phase_functions: functions, vcpu_scheduling: scheduling },
+        breakdown: felt.breakdown.map(|parts| BlackoutParts {
+            stop: seconds(parts.stop),
+            ram: seconds(parts.ram),
+            device: seconds(parts.device),
+            network: seconds(parts.network),
+            load: seconds(parts.load),
+            start: seconds(parts.start),
+        }),
+        clock_error_seconds: wall.max_error_seconds,
+    }
+}
+
+fn phase(span: &Span, now_ns: u64, wall: WallClock) -> Phase {
+    Phase {
+        phase: span.phase,
+        started_at: wall.at(span.from_ns),
+        seconds: seconds(span.to_ns.unwrap_or(now_ns).saturating_sub(span.from_ns)),
+    }
+}
+
+fn rounds(live: &Live, ended_ns: Option<u64>, now_ns: u64, wall: WallClock) -> Vec<Round> {
+    let Some(source) = live.end(Role::Source) else { return Vec::new() };
+    (1..)
+        .zip(phases::rounds(source, ended_ns))
+        .map(|(round, found)| Round {
+            round,
+            started_at: wall.at(found.from.at_ns),
+            seconds: seconds(
+                found.to.map_or(now_ns, |to| to.at_ns).saturating_sub(found.from.at_ns),
+            ),
+            bytes: found.to.map(|to| to.sent_bytes.saturating_sub(found.from.sent_bytes)),
+        })
+        .collect()
+}
+
+fn states(live: &Live, wall: WallClock) -> Vec<MigratorStateChange> {
+    let timeline = live.roles().map(|(_, end)| &end.timeline).find(|line| !line.states.is_empty());
+    timeline
+        .into_iter()
+        .flat_map(|timeline| &timeline.states)
+        .map(|(at_ns, state)| MigratorStateChange { state: *state, at: wall.at(*at_ns) })
+        .collect()
+}
+
+/// Page waits of the destination's guest CPUs, once it has asked for a page.
+fn postcopy(live: &Live) -> Option<Postcopy> {
+    let end = live.end(Role::Destination)?;
+    let [before, now] = end.own_work;
+    let page_requests = now.page_requests.saturating_sub(before.page_requests);
+    if page_requests == 0 {
+        return None;
+    }
+    let cpus = || {
+        end.threads
+            .values()
+            .filter(|thread| thread.role == ThreadRole::Vcpu)
+            .map(|thread| &thread.reading.cpu)
+    };
+    let page_waits = cpus().map(|cpu| cpu.page_waits).sum();
+    let page_wait_ns: u64 = cpus().map(|cpu| cpu.page_wait_ns).sum();
+    Some(Postcopy {
+        page_requests,
+        page_waits,
+        page_wait_seconds: seconds(page_wait_ns),
+        page_wait_mean_seconds: (page_waits > 0).then(|| seconds(page_wait_ns) / page_waits as f64),
+    })
 }
 
 fn seconds(ns: u64) -> f64 {

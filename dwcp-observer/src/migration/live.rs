@@ -12,11 +12,14 @@ use super::{
     history::History,
     machine::{Life, Patience, Streams},
     record::{Evidence, Mode, Outcome, Quantiles, Role, ThreadRole},
+    second,
 };
 use crate::{
     identify::{facts::ProcessFacts, roles::ThreadUse},
+    phase::{attach::Coverage, timeline::Timeline},
     sched::ThreadReading,
     tcp::FlowReading,
+    verdict::{Judge, Verdict},
 };
 
 /// A flow's identity: slot and generation.
@@ -69,6 +72,29 @@ pub struct EndState {
     pub overflow: FlowOverflow,
     /// When the process exited, `CLOCK_MONOTONIC` ns.
     pub exited_ns: Option<u64>,
+    /// How it exited, as `wait(2)` tells.
+    pub exit_code: u32,
+    /// What its phase functions told of this attempt.
+    pub timeline: Timeline,
+    /// Whether its phase functions are probed; `None` not tried yet.
+    pub coverage: Option<Coverage>,
+    /// Rate limiter and page requests before this migration, and now.
+    pub own_work: [OwnWork; 2],
+    /// CPU quota of its cgroup has held it back so long, ns; `None` without a quota.
+    pub quota_throttled_ns: Option<u64>,
+    /// The process is stopped by a signal.
+    pub stopped: bool,
+    /// How guest CPUs without telling names were found.
+    pub guest_cpus_found: Option<&'static str>,
+}
+
+/// What a migrator itself says of its work, totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnWork {
+    /// Time in its rate limiter, ns.
+    pub limited_ns: u64,
+    /// Pages that it asked for as a postcopy destination.
+    pub page_requests: u64,
 }
 
 /// Streams of one end that keep their detail; the oldest closed ones beyond are folded into totals.
@@ -77,6 +103,12 @@ const MAX_STREAMS: usize = 2048;
 const TELLING_BYTES: u64 = 64 << 10;
 
 impl EndState {
+    /// Whether its phase functions are probed.
+    #[must_use]
+    pub const fn probed(&self) -> bool {
+        matches!(self.coverage, Some(Coverage::Probed { .. }))
+    }
+
     /// Payload sent and received over all flows.
     #[must_use]
     pub fn sums(&self) -> (u64, u64) {
@@ -223,6 +255,12 @@ pub struct Live {
     pub rate: Option<f64>,
     /// What the last tick saw.
     pub last_tick: Option<Tick>,
+    /// Judges each second.
+    pub judge: Judge,
+    /// What the next second starts from.
+    pub last_second: Option<second::Totals>,
+    /// What was said of the last second; `None` when it is over.
+    pub verdict: Option<Verdict>,
     /// What the global counters already hold, by role.
     pub counted: BTreeMap<Role, EndTotals>,
     /// Errors that the global counters already hold, by flow.

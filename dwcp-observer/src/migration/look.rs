@@ -14,6 +14,7 @@ use crate::{
     config::ModeThresholds,
     identify::facts::{ProcessFacts, ThreadFacts},
     kernel::ProcessReading,
+    phase::{MarkReading, attach::Coverage},
     sched::ThreadReading,
     tcp::FlowReading,
 };
@@ -26,6 +27,12 @@ pub trait World {
     fn threads(&mut self, pid: u32) -> Vec<ThreadFacts>;
     /// RTT quantiles of a flow that still holds its slot.
     fn flow_rtt(&self, slot: u32) -> Option<Quantiles>;
+    /// Probes a process' phase functions; `None` when it is gone.
+    fn phases(&mut self, pid: u32) -> Option<Coverage>;
+    /// How long the CPU quota of a process' cgroup has held it back so far, ns; `None` without one.
+    fn quota_throttled_ns(&mut self, pid: u32) -> Option<u64>;
+    /// Whether a process is stopped by a signal.
+    fn is_stopped(&mut self, pid: u32) -> bool;
     /// Run-queue waits of a thread that still holds its slot.
     fn thread_waits(&self, slot: u32) -> Option<Quantiles>;
 }
@@ -47,6 +54,8 @@ pub struct Observation {
     pub threads: Vec<ThreadReading>,
     /// Processes that hold a slot.
     pub processes: Vec<ProcessReading>,
+    /// Phase functions passed since the last look, in order.
+    pub marks: Vec<MarkReading>,
 }
 
 /// What the kernel side is to do next.

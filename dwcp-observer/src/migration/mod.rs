@@ -1,16 +1,21 @@
 //! Migrations: records, life, registry.
 
 pub mod account;
+pub mod blackout;
 pub mod build;
+pub mod guest;
 pub mod history;
 pub mod index;
 pub mod live;
 pub mod look;
 pub mod machine;
 pub mod outcome;
+pub mod phases;
 pub mod quantiles;
 pub mod record;
 pub mod registry;
+mod second;
+mod vcpus;
 
 #[cfg(test)]
 mod registry_tests;

@@ -14,10 +14,11 @@ use super::{
     build::{self, WallClock},
     history::History,
     index::{Index, key},
-    live::{EndState, EndThread, FlowKey, Live},
+    live::{EndState, EndThread, FlowKey, Live, OwnWork},
     look::{Actions, Observation, Options, World, since_birth, take_in},
     machine::Life,
     record::{Migration, Role},
+    vcpus::name_guest_cpus,
 };
 use crate::{
     identify::{
@@ -27,9 +28,11 @@ use crate::{
         rules::RuleSet,
     },
     kernel::ProcessReading,
+    phase::{attach::Coverage, timeline::Timeline},
     publish::{Entry, Totals},
     sched::{self, ThreadReading},
     tcp::FlowReading,
+    verdict::Judge,
 };
 
 /// Flows of a process that stand for all its migration flows when another one is judged.
@@ -46,6 +49,10 @@ struct Known {
     incoming_done: bool,
     /// Its threads were read in this look.
     threads_fresh: bool,
+    /// Whether its phase functions are probed; `None` not tried yet.
+    coverage: Option<Coverage>,
+    /// What they told of its present attempt to migrate.
+    timeline: Timeline,
 }
 
 /// What is known of a flow that is in no migration.
@@ -140,6 +147,7 @@ impl Registry {
     pub fn step(&mut self, observation: &Observation, world: &mut impl World) -> Actions {
         let mut actions = Actions::default();
         self.update_processes(observation, world);
+        self.update_phases(observation, world);
         self.update_members(observation, world);
         // A flow that is called a migration may settle what its other end and its siblings are.
         let mut joined = self.judge_candidates(observation, world, &mut actions);
@@ -147,6 +155,9 @@ impl Registry {
             joined = self.judge_again(observation, world, &mut actions);
         }
         self.update_threads(observation, world, &mut actions);
+        if observation.tick {
+            self.update_hindrances(world);
+        }
         for live in &mut self.live {
             account::advance(live, observation, &self.options.mode, &mut self.totals);
         }
@@ -177,6 +188,8 @@ impl Registry {
                     overflow_base: FlowOverflow::default(),
                     incoming_done: false,
                     threads_fresh: true,
+                    coverage: None,
+                    timeline: Timeline::default(),
                 };
                 self.processes.insert(reading.slot, known);
                 continue;
@@ -191,6 +204,38 @@ impl Registry {
             {
                 end.overflow = reading.overflow;
                 end.exited_ns = reading.exited_ns;
+                end.exit_code = reading.exit_code;
+                end.own_work[1] = own_work(reading);
+            }
+        }
+    }
+
+    /// Probes new processes, and takes in what their phase functions told.
+    fn update_phases(&mut self, observation: &Observation, world: &mut impl World) {
+        for (_, known) in self.processes.iter_mut().filter(|(slot, known)| {
+            **slot != 0 && known.coverage.is_none() && known.reading.exited_ns.is_none()
+        }) {
+            known.coverage = world.phases(known.facts.pid);
+            if let Some(Coverage::Probed { version, .. }) = &known.coverage {
+                known.timeline = Timeline::new(*version);
+            }
+        }
+        for mark in &observation.marks {
+            let known = self
+                .processes
+                .get_mut(&mark.process)
+                .filter(|known| known.reading.generation == mark.generation);
+            if let Some(known) = known {
+                known.timeline.push(mark);
+            }
+        }
+        let marked: HashSet<u32> = observation.marks.iter().map(|mark| mark.process).collect();
+        let ends = self.live.iter_mut().flat_map(|live| live.ends.iter_mut());
+        for end in ends.filter(|end| marked.contains(&end.process)) {
+            let Some(known) = self.processes.get(&end.process) else { continue };
+            // A later attempt belongs to the next migration.
+            if end.timeline.states.is_empty() || end.timeline.attempt == known.timeline.attempt {
+                end.timeline.clone_from(&known.timeline);
             }
         }
     }
@@ -414,6 +459,13 @@ impl Registry {
                 overflow_base: known.overflow_base,
                 overflow: known.reading.overflow,
                 exited_ns: known.reading.exited_ns,
+                exit_code: known.reading.exit_code,
+                timeline: known.timeline.clone(),
+                coverage: known.coverage.clone(),
+                own_work: [own_work(&known.reading); 2],
+                quota_throttled_ns: None,
+                stopped: false,
+                guest_cpus_found: None,
             });
             actions.watch.push((reading.process, true));
         }
@@ -455,6 +507,9 @@ impl Registry {
             peak_rate: 0.0,
             rate: None,
             last_tick: None,
+            judge: Judge::new(),
+            last_second: None,
+            verdict: None,
             counted: BTreeMap::new(),
             errors_counted: BTreeSet::new(),
         }
@@ -536,12 +591,22 @@ impl Registry {
                 }
                 end.fold_threads();
             }
+            name_guest_cpus(live, observation.boot_offset_ns, actions);
         }
         let migrating: HashSet<u32> =
             self.live.iter().flat_map(|live| live.ends.iter().map(|end| end.process)).collect();
         let idle =
             observation.threads.iter().filter(|reading| !migrating.contains(&reading.process));
         actions.release_threads.extend(idle.map(|reading| reading.slot));
+    }
+
+    /// What keeps the processes of running migrations from running.
+    fn update_hindrances(&mut self, world: &mut impl World) {
+        let running = self.live.iter_mut().filter(|live| !live.life.is_finished());
+        for end in running.flat_map(|live| live.ends.iter_mut()) {
+            end.quota_throttled_ns = world.quota_throttled_ns(end.facts.pid);
+            end.stopped = world.is_stopped(end.facts.pid);
+        }
     }
 
     /// Moves migrations whose totals are final to the finished ones.
@@ -615,4 +680,8 @@ impl Registry {
         actions.release_threads.sort_unstable();
         actions.release_threads.dedup();
     }
+}
+
+fn own_work(reading: &ProcessReading) -> OwnWork {
+    OwnWork { limited_ns: reading.limited_ns, page_requests: reading.page_requests }
 }

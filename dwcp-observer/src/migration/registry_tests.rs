@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::SocketAddr};
 
 use dwcp_observer_ebpf::{
     process::FlowOverflow,
-    sched::SchedTotals,
+    sched::{CpuTimes, SchedTotals},
     tcp::{FLOW_ACTIVE_OPEN, FLOW_FIN_SENT, FLOW_FOUND_OPEN, FLOW_PASSIVE_OPEN, Payload, Snapshot},
 };
 use proptest::prelude::*;
@@ -22,6 +22,7 @@ use crate::{
         rules::RuleSet,
     },
     kernel::ProcessReading,
+    phase::attach::Coverage,
     sched::ThreadReading,
     tcp::FlowReading,
 };
@@ -41,6 +42,15 @@ impl World for Proc {
     }
     fn flow_rtt(&self, _slot: u32) -> Option<Quantiles> {
         None
+    }
+    fn phases(&mut self, _pid: u32) -> Option<Coverage> {
+        Some(Coverage::Unprobed("no functions here".to_owned()))
+    }
+    fn quota_throttled_ns(&mut self, _pid: u32) -> Option<u64> {
+        None
+    }
+    fn is_stopped(&mut self, _pid: u32) -> bool {
+        false
     }
     fn thread_waits(&self, _slot: u32) -> Option<Quantiles> {
         None
@@ -86,7 +96,10 @@ fn process(slot: u32) -> ProcessReading {
         comm: "qemu-system-x86".to_owned(),
         start_boottime_ns: 1,
         exited_ns: None,
+        exit_code: 0,
         overflow: FlowOverflow::default(),
+        limited_ns: 0,
+        page_requests: 0,
     }
 }
 
@@ -127,6 +140,7 @@ fn flow(slot: u32, process: u32, port: u16, source: bool, bytes: u64) -> FlowRea
         ca_ns: [0; 5],
         snapshot: Snapshot { srtt_us8: 800, ..Snapshot::default() },
         payload,
+        arrived_ns: None,
         chrono_seconds: [0.0; 3],
         closed: false,
     }
@@ -153,6 +167,7 @@ fn vcpu(slot: u32, process: u32, on_cpu_ns: u64) -> ThreadReading {
         now: SchedTotals { on_cpu_ns, at_ns: 1, ..SchedTotals::default() },
         wakeups: 0,
         exited: false,
+        cpu: CpuTimes::default(),
     }
 }
 
@@ -160,11 +175,12 @@ fn observation(seconds: f64, flows: Vec<FlowReading>, processes: &[u32]) -> Obse
     Observation {
         now_ns: START + (seconds * SECOND as f64) as u64,
         boot_offset_ns: 0,
-        wall: WallClock { offset_ns: 0 },
+        wall: WallClock { offset_ns: 0, max_error_seconds: None },
         tick: true,
         flows,
         threads: Vec::new(),
         processes: processes.iter().map(|slot| process(*slot)).collect(),
+        marks: Vec::new(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use dwcp_observer_ebpf::{
     SLOT_CLOSED,
-    sched::{ROLE_MAIN, ROLE_STREAM, ROLE_VCPU, SchedTotals, Thread},
+    sched::{CpuTimes, ROLE_MAIN, ROLE_STREAM, ROLE_VCPU, SchedTotals, Thread},
 };
 
 use crate::{
@@ -39,6 +39,8 @@ pub struct ThreadReading {
     pub wakeups: u64,
     /// It has exited.
     pub exited: bool,
+    /// Its stays on a CPU; all zero for threads that move migration data.
+    pub cpu: CpuTimes,
 }
 
 /// The role for a number of the kernel side.
@@ -80,6 +82,7 @@ pub fn read(slot: u32, record: NonNull<Thread>) -> ThreadReading {
         now: latest(&switched, &swept),
         wakeups: peek!(record, wakeups),
         exited: peek!(record, state) == SLOT_CLOSED,
+        cpu: peek!(record, cpu),
     }
 }
 

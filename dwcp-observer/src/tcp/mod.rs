@@ -63,6 +63,8 @@ pub struct FlowReading {
     pub snapshot: Snapshot,
     /// Payload totals.
     pub payload: Payload,
+    /// When the last segment with payload arrived, `CLOCK_MONOTONIC` ns; `None` before the first. One segment behind while open.
+    pub arrived_ns: Option<u64>,
     /// Busy, rwnd-limited, sndbuf-limited time, the running one included, seconds.
     pub chrono_seconds: [f64; 3],
     /// The record is final.
@@ -180,6 +182,7 @@ pub fn read(slot: u32, record: NonNull<Flow>, clock: Clock) -> FlowReading {
         last_error: peek!(record, last_error),
         ca_ns,
         payload: snapshot.payload(flags),
+        arrived_ns: Some(peek!(record, arrived_us) * 1000).filter(|ns| *ns != 0),
         chrono_seconds: chrono_seconds(&snapshot, (!closed).then_some(clock), clock.jiffy_ns),
         snapshot,
         closed,

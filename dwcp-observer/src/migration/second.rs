@@ -1,0 +1,260 @@
+//! What the verdict is told of each second: differences between two ticks of one migration.
+
+use std::collections::HashMap;
+
+use super::{
+    account::progress,
+    guest,
+    live::{EndState, EndThread, FlowKey, Live, StreamFlow},
+    phases,
+    record::{PhaseName, Role, ThreadRole},
+};
+use crate::{
+    identify::roles::stream_role,
+    phase::attach::Coverage,
+    process::vm_from_cmdline,
+    verdict::inputs::{Destination, Phase, Round, Second, Source, Stream, Thread},
+};
+
+/// Rounds that the verdict looks back.
+const ROUNDS: usize = 256;
+
+/// Totals at the last tick, for the next difference.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    at_ns: u64,
+    delivered: u64,
+    flows: HashMap<FlowKey, FlowTotals>,
+    /// CPU time and run-queue wait, ns, by thread.
+    threads: HashMap<u32, [u64; 2]>,
+    limited_ns: u64,
+    quota_ns: Option<u64>,
+    stolen_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct FlowTotals {
+    delivered: u64,
+    queued: u64,
+    /// Busy, rwnd-limited, sndbuf-limited seconds.
+    chrono: [f64; 3],
+    /// Fast recovery and loss, ns.
+    recovering: [u64; 2],
+    retransmitted: u32,
+    sent: u32,
+}
+
+impl FlowTotals {
+    fn of(flow: &StreamFlow) -> Self {
+        let reading = &flow.reading;
+        Self {
+            delivered: reading.payload.delivered,
+            queued: reading.payload.queued,
+            chrono: reading.chrono_seconds,
+            recovering: [reading.ca_ns[3], reading.ca_ns[4]],
+            retransmitted: reading.snapshot.total_retrans,
+            sent: reading.snapshot.data_segs_out,
+        }
+    }
+}
+
+/// The second since the last tick, and what the next one starts from. The first second of a migration that was found under way has
+/// no begin: it only sets the start.
+pub(super) fn second(live: &Live, now_ns: u64) -> (Option<Second>, Totals) {
+    let totals = totals(live, now_ns);
+    let first = Totals {
+        at_ns: live.started_ns.max(live.observed_ns),
+        threads: own_threads(live)
+            .map(|thread| (thread.reading.tid, times(&thread.reading.base)))
+            .collect(),
+        ..Totals::default()
+    };
+    let last = match &live.last_second {
+        Some(last) => last,
+        None if live.found_under_way => return (None, totals),
+        None => &first,
+    };
+    (Some(difference(live, last, &totals)), totals)
+}
+
+fn totals(live: &Live, now_ns: u64) -> Totals {
+    let source = live.end(Role::Source);
+    Totals {
+        at_ns: now_ns,
+        delivered: progress(live).0,
+        flows: live
+            .ends
+            .iter()
+            .flat_map(|end| &end.flows)
+            .map(|(key, flow)| (*key, FlowTotals::of(flow)))
+            .collect(),
+        threads: own_threads(live)
+            .map(|thread| (thread.reading.tid, times(&thread.reading.now)))
+            .collect(),
+        limited_ns: source.map_or(0, |end| {
+            let [before, now] = end.own_work;
+            now.limited_ns.saturating_sub(before.limited_ns)
+        }),
+        quota_ns: source.and_then(|end| end.quota_throttled_ns),
+        stolen_ns: live
+            .ends
+            .iter()
+            .flat_map(|end| end.threads.values())
+            .map(|thread| thread.reading.cpu.stolen_ns)
+            .sum(),
+    }
+}
+
+/// Threads that work for the migration.
+fn own_threads(live: &Live) -> impl Iterator<Item = &EndThread> {
+    live.ends.iter().flat_map(|end| end.threads.values()).filter(|thread| works(thread))
+}
+
+fn works(thread: &EndThread) -> bool {
+    matches!(thread.role, ThreadRole::Main | ThreadRole::Stream)
+}
+
+fn times(totals: &dwcp_observer_ebpf::sched::SchedTotals) -> [u64; 2] {
+    [totals.on_cpu_ns, totals.run_delay_ns]
+}
+
+fn difference(live: &Live, last: &Totals, now: &Totals) -> Second {
+    let seconds = |now: u64, last: u64| now.saturating_sub(last) as f64 / 1e9;
+    let memory = live.roles().find_map(|(_, end)| vm_from_cmdline(&end.facts.cmdline).memory_bytes);
+    Second {
+        seconds: seconds(now.at_ns, last.at_ns),
+        phase: phase(live, now.at_ns),
+        delivered_bytes: now.delivered.saturating_sub(last.delivered),
+        delivered_total: now.delivered,
+        guest_memory_bytes: memory,
+        rounds: rounds(live, now.at_ns),
+        source: live.end(Role::Source).map(|end| Source {
+            pid: end.facts.pid,
+            streams: streams(end, last),
+            threads: threads(end, last, now),
+            throttled_seconds: probes_limiter(end)
+                .then(|| seconds(now.limited_ns, last.limited_ns)),
+            limit_bytes_per_second: None,
+            quota_throttled_seconds: now
+                .quota_ns
+                .map(|quota| seconds(quota, last.quota_ns.unwrap_or(quota))),
+        }),
+        destination: live.end(Role::Destination).map(|end| Destination {
+            pid: end.facts.pid,
+            threads: threads(end, last, now),
+            unread_bytes: Some(unread(end)),
+            stopped: end.stopped,
+        }),
+        guest_cpu_stolen_seconds: Some(seconds(now.stolen_ns, last.stolen_ns)),
+    }
+}
+
+fn probes_limiter(end: &EndState) -> bool {
+    matches!(&end.coverage, Some(Coverage::Probed { missing, .. }) if !missing.contains(&"migration_rate_limit"))
+}
+
+fn streams(end: &EndState, last: &Totals) -> Vec<Stream> {
+    let mut flows: Vec<(&FlowKey, &StreamFlow)> = end.flows.iter().collect();
+    flows.sort_by_key(|(_, flow)| flow.reading.opened_ns());
+    flows
+        .into_iter()
+        .enumerate()
+        .filter(|(_, (_, flow))| !flow.reading.closed)
+        .map(|(index, (key, flow))| {
+            let (reading, now) = (&flow.reading, FlowTotals::of(flow));
+            let was = last.flows.get(key).copied().unwrap_or_default();
+            let chrono = |kind: usize| (now.chrono[kind] - was.chrono[kind]).max(0.0);
+            let in_state = |kind: usize| {
+                now.recovering[kind].saturating_sub(was.recovering[kind]) as f64 / 1e9
+            };
+            Stream {
+                role: stream_role(index, flow.thread_comm.as_deref()),
+                tid: reading.send_tid,
+                delivered_bytes: now.delivered.saturating_sub(was.delivered),
+                queued_bytes: now.queued.saturating_sub(was.queued),
+                in_flight_bytes: now.queued.saturating_sub(now.delivered),
+                busy_seconds: chrono(0),
+                rwnd_limited_seconds: chrono(1),
+                sndbuf_limited_seconds: chrono(2),
+                recovery_seconds: in_state(0),
+                loss_seconds: in_state(1),
+                retransmitted_segments: u64::from(
+                    now.retransmitted.saturating_sub(was.retransmitted),
+                ),
+                sent_segments: u64::from(now.sent.wrapping_sub(was.sent)),
+                srtt_seconds: reading.srtt_seconds(),
+                min_rtt_seconds: reading.min_rtt_seconds(),
+                cwnd_bytes: u64::from(reading.snapshot.snd_cwnd) * u64::from(reading.snapshot.mss),
+                peer_window_bytes: u64::from(reading.snapshot.snd_wnd),
+            }
+        })
+        .collect()
+}
+
+fn threads(end: &EndState, last: &Totals, now: &Totals) -> Vec<Thread> {
+    end.threads
+        .values()
+        .filter(|thread| works(thread))
+        .map(|thread| {
+            let tid = thread.reading.tid;
+            // One that came since did all its work since.
+            let was = last.threads.get(&tid).copied();
+            let [cpu, wait] = was.unwrap_or_else(|| times(&thread.reading.base));
+            let [cpu_now, wait_now] = now.threads.get(&tid).copied().unwrap_or_default();
+            Thread {
+                tid,
+                role: thread.role,
+                on_cpu_seconds: cpu_now.saturating_sub(cpu) as f64 / 1e9,
+                run_queue_wait_seconds: wait_now.saturating_sub(wait) as f64 / 1e9,
+                runnable_off_cpu_seconds: None,
+            }
+        })
+        .collect()
+}
+
+/// In its sockets, and not read by the application.
+fn unread(end: &EndState) -> u64 {
+    let open = end.flows.values().map(|flow| &flow.reading).filter(|reading| !reading.closed);
+    open.map(|reading| reading.snapshot.rcv_nxt.wrapping_sub(reading.snapshot.copied_seq))
+        // A snapshot between two changes may be a little behind itself.
+        .filter(|unread| *unread < u32::MAX / 2)
+        .map(u64::from)
+        .sum()
+}
+
+/// The phase now; `None` where the migrator's functions are not probed.
+fn phase(live: &Live, now_ns: u64) -> Option<Phase> {
+    if !live.ends.iter().any(|end| end.probed() && !end.timeline.states.is_empty()) {
+        return None;
+    }
+    let felt = guest::felt(live, now_ns);
+    let last = phases::spans(live, felt.as_ref()).last().map(|span| span.phase);
+    Some(match last? {
+        PhaseName::Setup => Phase::Setup,
+        PhaseName::Precopy => Phase::Precopy,
+        PhaseName::StopAndCopy => Phase::StopAndCopy,
+        PhaseName::Postcopy => Phase::Postcopy,
+        PhaseName::Completion => Phase::Completion,
+    })
+}
+
+fn rounds(live: &Live, now_ns: u64) -> Vec<Round> {
+    let Some(end) = live.end(Role::Source) else { return Vec::new() };
+    let all = phases::rounds(end, None);
+    let skipped = all.len().saturating_sub(ROUNDS);
+    let sent_now = end.sums().0;
+    (1..)
+        .zip(&all)
+        .skip(skipped)
+        .map(|(number, round)| {
+            let (to_ns, to_bytes) =
+                round.to.map_or((now_ns, sent_now), |to| (to.at_ns, to.sent_bytes));
+            Round {
+                number,
+                bytes: to_bytes.saturating_sub(round.from.sent_bytes),
+                seconds: to_ns.saturating_sub(round.from.at_ns) as f64 / 1e9,
+                finished: round.to.is_some(),
+            }
+        })
+        .collect()
+}

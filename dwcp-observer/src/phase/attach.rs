@@ -1,0 +1,154 @@
+//! Places the phase probes: once per executable, for all processes that run it, now and later.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use aya::{
+    Ebpf,
+    programs::{
+        Program, ProgramError,
+        uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope},
+    },
+};
+
+use super::{
+    FUNCTIONS,
+    binary::{self, BinaryError, FileId},
+    states::Version,
+};
+
+/// Executables that are probed at the same time; beyond, the scheduler's method measures alone.
+const MAX_BINARIES: usize = 64;
+
+/// What is known of a process' phase functions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Coverage {
+    /// All that a blackout needs are probed.
+    Probed {
+        /// QEMU's version.
+        version: Option<Version>,
+        /// Functions that this executable does not export.
+        missing: Vec<&'static str>,
+    },
+    /// They are not: why.
+    Unprobed(String),
+}
+
+/// Attached probes, by executable.
+#[derive(Debug, Default)]
+pub struct Attacher {
+    binaries: HashMap<FileId, Probed>,
+    loaded: bool,
+}
+
+#[derive(Debug)]
+struct Probed {
+    coverage: Coverage,
+    /// Dropping them detaches.
+    _links: Vec<UProbeLink>,
+    /// Processes that run it.
+    pids: Vec<u32>,
+}
+
+impl Attacher {
+    /// Probes the executable of a process that may migrate. `None` when the process is gone.
+    pub fn attach(&mut self, ebpf: &mut Ebpf, pid: u32) -> Option<Coverage> {
+        // The link leads to the file that runs, in whatever mount namespace, also after an upgrade has replaced its path.
+        let path = PathBuf::from(format!("/proc/{pid}/exe"));
+        let id = binary::identify(&path).ok()?;
+        if let Some(probed) = self.binaries.get_mut(&id) {
+            if !probed.pids.contains(&pid) {
+                probed.pids.push(pid);
+            }
+            return Some(probed.coverage.clone());
+        }
+        if self.binaries.len() >= MAX_BINARIES {
+            return Some(Coverage::Unprobed(format!(
+                "{MAX_BINARIES} other executables are probed already"
+            )));
+        }
+        if !self.loaded {
+            load(ebpf);
+            self.loaded = true;
+        }
+        let mut links = Vec::new();
+        let coverage = match place(ebpf, &path, &mut links) {
+            Ok(coverage) => coverage,
+            // It ended meanwhile: the next process of this executable gets its own attempt.
+            Err(BinaryError::Read(_)) if binary::identify(&path).ok() != Some(id) => return None,
+            Err(error) => Coverage::Unprobed(error.to_string()),
+        };
+        self.binaries
+            .insert(id, Probed { coverage: coverage.clone(), _links: links, pids: vec![pid] });
+        Some(coverage)
+    }
+
+    /// A process is gone: the probes of an executable that nobody runs any more are removed.
+    pub fn detach(&mut self, pid: u32) {
+        self.binaries.retain(|_, probed| {
+            let ran = probed.pids.contains(&pid);
+            probed.pids.retain(|known| *known != pid);
+            !ran || !probed.pids.is_empty()
+        });
+    }
+
+    /// Number of probed executables.
+    #[must_use]
+    pub fn binaries(&self) -> usize {
+        self.binaries.len()
+    }
+}
+
+fn load(ebpf: &mut Ebpf) {
+    for function in FUNCTIONS {
+        if let Some(Program::UProbe(program)) = ebpf.program_mut(function.program)
+            && let Err(error) = program.load()
+        {
+            log::warn!(
+                "{} does not load, so this is missing: {}: {error}",
+                function.program,
+                function.purpose
+            );
+        }
+    }
+}
+
+fn place(
+    ebpf: &mut Ebpf,
+    path: &std::path::Path,
+    links: &mut Vec<UProbeLink>,
+) -> Result<Coverage, BinaryError> {
+    let binary = binary::read(path)?;
+    let mut missing = Vec::new();
+    for function in FUNCTIONS {
+        let placed = match binary.offsets.get(function.symbol) {
+            None => Err("is not exported".to_owned()),
+            Some(offset) => {
+                attach(ebpf, function.program, *offset, path).map_err(|error| error.to_string())
+            }
+        };
+        match placed {
+            Ok(link) => links.push(link),
+            Err(reason) if function.required => {
+                links.clear();
+                return Ok(Coverage::Unprobed(format!("{}: {reason}", function.symbol)));
+            }
+            Err(_) => missing.push(function.symbol),
+        }
+    }
+    missing.dedup();
+    Ok(Coverage::Probed { version: binary.version, missing })
+}
+
+fn attach(
+    ebpf: &mut Ebpf,
+    program: &str,
+    offset: u64,
+    path: &std::path::Path,
+) -> Result<UProbeLink, ProgramError> {
+    let Some(Program::UProbe(program)) = ebpf.program_mut(program) else {
+        return Err(ProgramError::UnexpectedProgramType);
+    };
+    let location = UProbeAttachLocation::AbsoluteOffset(offset);
+    let id = program.attach(location, path, UProbeScope::AllProcesses)?;
+    program.take_link(id)
+}

@@ -1,0 +1,138 @@
+//! A migrator's own phase functions, by uprobe on exported symbols: where they are, what they tell.
+//!
+//! [`binary`] finds the functions in an executable, [`attach`] places the probes, [`states`] names QEMU's numbers, [`timeline`]
+//! makes spans of the marks. All of it needs nothing from the migrator: a stripped executable of a distribution exports them.
+
+pub mod attach;
+pub mod binary;
+pub mod states;
+pub mod timeline;
+
+use dwcp_observer_ebpf::phase::{Mark, MarkKind};
+
+/// A phase function and the program that marks it.
+#[derive(Debug)]
+pub struct Function {
+    /// Exported symbol.
+    pub symbol: &'static str,
+    /// eBPF program: a uprobe, or a uretprobe.
+    pub program: &'static str,
+    /// What it tells.
+    pub purpose: &'static str,
+    /// A blackout cannot be measured by phase functions without it.
+    pub required: bool,
+}
+
+macro_rules! functions {
+    ($($symbol:literal => $program:literal, $required:literal, $purpose:literal;)*) => {
+        &[$(Function { symbol: $symbol, program: $program, purpose: $purpose, required: $required },)*]
+    };
+}
+
+/// Every phase function. All are in QEMU 7.2's `.dynsym`; what another version lacks is reported and costs only its own figure.
+pub const FUNCTIONS: &[Function] = functions! {
+    "migrate_set_state" => "qemu_state", true, "states of the migration";
+    "runstate_set" => "qemu_runstate", true, "tells a migration's stop from an operator's";
+    "pause_all_vcpus" => "qemu_pause", true, "the guest is stopped";
+    "pause_all_vcpus" => "qemu_paused", true, "the guest stands still";
+    "resume_all_vcpus" => "qemu_resume", true, "the guest runs";
+    "memory_global_dirty_log_sync" => "qemu_sync", false, "rounds over RAM";
+    "qemu_savevm_state_complete_precopy" => "qemu_last_pass", false, "begin of the last pass over RAM";
+    "qemu_savevm_state_complete_precopy" => "qemu_sent", false, "end of sending";
+    "qemu_savevm_state_complete_precopy_non_iterable" => "qemu_device", false, "begin of the device state";
+    "cpu_synchronize_all_post_init" => "qemu_loaded", false, "device state is loaded";
+    "migration_rate_limit" => "qemu_limit", false, "time in the rate limiter";
+    "migration_rate_limit" => "qemu_limited", false, "time in the rate limiter";
+    "migrate_send_rp_req_pages" => "qemu_page", false, "page requests of a postcopy destination";
+};
+
+/// A mark, decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MarkReading {
+    /// Slot of the process on the kernel side.
+    pub process: u32,
+    /// Generation of that slot.
+    pub generation: u32,
+    /// Thread that passed.
+    pub tid: u32,
+    /// `CLOCK_MONOTONIC` ns.
+    pub at_ns: u64,
+    /// Payload that the process had handed to its sockets by then, bytes.
+    pub sent_bytes: u64,
+    /// Which function.
+    pub kind: MarkKind,
+    /// First number, where the function has one.
+    pub old: u32,
+    /// Second number, where the function has one.
+    pub new: u32,
+    /// Low half of the address that `migrate_set_state` changes: outgoing and incoming state are different objects.
+    pub object: u32,
+}
+
+/// Decodes a mark from the lifecycle ring; `None` for anything else.
+#[must_use]
+pub fn decode(bytes: &[u8]) -> Option<MarkReading> {
+    if bytes.len() != size_of::<Mark>() {
+        return None;
+    }
+    let word = |index: usize| {
+        let word = bytes.get(index * 4..index * 4 + 4)?;
+        Some(u32::from_ne_bytes(word.try_into().ok()?))
+    };
+    let long = |index: usize| {
+        let long = bytes.get(index * 8..index * 8 + 8)?;
+        Some(u64::from_ne_bytes(long.try_into().ok()?))
+    };
+    if word(0)? != dwcp_observer_ebpf::EVENT_MARK {
+        return None;
+    }
+    Some(MarkReading {
+        process: word(1)?,
+        generation: word(2)?,
+        tid: word(3)?,
+        at_ns: long(2)?,
+        sent_bytes: long(3)?,
+        kind: MarkKind::from_number(word(8)?)?,
+        old: word(9)?,
+        new: word(10)?,
+        object: word(11)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    #[test]
+    fn a_mark_is_read_field_by_field() {
+        let mut bytes = vec![0u8; size_of::<Mark>()];
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(offset_of!(Mark, kind), &dwcp_observer_ebpf::EVENT_MARK.to_ne_bytes());
+        put(offset_of!(Mark, slot), &7u32.to_ne_bytes());
+        put(offset_of!(Mark, generation), &8u32.to_ne_bytes());
+        put(offset_of!(Mark, tid), &9u32.to_ne_bytes());
+        put(offset_of!(Mark, at_ns), &10u64.to_ne_bytes());
+        put(offset_of!(Mark, sent_bytes), &11u64.to_ne_bytes());
+        put(offset_of!(Mark, mark), &(MarkKind::State as u32).to_ne_bytes());
+        put(offset_of!(Mark, old), &4u32.to_ne_bytes());
+        put(offset_of!(Mark, new), &8u32.to_ne_bytes());
+        put(offset_of!(Mark, object), &12u32.to_ne_bytes());
+        let expected = MarkReading {
+            process: 7,
+            generation: 8,
+            tid: 9,
+            at_ns: 10,
+            sent_bytes: 11,
+            kind: MarkKind::State,
+            old: 4,
+            new: 8,
+            object: 12,
+        };
+        assert_eq!(decode(&bytes), Some(expected));
+        assert_eq!(decode(&bytes[1..]), None);
+        bytes[offset_of!(Mark, mark)] = 99;
+        assert_eq!(decode(&bytes), None);
+    }
+}

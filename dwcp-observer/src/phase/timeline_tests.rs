@@ -1,0 +1,208 @@
+//! Orders of marks as QEMU 7.2 makes them (recorded on real migrations), and impossible ones.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn mark(kind: MarkKind, at_ns: u64, [object, old, new]: [u32; 3]) -> MarkReading {
+    MarkReading {
+        process: 1,
+        generation: 0,
+        tid: 1,
+        at_ns,
+        sent_bytes: 1000 + at_ns,
+        kind,
+        old,
+        new,
+        object,
+    }
+}
+
+fn timeline(version: Option<Version>, marks: &[(MarkKind, u64, [u32; 3])]) -> Timeline {
+    let mut timeline = Timeline::new(version);
+    for (kind, at_ns, numbers) in marks {
+        timeline.push(&mark(*kind, *at_ns, *numbers));
+    }
+    timeline
+}
+
+const V7_2: Option<Version> = Some(Version { major: 7, minor: 2 });
+const OUT: u32 = 1;
+const IN: u32 = 2;
+
+/// A precopy source of QEMU 7.2.
+const SOURCE: &[(MarkKind, u64, [u32; 3])] = &[
+    (MarkKind::RunState, 1, [0, 0, 9]),
+    (MarkKind::Resume, 2, [0; 3]),
+    (MarkKind::State, 10, [OUT, 0, 1]),
+    (MarkKind::Sync, 11, [0; 3]),
+    (MarkKind::State, 12, [OUT, 1, 4]),
+    (MarkKind::Sync, 50, [0; 3]),
+    (MarkKind::RunState, 60, [0, 0, 7]),
+    (MarkKind::Pause, 61, [0; 3]),
+    (MarkKind::Paused, 62, [0; 3]),
+    (MarkKind::LastPass, 63, [0; 3]),
+    (MarkKind::Sync, 64, [0; 3]),
+    (MarkKind::Device, 70, [0; 3]),
+    (MarkKind::Sent, 75, [0; 3]),
+    (MarkKind::State, 76, [OUT, 4, 8]),
+    (MarkKind::RunState, 77, [0, 0, 5]),
+];
+
+#[test]
+fn a_precopy_source_stops_its_guest_once() {
+    let found = timeline(V7_2, SOURCE);
+    assert_eq!(
+        found.states,
+        [(10, MigratorState::Setup), (12, MigratorState::Active), (76, MigratorState::Completed)]
+    );
+    assert_eq!(found.syncs, 3);
+    let stop = found.stop.unwrap();
+    assert_eq!((stop.asked.at_ns, stop.paused_ns), (61, Some(62)));
+    // Bytes count from the begin of the attempt.
+    assert_eq!(found.device, Some(Moment { at_ns: 70, sent_bytes: 60 }));
+    assert_eq!(found.sent.map(|sent| sent.at_ns), Some(75));
+}
+
+#[test]
+fn a_destination_loads_and_lets_the_guest_run() {
+    let found = timeline(
+        V7_2,
+        &[
+            (MarkKind::RunState, 1, [0, 0, 1]),
+            // QEMU calls it for its own start, too.
+            (MarkKind::Loaded, 2, [0; 3]),
+            (MarkKind::State, 10, [IN, 0, 4]),
+            (MarkKind::Loaded, 50, [0; 3]),
+            (MarkKind::RunState, 51, [0, 0, 9]),
+            (MarkKind::Resume, 52, [0; 3]),
+            (MarkKind::State, 53, [IN, 4, 8]),
+        ],
+    );
+    assert_eq!((found.loaded_ns, found.resumed_ns), (Some(50), Some(52)));
+    assert_eq!(found.state(), Some(MigratorState::Completed));
+    assert_eq!(found.stop, None);
+}
+
+#[test]
+fn a_cancel_after_the_stop_lets_the_guest_run_on() {
+    let mut marks = SOURCE[..9].to_vec();
+    marks.push((MarkKind::State, 63, [OUT, 4, 2]));
+    marks.push((MarkKind::RunState, 64, [0, 0, 9]));
+    marks.push((MarkKind::Resume, 65, [0; 3]));
+    marks.push((MarkKind::State, 66, [OUT, 2, 3]));
+    let found = timeline(V7_2, &marks);
+    assert_eq!(found.stop, None);
+    assert_eq!(found.ran_on.map(|(stop, at)| (stop.asked.at_ns, at)), Some((61, 65)));
+    assert_eq!(found.state(), Some(MigratorState::Cancelled));
+}
+
+#[test]
+fn an_operators_pause_is_no_stop_of_a_migration() {
+    // `stop`, whichever way round the version does it, then a migration of the paused guest.
+    for pause in [
+        [
+            (MarkKind::RunState, 3, [0, 0, 4]),
+            (MarkKind::Pause, 4, [0; 3]),
+            (MarkKind::Paused, 5, [0; 3]),
+        ],
+        [
+            (MarkKind::Pause, 3, [0; 3]),
+            (MarkKind::Paused, 4, [0; 3]),
+            (MarkKind::RunState, 5, [0, 0, 4]),
+        ],
+    ] {
+        let mut marks = SOURCE[..2].to_vec();
+        marks.extend(pause);
+        marks.extend([
+            (MarkKind::State, 10, [OUT, 0, 1]),
+            (MarkKind::State, 12, [OUT, 1, 4]),
+            (MarkKind::RunState, 60, [0, 0, 7]),
+            (MarkKind::LastPass, 63, [0; 3]),
+            (MarkKind::Sent, 75, [0; 3]),
+        ]);
+        let found = timeline(V7_2, &marks);
+        assert_eq!(found.stop, None);
+        assert!(found.paused_by_operator);
+    }
+}
+
+#[test]
+fn a_pause_whose_reason_comes_later_is_told_apart() {
+    let found = timeline(
+        V7_2,
+        &[
+            (MarkKind::State, 10, [OUT, 0, 1]),
+            (MarkKind::Pause, 61, [0; 3]),
+            (MarkKind::Paused, 62, [0; 3]),
+            (MarkKind::RunState, 63, [0, 0, 7]),
+        ],
+    );
+    assert_eq!(found.stop.and_then(|stop| stop.paused_ns), Some(62));
+}
+
+#[test]
+fn a_second_attempt_starts_afresh() {
+    let mut marks = SOURCE.to_vec();
+    marks.push((MarkKind::State, 100, [OUT, 0, 1]));
+    let found = timeline(V7_2, &marks);
+    assert_eq!(found.attempt, 2);
+    assert_eq!((found.syncs, found.stop), (0, None));
+}
+
+#[test]
+fn a_destination_that_migrates_onwards_starts_afresh() {
+    let found = timeline(
+        V7_2,
+        &[
+            (MarkKind::State, 10, [IN, 0, 4]),
+            (MarkKind::Loaded, 50, [0; 3]),
+            (MarkKind::Resume, 52, [0; 3]),
+            (MarkKind::State, 100, [OUT, 0, 1]),
+        ],
+    );
+    assert_eq!((found.attempt, found.resumed_ns), (2, None));
+}
+
+#[test]
+fn a_change_that_does_not_happen_is_not_recorded() {
+    let found =
+        timeline(V7_2, &[(MarkKind::State, 10, [OUT, 0, 1]), (MarkKind::State, 11, [OUT, 4, 8])]);
+    assert_eq!(found.state(), Some(MigratorState::Setup));
+}
+
+#[test]
+fn without_a_version_the_order_tells_completed_from_failed() {
+    let completed = timeline(None, SOURCE);
+    assert_eq!(completed.state(), Some(MigratorState::Completed));
+    let failed = timeline(
+        None,
+        &[
+            (MarkKind::State, 10, [OUT, 0, 1]),
+            (MarkKind::State, 12, [OUT, 1, 4]),
+            (MarkKind::State, 30, [OUT, 4, 9]),
+        ],
+    );
+    assert_eq!(failed.state(), Some(MigratorState::Failed));
+}
+
+proptest! {
+    #[test]
+    fn any_order_of_marks_is_survived_and_bounded(
+        marks in proptest::collection::vec((1u32..12, 0u32..4, 0u32..16, 0u32..16), 0..400),
+    ) {
+        let mut timeline = Timeline::new(V7_2);
+        let mut before = 0;
+        for (at, (kind, object, old, new)) in (1u64..).zip(marks) {
+            let Some(kind) = MarkKind::from_number(kind) else { continue };
+            timeline.push(&mark(kind, at, [object, old, new]));
+            prop_assert!(timeline.attempt >= before);
+            before = timeline.attempt;
+            prop_assert!(timeline.states.len() <= 64 && timeline.rounds.len() <= MAX_ROUNDS);
+            prop_assert!(timeline.states.is_sorted_by_key(|(at, _)| *at));
+            if let Some(stop) = timeline.stop {
+                prop_assert!(stop.paused_ns.is_none_or(|paused| paused >= stop.asked.at_ns));
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! When it will be done.
+//!
+//! First pass: what of the guest's memory is left, at the rate of the last seconds. At best the rest are zero pages and there is
+//! nothing left to send; at worst all of it is sent and each of the following rounds is two thirds of the one before.
+//! Later: rounds shrink by a ratio, until the rest fits into the time that the guest may stand still.
+//! The bounds take the spread of the rate and of the last ratios together, for about 90 %.
+
+use serde::Serialize;
+
+use super::{
+    converge::pairs,
+    inputs::{Phase, Round, Second},
+};
+
+/// Seconds to the end of the migration, with an interval of about 90 %.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Eta {
+    /// Most likely.
+    pub eta_seconds: f64,
+    /// It will hardly be sooner.
+    pub eta_low_seconds: f64,
+    /// It will hardly be later.
+    pub eta_high_seconds: f64,
+}
+
+/// Weight of the newest second.
+const WEIGHT: f64 = 0.3;
+/// Half of a 90 % interval, in standard deviations.
+const Z: f64 = 1.645;
+/// No rate is known better than this.
+const LEAST_SPREAD: f64 = 0.1;
+/// The ratio of rounds that nothing is known of: likely, and at worst.
+const UNKNOWN_RATIO: [f64; 2] = [0.5, 2.0 / 3.0];
+/// What a migrator may stop the guest for: QEMU's default.
+const DOWNTIME_LIMIT_SECONDS: f64 = 0.3;
+/// Ratios from here on do not converge.
+const NO_END: f64 = 0.9;
+
+/// Exponentially weighted mean and variance of the rate, bytes per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RateEstimate {
+    mean: Option<f64>,
+    variance: f64,
+}
+
+impl RateEstimate {
+    /// Takes in one more second.
+    pub fn learn(&mut self, rate: f64) {
+        let mean = *self.mean.get_or_insert(rate);
+        let off = rate - mean;
+        self.mean = Some(mean + WEIGHT * off);
+        self.variance = (1.0 - WEIGHT) * (self.variance + WEIGHT * off * off);
+    }
+
+    /// Low, middle and high; `None` without a rate of at least 1 byte per second.
+    fn spread(&self) -> Option<[f64; 3]> {
+        let mean = self.mean.filter(|mean| *mean >= 1.0)?;
+        let spread = (Z * self.variance.sqrt()).max(LEAST_SPREAD * mean);
+        Some([(mean - spread).max(mean / 4.0), mean, mean + spread])
+    }
+}
+
+/// Time to the end; `None` when the migration is not in precopy, or memory, rate or rounds do not tell.
+#[must_use]
+pub fn eta(second: &Second, rate: &RateEstimate) -> Option<Eta> {
+    if !matches!(second.phase, None | Some(Phase::Precopy)) {
+        return None;
+    }
+    let rates = rate.spread()?;
+    let (at_best, likely, at_worst) = match second.rounds.last() {
+        None => first_pass(second, second.delivered_total as f64, None, rates)?,
+        Some(round) if round.number <= 1 && !round.finished => {
+            first_pass(second, round.bytes as f64, Some(round.seconds), rates)?
+        }
+        Some(last) => later_round(&second.rounds, last, rates)?,
+    };
+    let order = [at_best.min(likely), likely, at_worst.max(likely)];
+    order.iter().all(|seconds| seconds.is_finite() && *seconds >= 0.0).then_some(Eta {
+        eta_low_seconds: order[0],
+        eta_seconds: order[1],
+        eta_high_seconds: order[2],
+    })
+}
+
+fn first_pass(
+    second: &Second,
+    sent: f64,
+    elapsed: Option<f64>,
+    [slow, usual, _]: [f64; 3],
+) -> Option<(f64, f64, f64)> {
+    let left = (second.guest_memory_bytes? as f64 - sent).max(0.0);
+    let pass = elapsed.unwrap_or(sent / usual) + left / slow;
+    let ratio = UNKNOWN_RATIO[1];
+    Some((0.0, left / usual, left / slow + pass * ratio / (1.0 - ratio)))
+}
+
+fn later_round(
+    rounds: &[Round],
+    last: &Round,
+    [slow, usual, fast]: [f64; 3],
+) -> Option<(f64, f64, f64)> {
+    let pairs = pairs(rounds);
+    let before = if last.finished { last } else { &pairs.last()?.before };
+    // The first pass skips zero pages quickly: not its bytes tell what could have been sent meanwhile, but its time.
+    let sent_meanwhile = |round: &Round| {
+        if round.number <= 1 { round.seconds * usual } else { round.bytes as f64 }
+    };
+    let mut ratios: Vec<f64> = pairs
+        .iter()
+        .rev()
+        .filter(|pair| pair.after.finished)
+        .take(3)
+        .map(|pair| pair.after.bytes as f64 / sent_meanwhile(&pair.before).max(1.0))
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    // Three ratios at most do not show all of their spread.
+    let [low, middle, high] = match *ratios {
+        [] => [0.0, UNKNOWN_RATIO[0], NO_END],
+        [only] => [only / 2.0, only, (only + 1.0) / 2.0],
+        [low, .., high] => [low * 0.9, ratios[ratios.len() / 2], high * 1.1],
+    };
+    if middle >= NO_END {
+        return None;
+    }
+    let sent = if last.finished { 0.0 } else { last.bytes as f64 };
+    let seconds = |ratio: f64, rate: f64| {
+        let mut size = (ratio * sent_meanwhile(before)).max(sent);
+        let mut left = size - sent;
+        while size > DOWNTIME_LIMIT_SECONDS * rate {
+            size *= ratio;
+            left += size;
+        }
+        left / rate
+    };
+    Some((seconds(low, fast), seconds(middle, usual), seconds(high.min(0.95), slow)))
+}

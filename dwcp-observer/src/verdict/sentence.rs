@@ -1,0 +1,276 @@
+//! The verdict in words: cause, figures, what to do.
+
+use super::{
+    Cause, Health,
+    converge::Convergence,
+    inputs::{Destination, Second, Source, Stream, Thread},
+    split::{SATURATED, Split},
+    state::Slow,
+    streams::carriers,
+};
+
+/// What the words are made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Figures<'a> {
+    pub(crate) second: &'a Second,
+    pub(crate) split: Option<&'a Split>,
+    pub(crate) state: Health,
+    pub(crate) cause: Option<Cause>,
+    pub(crate) slow: Option<Slow>,
+    /// Bytes per second now.
+    pub(crate) rate: f64,
+    /// Bytes per second usually.
+    pub(crate) usual: Option<f64>,
+    /// For how long nothing was delivered.
+    pub(crate) quiet_seconds: f64,
+    /// For how long the receiving threads have not run.
+    pub(crate) receiver_off_seconds: f64,
+    pub(crate) rounds: &'a Convergence,
+}
+
+/// One line; begins with the cause.
+pub(crate) fn sentence(figures: &Figures<'_>) -> String {
+    let words = match figures.state {
+        Health::Healthy => healthy(figures),
+        Health::NotConverging => not_converging(figures),
+        Health::Stalled => {
+            format!("nothing delivered for {:.1} s; {}", figures.quiet_seconds, held(figures))
+        }
+        Health::Slow => format!("{}; {}", pace(figures), held(figures)),
+    };
+    match figures.cause {
+        Some(cause) => format!("{}: {words}", cause.as_str()),
+        None => words,
+    }
+}
+
+fn healthy(figures: &Figures<'_>) -> String {
+    let rate = rate(figures.rate);
+    let (Some(cause), Some(split)) = (figures.cause, figures.split) else {
+        return format!("{rate} arrive; the sending end is on another host");
+    };
+    let why = match cause {
+        Cause::Sending if split.busiest.1 >= SATURATED => return saturated(figures, split),
+        Cause::Sending => "its threads work",
+        Cause::Network => "the path's own speed is the limit",
+        Cause::Receiver => "the receiver's window holds it back",
+        Cause::SourceCpu => "its threads wait for a CPU",
+        Cause::Throttled => "its own limit holds it back",
+        Cause::Application if split.main_on_cpu >= SATURATED => {
+            "the sending threads wait for the migrator's main thread, which is always on a CPU,"
+        }
+        Cause::Application | Cause::GuestDirtying => "it has nothing to send",
+    };
+    format!("{rate}; {why} {} of the time", percent(split.fractions[cause]))
+}
+
+/// A thread that is always on a CPU is the limit.
+fn saturated(figures: &Figures<'_>, split: &Split) -> String {
+    let streams =
+        figures.second.source.as_ref().map_or(0, |source| carriers(&source.streams).len());
+    let (tid, share) = split.busiest;
+    let advice = if streams > 1 {
+        format!("more than the {streams} channels, or faster CPUs, would help")
+    } else {
+        "multifd channels would spread its work over CPUs".to_owned()
+    };
+    format!(
+        "{}; the sending thread (tid {tid}) is on a CPU {} of the time and is the limit: {advice}",
+        rate(figures.rate),
+        percent(share)
+    )
+}
+
+fn not_converging(figures: &Figures<'_>) -> String {
+    let sent = rate(figures.rate);
+    let rounds = if figures.rounds.last_bytes.is_empty() {
+        format!(
+            "{} sent, more than twice the guest's memory of {}",
+            bytes(figures.second.delivered_total),
+            bytes(figures.second.guest_memory_bytes.unwrap_or_default())
+        )
+    } else {
+        let last: Vec<String> =
+            figures.rounds.last_bytes.iter().map(|round| bytes(*round)).collect();
+        format!("the last rounds do not shrink ({})", last.join(", "))
+    };
+    let dirties = figures.rounds.dirty_rate.map_or_else(
+        || "the guest changes its memory as fast as it is sent".to_owned(),
+        |dirty| format!("the guest dirties at least {}", rate(dirty)),
+    );
+    let words = format!("{dirties}, {sent} are sent; {rounds}");
+    if figures.cause == Some(Cause::GuestDirtying) {
+        let limit = figures.split.filter(|split| split.fractions[Cause::Throttled] > 0.5);
+        let bandwidth = if limit.is_some() {
+            "raise its own bandwidth limit"
+        } else {
+            "give it more bandwidth"
+        };
+        format!("{words}: slow the guest (auto-converge), switch to postcopy, or {bandwidth}")
+    } else {
+        format!("{words}; {}; {}", pace(figures), held(figures))
+    }
+}
+
+/// Now and usually.
+fn pace(figures: &Figures<'_>) -> String {
+    match figures.usual {
+        Some(usual) if figures.rate < 0.9 * usual => {
+            format!("{} of the usual {}", rate(figures.rate), rate(usual))
+        }
+        _ => rate(figures.rate),
+    }
+}
+
+/// What holds it back, and what to do.
+fn held(figures: &Figures<'_>) -> String {
+    let share = match (figures.cause, figures.split) {
+        (Some(cause), Some(split)) => percent(split.fractions[cause]),
+        _ => String::new(),
+    };
+    let source = figures.second.source.as_ref();
+    let pid = source.map_or(0, |source| source.pid);
+    match (figures.cause, source) {
+        (Some(Cause::Network), Some(source)) => network(figures, source, &share),
+        (Some(Cause::Receiver), _) => receiver(figures, &share),
+        (Some(Cause::SourceCpu), Some(source)) => source_cpu(source, &share),
+        (Some(Cause::Throttled), Some(source)) => {
+            let limit = source.limit_bytes_per_second.map_or_else(
+                || "its own bandwidth limit".to_owned(),
+                |limit| format!("its own bandwidth limit of {}", rate(limit)),
+            );
+            format!("{limit} holds it back {share} of the time: raise max-bandwidth of pid {pid}")
+        }
+        (Some(_), Some(_)) => format!(
+            "the migrator has nothing to send {share} of the time and its main thread does not run: check pid {pid}"
+        ),
+        _ => "nothing waits to be read here: look at the sending end and at the path".to_owned(),
+    }
+}
+
+fn network(figures: &Figures<'_>, source: &Source, share: &str) -> String {
+    let outstanding: u64 =
+        source.streams.iter().fold(0, |sum, stream| sum.saturating_add(stream.in_flight_bytes));
+    let rtt = worst_rtt(&source.streams).map_or_else(String::new, |stream| {
+        let ms = |seconds: Option<f64>| seconds.unwrap_or(0.0) * 1e3;
+        format!(
+            ", RTT {:.1} ms (lowest {:.1} ms)",
+            ms(stream.srtt_seconds),
+            ms(stream.min_rtt_seconds)
+        )
+    });
+    let (lost, recovering) =
+        figures.split.map_or((0.0, 0.0), |split| (split.sent_again, split.recovering));
+    let on_path = format!(
+        "data are on their way {share} of the time, {} unacknowledged{rtt}",
+        bytes(outstanding)
+    );
+    if figures.slow == Some(Slow::Lossy) || recovering > 0.5 {
+        format!(
+            "{} of segments sent again, {} of the time in loss recovery, {on_path}: look for packet loss on the path",
+            fine_percent(lost),
+            percent(recovering)
+        )
+    } else {
+        format!("{on_path}: look for a bandwidth limit or congestion on the path")
+    }
+}
+
+fn worst_rtt(streams: &[Stream]) -> Option<&Stream> {
+    let srtt = |stream: &Stream| stream.srtt_seconds.unwrap_or(0.0);
+    streams
+        .iter()
+        .filter(|stream| stream.srtt_seconds.is_some())
+        .max_by(|left, right| srtt(left).total_cmp(&srtt(right)))
+}
+
+fn receiver(figures: &Figures<'_>, share: &str) -> String {
+    let Some(destination) = &figures.second.destination else {
+        let window = figures.second.source.as_ref().map_or(0, |source| {
+            source.streams.iter().map(|stream| stream.peer_window_bytes).max().unwrap_or(0)
+        });
+        return format!(
+            "the receiver's window (now {}) holds it back {share} of the time: check the migrator and its CPU on the destination",
+            bytes(window)
+        );
+    };
+    let unread = destination
+        .unread_bytes
+        .map_or_else(String::new, |unread| format!("; {} wait unread", bytes(unread)));
+    let pid = destination.pid;
+    let off = figures.receiver_off_seconds;
+    let seconds = figures.second.seconds;
+    if destination.stopped {
+        return format!(
+            "the destination's reading thread has not run for {off:.1} s (process stopped){unread}: continue pid {pid} on the destination"
+        );
+    }
+    if off > 0.0 {
+        return format!(
+            "the destination's reading thread has not run for {off:.1} s{unread}: check pid {pid} on the destination"
+        );
+    }
+    let wait = most(destination, Thread::cpu_wait_seconds);
+    let on_cpu = most(destination, |thread| thread.on_cpu_seconds);
+    if let Some((tid, wait)) = wait.filter(|(_, wait)| *wait > 0.5 * seconds) {
+        format!(
+            "the destination's reading thread (tid {tid}) waits for a CPU {} of the time{unread}: free CPUs for pid {pid} on the destination",
+            percent(wait / seconds)
+        )
+    } else if let Some((tid, on_cpu)) = on_cpu.filter(|(_, on)| *on >= SATURATED * seconds) {
+        format!(
+            "the destination's reading thread (tid {tid}) is on a CPU {} of the time and is the limit{unread}: more multifd channels would spread its work",
+            percent(on_cpu / seconds)
+        )
+    } else {
+        format!(
+            "its window holds the sender back {share} of the time{unread}: check what pid {pid} on the destination waits for"
+        )
+    }
+}
+
+/// The thread with the most of something.
+fn most(destination: &Destination, time: impl Fn(&Thread) -> f64) -> Option<(u32, f64)> {
+    destination
+        .threads
+        .iter()
+        .map(|thread| (thread.tid, time(thread)))
+        .max_by(|left, right| left.1.total_cmp(&right.1))
+}
+
+fn source_cpu(source: &Source, share: &str) -> String {
+    let pid = source.pid;
+    match source.quota_throttled_seconds {
+        Some(quota) if quota > 0.1 => format!(
+            "the sending threads wait for a CPU {share} of the time, the CPU quota of their cgroup was used up for {quota:.1} s: raise the quota of pid {pid}"
+        ),
+        _ => format!(
+            "the sending threads wait for a CPU {share} of the time: free CPUs on the source for pid {pid}"
+        ),
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0} %", share * 100.0)
+}
+
+fn fine_percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+fn rate(bytes_per_second: f64) -> String {
+    format!("{}/s", amount(bytes_per_second))
+}
+
+fn bytes(bytes: u64) -> String {
+    amount(bytes as f64)
+}
+
+/// Decimal units.
+fn amount(bytes: f64) -> String {
+    let units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
+    units.into_iter().find(|(unit, _)| bytes >= *unit).map_or_else(
+        || format!("{bytes:.0} B"),
+        |(unit, name)| format!("{:.1} {name}", bytes / unit),
+    )
+}
