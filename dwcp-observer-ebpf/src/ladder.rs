@@ -8,7 +8,7 @@ use dwcp_observer_ebpf::phase::MarkKind;
 
 use crate::{
     access::{Probed, Typed},
-    phase, process, sched, tcp,
+    netdev, phase, process, sched, tcp,
 };
 
 macro_rules! hooks {
@@ -45,6 +45,7 @@ hooks! {
     "sched_switch" => switch_btf, switch_raw: |ctx, A| sched::on_switch::<A>(ctx.arg(1), ctx.arg(2));
     "sched_wakeup" => wakeup_btf, wakeup_raw: |ctx, A| sched::on_wakeup::<A>(ctx.arg(0));
     "sched_wakeup_new" => wakeup_new_btf, wakeup_new_raw: |ctx, A| sched::on_wakeup::<A>(ctx.arg(0));
+    "netif_receive_skb_entry" => guest_pkt_btf, guest_pkt_raw: |ctx, A| netdev::on_receive::<A>(ctx.arg(0));
     "task_newtask" => newtask_btf, newtask_raw: |ctx, A| process::on_newtask::<A>(ctx.arg(0), ctx.arg(1));
     "task_rename" => rename_btf, rename_raw: |ctx, A| process::on_rename::<A>(&ctx, ctx.arg(0), ctx.arg(1));
     "sched_process_exit" => exit_btf, exit_raw: |ctx, A| process::on_exit::<A>(&ctx, ctx.arg(0));

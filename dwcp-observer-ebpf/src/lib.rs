@@ -7,6 +7,8 @@
 #[path = "counters/abi.rs"]
 pub mod counters;
 pub mod hist;
+#[path = "netdev/abi.rs"]
+pub mod netdev;
 #[path = "phase/abi.rs"]
 pub mod phase;
 #[path = "process/abi.rs"]

@@ -24,6 +24,7 @@ mod counters;
 mod events;
 mod ladder;
 mod levels;
+mod netdev;
 mod phase;
 mod process;
 mod sched;

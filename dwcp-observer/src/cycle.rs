@@ -9,7 +9,10 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use dwcp_observer_ebpf::hist::{HOST_HIST_RTT, HOST_HIST_RUNQ, HostHist};
+use dwcp_observer_ebpf::{
+    hist::{HOST_HIST_RTT, HOST_HIST_RUNQ, HostHist},
+    netdev::{Tap, TapKey},
+};
 use jiff::Timestamp;
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -30,6 +33,7 @@ use crate::{
         record::{Quantiles, ThreadRole},
         registry::Registry,
     },
+    netdev,
     phase::{self, MarkReading, attach::Coverage},
     process::{self, Scanner, host::HostSampler},
     publish::{Board, CycleStats, Histogram, KernelStatus, Published},
@@ -91,6 +95,18 @@ impl World for Live<'_> {
 
     fn phases(&mut self, pid: u32) -> Option<Coverage> {
         self.0.probe_phases(pid)
+    }
+
+    fn watch_taps(&mut self, pid: u32) -> Vec<TapKey> {
+        let taps = netdev::taps_of(pid);
+        for key in &taps {
+            self.0.watch_tap(*key);
+        }
+        taps
+    }
+
+    fn tap(&self, key: TapKey) -> Option<Tap> {
+        self.0.tap(key)
     }
 
     fn quota_throttled_ns(&mut self, pid: u32) -> Option<u64> {
@@ -284,7 +300,17 @@ impl Cycle {
     }
 
     fn act(&mut self, actions: &Actions) {
-        let Actions { watch, release_flows, release_threads, release_processes, roles } = actions;
+        let Actions {
+            watch,
+            release_flows,
+            release_threads,
+            release_processes,
+            release_taps,
+            roles,
+        } = actions;
+        for key in release_taps {
+            self.kernel.release_tap(*key);
+        }
         for (slot, on) in watch {
             self.kernel.watch(*slot, *on);
         }

@@ -8,6 +8,7 @@ pub mod identify;
 pub mod kernel;
 pub mod metrics;
 pub mod migration;
+pub mod netdev;
 pub mod phase;
 pub mod process;
 pub mod publish;

@@ -107,6 +107,7 @@ pub const HOOKS: &[Hook] = tracepoints! {
     "sched_switch", "switch_btf", "switch_raw", false, true, "run-queue wait histogram of migrator threads";
     "sched_wakeup", "wakeup_btf", "wakeup_raw", false, true, "wake-ups of migrator threads";
     "sched_wakeup_new", "wakeup_new_btf", "wakeup_new_raw", false, true, "first wake-up of new migrator threads";
+    "netif_receive_skb_entry", "guest_pkt_btf", "guest_pkt_raw", false, true, "first packet of a guest at its destination";
     "task_newtask", "newtask_btf", "newtask_raw", false, false, "new threads of a migrator at once instead of at the next cycle";
     "task_rename", "rename_btf", "rename_raw", true, false, "recognises a migrator when it starts, follows thread names";
     "sched_process_exit", "exit_btf", "exit_raw", false, false, "last totals of a thread, death of a migrator";

@@ -75,6 +75,10 @@ const FIELDS: &[Wanted] = wanted! {
     TASK_MOVES: task_struct, "se.nr_migrations";
     TASK_EXIT_CODE: task_struct, "exit_code";
     SOCKET_SK: socket, "sk";
+    SKB_DEV: sk_buff, "dev";
+    SKB_PROTOCOL: sk_buff, "protocol";
+    DEV_NAME: net_device, "name";
+    DEV_NET: net_device, "nd_net.net";
 };
 
 /// Values of the globals that the loader injects before the programs are verified.

@@ -18,6 +18,7 @@ use dwcp_observer_ebpf::{
     Event, LEVEL_FLOWS, LEVEL_PROCESSES, LEVEL_THREADS, LEVELS, SLOT_CLOSED, SLOT_FREE,
     counters::{Counter, CounterBank},
     hist::{Hist, HostHist, RTT_BUCKETS, RUNQ_BUCKETS},
+    netdev::{Tap, TapKey},
     process::{COMM_RULES, CommRule, FlowOverflow, PORT_WORDS, Process},
     sched::Thread,
     tcp::Flow,
@@ -26,6 +27,7 @@ use dwcp_observer_ebpf::{
 pub use self::load::{LoadError, LoadOptions};
 use self::sys::{Mapped, peek, poke};
 use crate::{
+    netdev,
     phase::attach::{Attacher, Coverage},
     publish::{MapUse, ProbeStatus},
     sched::{self, ThreadReading},
@@ -52,6 +54,8 @@ pod! {
     PodWaits: Hist<RUNQ_BUCKETS>;
     PodRule: CommRule;
     PodPorts: [u64; PORT_WORDS];
+    PodTapKey: TapKey;
+    PodTap: Tap;
 }
 
 /// A process that may migrate, as the kernel side knows it.
@@ -165,6 +169,7 @@ struct Maps {
     flow_rtt: Array<MapData, PodRtt>,
     thread_waits: Array<MapData, PodWaits>,
     wanted: HashMap<MapData, u32, u32>,
+    taps: HashMap<MapData, PodTapKey, PodTap>,
 }
 
 fn take(ebpf: &mut Ebpf, map: &'static str) -> Result<Map, LoadError> {
@@ -238,6 +243,7 @@ impl Maps {
                 .try_into()
                 .map_err(|error| map_error("THREAD_WAITS", error))?,
             wanted: take(ebpf, "WANTED")?.try_into().map_err(|error| map_error("WANTED", error))?,
+            taps: take(ebpf, "TAPS")?.try_into().map_err(|error| map_error("TAPS", error))?,
         })
     }
 }
@@ -432,6 +438,26 @@ impl Kernel {
             used
         });
         readings
+    }
+
+    /// Watches the packets of a tap device, from now on.
+    pub fn watch_tap(&mut self, key: TapKey) {
+        if let Err(error) = self.maps.taps.insert(PodTapKey(key), PodTap(Tap::default()), 0) {
+            log::warn!("{}: packets are not watched: {error}", netdev::name_of(&key));
+        }
+    }
+
+    /// What a watched device has carried; `None` when it is not watched.
+    #[must_use]
+    pub fn tap(&self, key: TapKey) -> Option<Tap> {
+        self.maps.taps.get(&PodTapKey(key), 0).ok().map(|tap| tap.0)
+    }
+
+    /// Watches a device no longer.
+    pub fn release_tap(&mut self, key: TapKey) {
+        if let Err(error) = self.maps.taps.remove(&PodTapKey(key)) {
+            log::debug!("{}: {error}", netdev::name_of(&key));
+        }
     }
 
     /// Starts or stops measuring the threads of a process.

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     migration::record::{Migration, Role, State, Stream, ThreadRole},
     publish::Published,
-    verdict::Cause,
+    verdict::{Cause, Fractions},
 };
 
 /// What has no series because of the caps.
@@ -160,9 +160,8 @@ impl Live {
         if let Some(verdict) = &record.verdict {
             let cause = verdict.cause.map_or("unknown", Cause::as_str);
             self.verdict.add(&[id, verdict.state.as_str(), cause], 1.0);
-            for cause in Cause::ALL {
-                let share = verdict.fractions.map(|fractions| fractions.get(cause));
-                self.time_fraction.add_some(&[id, cause.as_str()], share);
+            for (cause, share) in verdict.fractions.iter().flat_map(Fractions::iter) {
+                self.time_fraction.add(&[id, cause.as_str()], share);
             }
             if let Some(eta) = verdict.eta {
                 self.eta.add(&[id, "estimate"], eta.eta_seconds);

@@ -114,6 +114,7 @@ pub(crate) fn active(id: &str) -> Migration {
         duration_seconds: 4.0,
         connection_key: Some("tcp:10.0.0.1:40000>10.0.0.2:49152".to_owned()),
         blackout: None,
+        network_blackout: None,
         phases: vec![Phase {
             phase: PhaseName::Precopy,
             started_at: at() - seconds(4),
@@ -142,11 +143,14 @@ pub(crate) fn active(id: &str) -> Migration {
 }
 
 fn verdict() -> Verdict {
+    let mut fractions = Fractions::default();
+    fractions[Cause::Sending] = 0.25;
+    fractions[Cause::Network] = 0.75;
     Verdict {
         state: Health::Slow,
         cause: Some(Cause::Network),
         sentence: "network: 5.0 % of the segments are sent again".to_owned(),
-        fractions: Some(Fractions { sending: 0.25, network: 0.75, ..Fractions::default() }),
+        fractions: Some(fractions),
         eta: Some(Eta { eta_seconds: 4.0, eta_low_seconds: 3.0, eta_high_seconds: 6.0 }),
         balance: Some(Balance {
             stream_max_over_mean: 1.25,

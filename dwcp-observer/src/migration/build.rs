@@ -12,12 +12,16 @@ use super::{
     phases::{self, Span},
     record::{
         Blackout, BlackoutParts, ByMethod, Bytes, CongestionTimes, End, Migration,
-        MigratorStateChange, Outcome, Phase, Postcopy, Role, Round, SocketCounters, State,
-        StateChange, Stream, Thread, ThreadRole, Transport,
+        MigratorStateChange, NetworkBlackout, Outcome, Phase, Postcopy, Role, Round,
+        SocketCounters, State, StateChange, Stream, Thread, ThreadRole, Transport,
     },
 };
 use crate::{
-    identify::roles::stream_role, process::vm_from_cmdline, publish::Path, tcp::state_name,
+    identify::roles::stream_role,
+    netdev::{self, FirstPacket},
+    process::vm_from_cmdline,
+    publish::Path,
+    tcp::state_name,
 };
 
 /// Turns `CLOCK_MONOTONIC` ns into wall time.
@@ -78,6 +82,7 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
         duration_seconds: seconds(ended_ns.unwrap_or(now_ns).saturating_sub(live.started_ns)),
         connection_key: connection_key(live, &streams),
         blackout: felt.map(|felt| blackout(felt, wall)),
+        network_blackout: network_blackout(live, felt, wall),
         phases: phases::spans(live, felt).iter().map(|span| phase(span, now_ns, wall)).collect(),
         verdict: live.verdict.clone(),
         rounds: rounds(live, ended_ns, now_ns, wall),
@@ -151,6 +156,28 @@ fn blackout(felt: &Felt, wall: WallClock) -> Blackout {
         }),
         clock_error_seconds: wall.max_error_seconds,
     }
+}
+
+/// The first packet of any device of the destination, against the guest's stop.
+fn network_blackout(live: &Live, felt: Option<&Felt>, wall: WallClock) -> Option<NetworkBlackout> {
+    let taps = |role| live.end(role).map(|end| end.taps.as_slice()).unwrap_or_default();
+    let first = taps(Role::Destination)
+        .iter()
+        .filter(|reading| reading.tap.packets > 0)
+        .min_by_key(|reading| reading.tap.first_ns)?;
+    let last = taps(Role::Source).iter().max_by_key(|reading| reading.tap.last_ns);
+    let stopped_ns = felt.and_then(|felt| felt.instants.stopped_ns);
+    let length = stopped_ns.and_then(|stopped| first.tap.first_ns.checked_sub(stopped));
+    Some(NetworkBlackout {
+        seconds: length.map(seconds),
+        first_packet_at: wall.at(first.tap.first_ns),
+        first_packet: FirstPacket::of(first.tap.first_protocol),
+        destination_interface: netdev::name_of(&first.key),
+        source_interface: last.map(|reading| netdev::name_of(&reading.key)),
+        last_packet_at: last
+            .filter(|reading| reading.tap.packets > 0)
+            .map(|reading| wall.at(reading.tap.last_ns)),
+    })
 }
 
 fn phase(span: &Span, now_ns: u64, wall: WallClock) -> Phase {

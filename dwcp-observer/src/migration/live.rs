@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     identify::{facts::ProcessFacts, roles::ThreadUse},
+    netdev::TapReading,
     phase::{attach::Coverage, timeline::Timeline},
     sched::ThreadReading,
     tcp::FlowReading,
@@ -80,6 +81,8 @@ pub struct EndState {
     pub coverage: Option<Coverage>,
     /// Rate limiter and page requests before this migration, and now.
     pub own_work: [OwnWork; 2],
+    /// Its tap devices and what they have carried since the migration began.
+    pub taps: Vec<TapReading>,
     /// CPU quota of its cgroup has held it back so long, ns; `None` without a quota.
     pub quota_throttled_ns: Option<u64>,
     /// The process is stopped by a signal.

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use dwcp_observer_ebpf::sched::SchedTotals;
+use dwcp_observer_ebpf::{
+    netdev::{Tap, TapKey},
+    sched::SchedTotals,
+};
 
 use super::{
     build::WallClock,
@@ -29,6 +32,10 @@ pub trait World {
     fn flow_rtt(&self, slot: u32) -> Option<Quantiles>;
     /// Probes a process' phase functions; `None` when it is gone.
     fn phases(&mut self, pid: u32) -> Option<Coverage>;
+    /// Watches the tap devices of a process, from now on.
+    fn watch_taps(&mut self, pid: u32) -> Vec<TapKey>;
+    /// What a watched device has carried.
+    fn tap(&self, key: TapKey) -> Option<Tap>;
     /// How long the CPU quota of a process' cgroup has held it back so far, ns; `None` without one.
     fn quota_throttled_ns(&mut self, pid: u32) -> Option<u64>;
     /// Whether a process is stopped by a signal.
@@ -69,6 +76,8 @@ pub struct Actions {
     pub release_threads: Vec<u32>,
     /// Process slots to free.
     pub release_processes: Vec<u32>,
+    /// Tap devices to watch no longer.
+    pub release_taps: Vec<TapKey>,
     /// Roles found out by behaviour: thread slot and role number.
     pub roles: Vec<(u32, u32)>,
 }

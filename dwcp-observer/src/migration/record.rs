@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::blackout::Method;
 use crate::{
+    netdev::FirstPacket,
     phase::states::MigratorState,
     verdict::{Cause, Fractions, Health, Verdict},
 };
@@ -50,6 +51,9 @@ pub struct Migration {
     /// How long the guest stood still; absent while it has not been stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blackout: Option<Blackout>,
+    /// How long nothing came out of the guest; absent where it has no tap device at the destination, or nothing came yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_blackout: Option<NetworkBlackout>,
     /// The phases it passed, in order, without gaps.
     pub phases: Vec<Phase>,
     /// How the last second went, and why; absent before the first and after the end.
@@ -118,6 +122,26 @@ pub struct Blackout {
     /// clock is not synchronised.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clock_error_seconds: Option<f64>,
+}
+
+/// Time between the guest's stop and its first packet at the destination.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NetworkBlackout {
+    /// Length; absent when the guest's stop was not seen on this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    /// When the first packet came out of the destination's device.
+    pub first_packet_at: Timestamp,
+    /// What it was: `rarp` is QEMU's announcement.
+    pub first_packet: FirstPacket,
+    /// Device at the destination.
+    pub destination_interface: String,
+    /// Device at the source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_interface: Option<String>,
+    /// When the guest's last packet came out of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_packet_at: Option<Timestamp>,
 }
 
 /// A blackout's length by each method, seconds; absent where a method gave none.

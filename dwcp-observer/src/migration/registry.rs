@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use dwcp_observer_ebpf::process::FlowOverflow;
+use dwcp_observer_ebpf::{netdev::Tap, process::FlowOverflow};
 
 use super::{
     account,
@@ -17,7 +17,7 @@ use super::{
     live::{EndState, EndThread, FlowKey, Live, OwnWork},
     look::{Actions, Observation, Options, World, since_birth, take_in},
     machine::Life,
-    record::{Migration, Role},
+    record::{Migration, Outcome, Role},
     vcpus::name_guest_cpus,
 };
 use crate::{
@@ -28,6 +28,7 @@ use crate::{
         rules::RuleSet,
     },
     kernel::ProcessReading,
+    netdev::TapReading,
     phase::{attach::Coverage, timeline::Timeline},
     publish::{Entry, Totals},
     sched::{self, ThreadReading},
@@ -155,6 +156,7 @@ impl Registry {
             joined = self.judge_again(observation, world, &mut actions);
         }
         self.update_threads(observation, world, &mut actions);
+        self.update_taps(world);
         if observation.tick {
             self.update_hindrances(world);
         }
@@ -321,7 +323,7 @@ impl Registry {
         reading: &FlowReading,
         decision: Decision,
         observation: &Observation,
-        world: &impl World,
+        world: &mut impl World,
         actions: &mut Actions,
     ) -> bool {
         match decision {
@@ -438,7 +440,7 @@ impl Registry {
         at: usize,
         reading: &FlowReading,
         role_hint: Option<Role>,
-        world: &impl World,
+        world: &mut impl World,
         actions: &mut Actions,
     ) {
         self.candidates.remove(&key(reading));
@@ -463,6 +465,7 @@ impl Registry {
                 timeline: known.timeline.clone(),
                 coverage: known.coverage.clone(),
                 own_work: [own_work(&known.reading); 2],
+                taps: watch_taps(known.facts.pid, world),
                 quota_throttled_ns: None,
                 stopped: false,
                 guest_cpus_found: None,
@@ -600,6 +603,15 @@ impl Registry {
         actions.release_threads.extend(idle.map(|reading| reading.slot));
     }
 
+    fn update_taps(&mut self, world: &impl World) {
+        let ends = self.live.iter_mut().flat_map(|live| live.ends.iter_mut());
+        for reading in ends.flat_map(|end| end.taps.iter_mut()) {
+            if let Some(tap) = world.tap(reading.key) {
+                reading.tap = tap;
+            }
+        }
+    }
+
     /// What keeps the processes of running migrations from running.
     fn update_hindrances(&mut self, world: &mut impl World) {
         let running = self.live.iter_mut().filter(|live| !live.life.is_finished());
@@ -612,7 +624,9 @@ impl Registry {
     /// Moves migrations whose totals are final to the finished ones.
     fn retire(&mut self, observation: &Observation, actions: &mut Actions) {
         let done = |live: &Live| {
-            live.outcome.is_some() && matches!(live.life, Life::Finished { drained: true, .. })
+            live.outcome.is_some()
+                && matches!(live.life, Life::Finished { drained: true, .. })
+                && !awaits_packet(live, observation.now_ns)
         };
         let (over, running): (Vec<Live>, Vec<Live>) =
             std::mem::take(&mut self.live).into_iter().partition(done);
@@ -639,6 +653,7 @@ impl Registry {
                     .any(|other| other.ends.iter().any(|some| some.process == end.process))
                 {
                     actions.watch.push((end.process, false));
+                    actions.release_taps.extend(end.taps.iter().map(|reading| reading.key));
                     let running = end.threads.values().filter(|thread| !thread.reading.exited);
                     actions.release_threads.extend(running.map(|thread| thread.reading.slot));
                 }
@@ -680,6 +695,21 @@ impl Registry {
         actions.release_threads.sort_unstable();
         actions.release_threads.dedup();
     }
+}
+
+/// Whether the first packet of the guest is still to come out of the destination's device, for a while after the end.
+fn awaits_packet(live: &Live, now_ns: u64) -> bool {
+    const PATIENCE_NS: u64 = 5_000_000_000;
+    let Life::Finished { ended_ns, .. } = live.life else { return false };
+    let completed = live.outcome.as_ref().is_some_and(|(found, _)| *found == Outcome::Completed);
+    let taps = live.end(Role::Destination).map(|end| end.taps.as_slice()).unwrap_or_default();
+    let silent = !taps.is_empty() && taps.iter().all(|reading| reading.tap.packets == 0);
+    completed && silent && now_ns.saturating_sub(ended_ns) < PATIENCE_NS
+}
+
+fn watch_taps(pid: u32, world: &mut impl World) -> Vec<TapReading> {
+    let watched = world.watch_taps(pid).into_iter();
+    watched.map(|key| TapReading { key, tap: Tap::default() }).collect()
 }
 
 fn own_work(reading: &ProcessReading) -> OwnWork {

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, net::SocketAddr};
 
 use dwcp_observer_ebpf::{
+    netdev::{Tap, TapKey},
     process::FlowOverflow,
     sched::{CpuTimes, SchedTotals},
     tcp::{FLOW_ACTIVE_OPEN, FLOW_FIN_SENT, FLOW_FOUND_OPEN, FLOW_PASSIVE_OPEN, Payload, Snapshot},
@@ -45,6 +46,12 @@ impl World for Proc {
     }
     fn phases(&mut self, _pid: u32) -> Option<Coverage> {
         Some(Coverage::Unprobed("no functions here".to_owned()))
+    }
+    fn watch_taps(&mut self, _pid: u32) -> Vec<TapKey> {
+        Vec::new()
+    }
+    fn tap(&self, _key: TapKey) -> Option<Tap> {
+        None
     }
     fn quota_throttled_ns(&mut self, _pid: u32) -> Option<u64> {
         None

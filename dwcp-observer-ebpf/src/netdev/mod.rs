@@ -1,0 +1,43 @@
+//! Packets that guests send through their tap devices, while a migration runs.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC, helpers::generated::bpf_ktime_get_ns, macros::map, maps::HashMap,
+};
+use dwcp_observer_ebpf::netdev::{MAX_TAPS, Tap, TapKey};
+
+use crate::{
+    access::{Access, DEV_NAME, DEV_NET, NET_INUM, SKB_DEV, SKB_PROTOCOL},
+    counters::add,
+};
+
+/// Filled by the agent with the devices of migrating guests.
+#[map]
+static TAPS: HashMap<TapKey, Tap> = HashMap::with_max_entries(MAX_TAPS, BPF_F_NO_PREALLOC);
+
+/// `netif_receive_skb_entry(const struct sk_buff *skb)`: what tap devices hand to the stack (`tun_get_user`, also from vhost), and
+/// not what hardware receives, which comes by NAPI.
+#[inline(always)]
+pub unsafe fn on_receive<A: Access>(skb: *const u8) {
+    let device: *const u8 = A::read(skb, SKB_DEV.load());
+    if device.is_null() {
+        return;
+    }
+    let net: *const u8 = A::read(device, DEV_NET.load());
+    if net.is_null() {
+        return;
+    }
+    let name = DEV_NAME.load();
+    let key = TapKey {
+        name: [A::read(device, name), A::read(device, name + 8)],
+        netns: A::read(net, NET_INUM.load()),
+        reserved: 0,
+    };
+    let Some(tap) = TAPS.get_ptr_mut(&key) else { return };
+    let now = bpf_ktime_get_ns();
+    if (*tap).first_ns == 0 {
+        (*tap).first_ns = now;
+        (*tap).first_protocol = u32::from(u16::from_be(A::read(skb, SKB_PROTOCOL.load())));
+    }
+    (*tap).last_ns = now;
+    add(&raw mut (*tap).packets, 1);
+}

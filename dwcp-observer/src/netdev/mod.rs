@@ -1,0 +1,122 @@
+//! Tap devices of guests: when the first packet came out of a destination.
+
+use std::{io, path::Path};
+
+use dwcp_observer_ebpf::netdev::{Tap, TapKey};
+
+/// Descriptors that are looked at for tap devices.
+const MAX_FDS: usize = 1024;
+/// Length of a device name, with its NUL (`IFNAMSIZ`).
+const NAME_LEN: usize = 16;
+
+/// A watched device and what it has carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TapReading {
+    /// Which.
+    pub key: TapKey,
+    /// Packets so far.
+    pub tap: Tap,
+}
+
+/// Kinds of a guest's first packet at its destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FirstPacket {
+    /// QEMU's own announcement of the guest (RFC 903).
+    Rarp,
+    /// The guest, or QEMU for it, asks or tells an address.
+    Arp,
+    /// Anything else.
+    Other,
+}
+
+impl FirstPacket {
+    /// From an EtherType.
+    #[must_use]
+    pub const fn of(protocol: u32) -> Self {
+        match protocol {
+            0x8035 => Self::Rarp,
+            0x0806 => Self::Arp,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The tap devices that a process holds open, in its own network namespace; empty when it has none or is gone.
+#[must_use]
+pub fn taps_of(pid: u32) -> Vec<TapKey> {
+    let root = Path::new("/proc").join(pid.to_string());
+    let Ok(netns) = netns_of(&root) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(root.join("fdinfo")) else { return Vec::new() };
+    let mut keys: Vec<TapKey> = entries
+        .take(MAX_FDS)
+        .flatten()
+        .filter(|entry| {
+            let fd = root.join("fd").join(entry.file_name());
+            std::fs::read_link(fd).is_ok_and(|target| target == Path::new("/dev/net/tun"))
+        })
+        .filter_map(|entry| key_of(&std::fs::read_to_string(entry.path()).ok()?, netns))
+        .collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+fn netns_of(root: &Path) -> io::Result<u32> {
+    use std::os::unix::fs::MetadataExt as _;
+    let inode = std::fs::metadata(root.join("ns/net"))?.ino();
+    u32::try_from(inode).map_err(io::Error::other)
+}
+
+/// The device of a descriptor, from the `iff:` line that tun adds to `fdinfo` (`tun_chr_show_fdinfo`).
+fn key_of(fdinfo: &str, netns: u32) -> Option<TapKey> {
+    let name = fdinfo.lines().find_map(|line| line.strip_prefix("iff:"))?.trim();
+    if name.is_empty() || name.len() >= NAME_LEN {
+        return None;
+    }
+    let mut bytes = [0u8; NAME_LEN];
+    bytes.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+    let half = |at: usize| {
+        let half: [u8; 8] =
+            std::array::from_fn(|index| bytes.get(at + index).copied().unwrap_or(0));
+        u64::from_ne_bytes(half)
+    };
+    Some(TapKey { name: [half(0), half(8)], netns, reserved: 0 })
+}
+
+/// The name of a device as text.
+#[must_use]
+pub fn name_of(key: &TapKey) -> String {
+    let bytes: Vec<u8> = key.name.iter().flat_map(|half| half.to_ne_bytes()).collect();
+    let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_names_its_device() {
+        let key = key_of("pos:\t0\nflags:\t0104002\nmnt_id:\t25\niff:\ttap12\n", 7).unwrap();
+        assert_eq!((name_of(&key).as_str(), key.netns), ("tap12", 7));
+        let longest = key_of("iff:\tabcdefghijklmno\n", 7).unwrap();
+        assert_eq!(name_of(&longest), "abcdefghijklmno");
+        for odd in ["", "iff:\t\n", "iff:\tabcdefghijklmnop\n", "pos:\t0\n"] {
+            assert_eq!(key_of(odd, 7), None, "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn a_process_without_a_tap_has_none() {
+        assert_eq!(taps_of(std::process::id()), []);
+        assert_eq!(taps_of(u32::MAX), []);
+    }
+
+    #[test]
+    fn first_packets_have_names() {
+        assert_eq!(FirstPacket::of(0x8035), FirstPacket::Rarp);
+        assert_eq!(FirstPacket::of(0x0806), FirstPacket::Arp);
+        assert_eq!(FirstPacket::of(0x0800), FirstPacket::Other);
+    }
+}
