@@ -2,6 +2,10 @@ use std::{net::TcpListener, thread::JoinHandle};
 
 use clap::Parser as _;
 
+use std::io::Read as _;
+
+use serde_json::Value;
+
 use super::*;
 use crate::{
     http::{HttpLimits, ServerHandle, bind, serve},

@@ -1,6 +1,8 @@
 //! The command line.
 
 mod check;
+pub mod client;
+pub mod join;
 pub mod migrations;
 mod run;
 mod table;
@@ -32,6 +34,7 @@ enum Command {
     /// Show what this host can measure, or check a configuration file
     Check(check::CheckArgs),
     Migrations(migrations::MigrationsArgs),
+    Join(join::JoinArgs),
 }
 
 /// Settings that a flag may override; the configuration file gives the rest.
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Migrations(args) => migrations::run(&args),
+        Command::Join(args) => join::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("dwcp-observer: {}", one_line(&error));

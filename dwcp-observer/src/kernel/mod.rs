@@ -28,7 +28,10 @@ pub use self::load::{LoadError, LoadOptions};
 use self::sys::{Mapped, peek, poke};
 use crate::{
     netdev,
-    phase::attach::{Attacher, Coverage},
+    phase::{
+        self, FUNCTIONS,
+        attach::{Attacher, Coverage},
+    },
     publish::{MapUse, ProbeStatus},
     sched::{self, ThreadReading},
     tcp::{self, Clock, FlowReading},
@@ -262,13 +265,16 @@ impl Kernel {
         for field in &loaded.missing_fields {
             log::warn!("this kernel has no {field}: what rests on it is missing from the output");
         }
+        let mut ebpf = loaded.ebpf;
+        let mut probes = loaded.probes;
+        probes.extend(phase::attach::load(&mut ebpf));
         let mut kernel = Self {
-            ebpf: loaded.ebpf,
+            ebpf,
             _links: loaded.links,
             on_demand: loaded.on_demand,
             demanded: Vec::new(),
             watched: BTreeSet::new(),
-            probes: loaded.probes,
+            probes,
             maps: loaded.prepared,
             jiffy_ns: jiffy_ns(),
             filters: true,
@@ -333,7 +339,19 @@ impl Kernel {
 
     /// Probes the phase functions of a process' executable, if that has not been done. `None` when the process is gone.
     pub fn probe_phases(&mut self, pid: u32) -> Option<Coverage> {
-        self.phases.attach(&mut self.ebpf, pid)
+        let coverage = self.phases.attach(&mut self.ebpf, pid);
+        self.mark_phases();
+        coverage
+    }
+
+    /// Whether the phase functions of some executable are probed.
+    fn mark_phases(&mut self) {
+        let attached = self.phases.is_attached();
+        for function in FUNCTIONS {
+            for probe in self.probes.iter_mut().filter(|probe| probe.probe == function.place) {
+                probe.attached = attached && probe.rung.is_some();
+            }
+        }
     }
 
     /// Adopts a process that was recognised by other means than its name.
@@ -506,6 +524,7 @@ impl Kernel {
             && peek!(record, state) == SLOT_CLOSED
         {
             self.phases.detach(peek!(record, tgid));
+            self.mark_phases();
             let generation = peek!(record, generation);
             poke!(record, generation, generation.wrapping_add(1));
             poke!(record, state, SLOT_FREE);

@@ -11,7 +11,7 @@ use super::{
     machine::Life,
     phases::{self, Span},
     record::{
-        Blackout, BlackoutParts, ByMethod, Bytes, CongestionTimes, End, Migration,
+        Blackout, BlackoutParts, ByMethod, Bytes, CongestionTimes, End, Evidence, Migration,
         MigratorStateChange, NetworkBlackout, Outcome, Phase, Postcopy, Role, Round,
         SocketCounters, State, StateChange, Stream, Thread, ThreadRole, Transport,
     },
@@ -19,6 +19,7 @@ use super::{
 use crate::{
     identify::roles::stream_role,
     netdev::{self, FirstPacket},
+    phase::attach::Coverage,
     process::vm_from_cmdline,
     publish::Path,
     tcp::state_name,
@@ -93,9 +94,51 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
         streams,
         streams_without_detail: live.roles().next().map_or(0, |(_, end)| end.overflow_here().flows),
         threads: live.roles().flat_map(|(role, end)| threads(role, end)).collect(),
-        evidence: live.evidence.iter().cloned().chain(endings).collect(),
+        evidence: live.evidence.iter().cloned().chain(methods(live)).chain(endings).collect(),
         history: None,
     }
+}
+
+/// What the blackout and the phases of each end rest on.
+fn methods(live: &Live) -> Vec<Evidence> {
+    let mut evidence = Vec::new();
+    let mut say = |kind: &str, detail: String| {
+        evidence.push(Evidence { kind: kind.to_owned(), detail, weight: None });
+    };
+    for (role, end) in live.roles() {
+        let role = role.as_str();
+        match &end.coverage {
+            Some(Coverage::Probed { version, missing }) => {
+                let version = version.map_or_else(String::new, |found| {
+                    format!(" of QEMU {}.{}", found.major, found.minor)
+                });
+                let lacks = match missing.as_slice() {
+                    [] => String::new(),
+                    some => format!(", without {}", some.join(", ")),
+                };
+                say(
+                    "phase_functions",
+                    format!("functions{version} are probed at the {role}{lacks}"),
+                );
+            }
+            Some(Coverage::Unprobed(reason)) => say(
+                "vcpu_scheduling",
+                format!(
+                    "the {role}'s executable {reason}: its guest CPUs are followed in the scheduler alone"
+                ),
+            ),
+            None => {}
+        }
+        if let Some(how) = end.guest_cpus_found {
+            say(
+                "vcpu",
+                format!(
+                    "guest CPUs of the {role} were found {how}, their threads have no telling names"
+                ),
+            );
+        }
+    }
+    evidence
 }
 
 /// The labels under which a migration's blackout is counted.

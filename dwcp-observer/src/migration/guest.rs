@@ -56,7 +56,7 @@ fn choose(
     let known = |instants: Instants| {
         (instants.stopped_ns.is_some() || instants.started_ns.is_some()).then_some(instants)
     };
-    let probed = live.ends.iter().any(|end| end.probed());
+    let probed = live.ends.iter().any(EndState::probed);
     if !probed {
         return known(scheduling).map(|instants| (Method::VcpuScheduling, instants));
     }

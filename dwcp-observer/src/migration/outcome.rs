@@ -154,8 +154,8 @@ fn decide(ending: &Ending) -> Outcome {
 mod tests {
     use super::*;
 
-    fn end(state: Option<MigratorState>) -> Option<EndEnding> {
-        Some(EndEnding { state, ..EndEnding::default() })
+    fn end(state: Option<MigratorState>) -> EndEnding {
+        EndEnding { state, ..EndEnding::default() }
     }
 
     fn orderly() -> Ending {
@@ -200,15 +200,19 @@ mod tests {
             (None, Some(S::Failed), Outcome::Unknown),
             (None, Some(S::Completed), Outcome::Completed),
         ] {
-            let ending = Ending { source: end(source), destination: end(destination), ..orderly() };
+            let ending = Ending {
+                source: Some(end(source)),
+                destination: Some(end(destination)),
+                ..orderly()
+            };
             assert_eq!(outcome(&ending).0, expected, "{source:?} {destination:?}");
         }
-        let alone = Ending { source: end(Some(S::Completed)), ..orderly() };
+        let alone = Ending { source: Some(end(Some(S::Completed))), ..orderly() };
         assert_eq!(outcome(&alone).0, Outcome::Completed);
         assert!(alone.is_settled());
         let still_loading = Ending {
-            source: end(Some(S::Completed)),
-            destination: end(Some(S::Active)),
+            source: Some(end(Some(S::Completed))),
+            destination: Some(end(Some(S::Active))),
             ..orderly()
         };
         assert_eq!(outcome(&still_loading).0, Outcome::Unknown);
@@ -226,7 +230,7 @@ mod tests {
             })
         };
         let killed = Ending {
-            source: end(Some(MigratorState::Active)),
+            source: Some(end(Some(MigratorState::Active))),
             destination: died(MigratorState::Active, false),
             ..orderly()
         };
@@ -255,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_destination_alone_tells_a_break_from_a_possible_cancel() {
-        let closed = Ending { destination: end(Some(MigratorState::Failed)), ..orderly() };
+        let closed = Ending { destination: Some(end(Some(MigratorState::Failed))), ..orderly() };
         assert_eq!(outcome(&closed).0, Outcome::Unknown);
         let reset = Ending { reset: 1, ..closed };
         assert_eq!(outcome(&reset).0, Outcome::Failed);

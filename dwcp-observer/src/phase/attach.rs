@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::PathBuf};
 use aya::{
     Ebpf,
     programs::{
-        Program, ProgramError,
+        ProbeKind, Program, ProgramError,
         uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope},
     },
 };
@@ -15,6 +15,7 @@ use super::{
     binary::{self, BinaryError, FileId},
     states::Version,
 };
+use crate::publish::ProbeStatus;
 
 /// Executables that are probed at the same time; beyond, the scheduler's method measures alone.
 const MAX_BINARIES: usize = 64;
@@ -37,7 +38,6 @@ pub enum Coverage {
 #[derive(Debug, Default)]
 pub struct Attacher {
     binaries: HashMap<FileId, Probed>,
-    loaded: bool,
 }
 
 #[derive(Debug)]
@@ -66,10 +66,6 @@ impl Attacher {
                 "{MAX_BINARIES} other executables are probed already"
             )));
         }
-        if !self.loaded {
-            load(ebpf);
-            self.loaded = true;
-        }
         let mut links = Vec::new();
         let coverage = match place(ebpf, &path, &mut links) {
             Ok(coverage) => coverage,
@@ -91,25 +87,36 @@ impl Attacher {
         });
     }
 
-    /// Number of probed executables.
+    /// Whether some executable is probed.
     #[must_use]
-    pub fn binaries(&self) -> usize {
-        self.binaries.len()
+    pub fn is_attached(&self) -> bool {
+        self.binaries.values().any(|probed| matches!(probed.coverage, Coverage::Probed { .. }))
     }
 }
 
-fn load(ebpf: &mut Ebpf) {
-    for function in FUNCTIONS {
-        if let Some(Program::UProbe(program)) = ebpf.program_mut(function.program)
-            && let Err(error) = program.load()
-        {
-            log::warn!(
-                "{} does not load, so this is missing: {}: {error}",
-                function.program,
-                function.purpose
-            );
+/// Loads the programs, which are attached when a migrator appears. One row per place, as for the hooks of the ladder.
+pub fn load(ebpf: &mut Ebpf) -> Vec<ProbeStatus> {
+    let rows = FUNCTIONS.iter().map(|function| {
+        let (rung, loaded) = match ebpf.program_mut(function.program) {
+            Some(Program::UProbe(program)) => {
+                let rung = match program.kind() {
+                    ProbeKind::Entry => "uprobe",
+                    ProbeKind::Return => "uretprobe",
+                };
+                (rung, program.load().map_err(|error| error.to_string()))
+            }
+            _ => ("uprobe", Err("not in the object".to_owned())),
+        };
+        ProbeStatus {
+            probe: function.place,
+            purpose: function.purpose,
+            required: false,
+            rung: loaded.is_ok().then_some(rung),
+            attached: false,
+            reason: loaded.err(),
         }
-    }
+    });
+    rows.collect()
 }
 
 fn place(

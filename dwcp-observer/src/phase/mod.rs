@@ -10,11 +10,13 @@ pub mod timeline;
 
 use dwcp_observer_ebpf::phase::{Mark, MarkKind};
 
-/// A phase function and the program that marks it.
+/// A place in a phase function and the program that marks it.
 #[derive(Debug)]
 pub struct Function {
     /// Exported symbol.
     pub symbol: &'static str,
+    /// The place as probes are named in metrics and in `check`.
+    pub place: &'static str,
     /// eBPF program: a uprobe, or a uretprobe.
     pub program: &'static str,
     /// What it tells.
@@ -24,8 +26,14 @@ pub struct Function {
 }
 
 macro_rules! functions {
-    ($($symbol:literal => $program:literal, $required:literal, $purpose:literal;)*) => {
-        &[$(Function { symbol: $symbol, program: $program, purpose: $purpose, required: $required },)*]
+    ($($symbol:literal $($return:literal)? => $program:literal, $required:literal, $purpose:literal;)*) => {
+        &[$(Function {
+            symbol: $symbol,
+            place: concat!("qemu:", $symbol $(, $return)?),
+            program: $program,
+            purpose: $purpose,
+            required: $required,
+        },)*]
     };
 }
 
@@ -33,16 +41,16 @@ macro_rules! functions {
 pub const FUNCTIONS: &[Function] = functions! {
     "migrate_set_state" => "qemu_state", true, "states of the migration";
     "runstate_set" => "qemu_runstate", true, "tells a migration's stop from an operator's";
-    "pause_all_vcpus" => "qemu_pause", true, "the guest is stopped";
-    "pause_all_vcpus" => "qemu_paused", true, "the guest stands still";
+    "pause_all_vcpus" => "qemu_pause", true, "the guest is to stop";
+    "pause_all_vcpus" ":return" => "qemu_paused", true, "the guest stands still";
     "resume_all_vcpus" => "qemu_resume", true, "the guest runs";
     "memory_global_dirty_log_sync" => "qemu_sync", false, "rounds over RAM";
     "qemu_savevm_state_complete_precopy" => "qemu_last_pass", false, "begin of the last pass over RAM";
-    "qemu_savevm_state_complete_precopy" => "qemu_sent", false, "end of sending";
+    "qemu_savevm_state_complete_precopy" ":return" => "qemu_sent", false, "end of sending";
     "qemu_savevm_state_complete_precopy_non_iterable" => "qemu_device", false, "begin of the device state";
     "cpu_synchronize_all_post_init" => "qemu_loaded", false, "device state is loaded";
-    "migration_rate_limit" => "qemu_limit", false, "time in the rate limiter";
-    "migration_rate_limit" => "qemu_limited", false, "time in the rate limiter";
+    "migration_rate_limit" => "qemu_limit", false, "begin of a stay in the rate limiter";
+    "migration_rate_limit" ":return" => "qemu_limited", false, "end of a stay in the rate limiter";
     "migrate_send_rp_req_pages" => "qemu_page", false, "page requests of a postcopy destination";
 };
 
