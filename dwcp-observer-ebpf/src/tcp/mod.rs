@@ -225,6 +225,7 @@ unsafe fn refresh<A: Access>(sk: *const u8, tp: *const u8, tag: &mut FlowTag, at
         tag.flags |= opener(&(*flow).event, tag.flags);
     }
     (*flow).flags = tag.flags;
+    (*flow).arrived_us = tag.arrived_us;
 }
 
 #[inline(always)]

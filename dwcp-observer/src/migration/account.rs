@@ -55,7 +55,7 @@ fn settle(live: &mut Live, observation: &Observation, totals: &mut Totals) {
         return;
     }
     let since_ns = observation.now_ns.saturating_sub(ended_ns);
-    let ending = ending(live, observation.now_ns);
+    let ending = ending(live, observation.now_ns, since_ns >= SETTLE_NS);
     // A destination that still loads what the source has sent: that is to be waited for, within reason.
     let patience_ns = if is_loading(live) { LOADING_NS } else { SETTLE_NS };
     if since_ns < patience_ns && !ending.is_settled() {
@@ -277,8 +277,8 @@ fn error_type(errno: u32, resets: u32) -> Option<ErrorType> {
     }
 }
 
-/// What is known at the end.
-fn ending(live: &Live, now_ns: u64) -> Ending {
+/// What is known at the end; `rested`: long enough ago for a running guest to have used its CPUs.
+fn ending(live: &Live, now_ns: u64, rested: bool) -> Ending {
     let mut ending = Ending::default();
     let sender = live.end(Role::Source).or_else(|| live.ends.first());
     for flow in sender.into_iter().flat_map(|end| end.flows.values()) {
@@ -304,7 +304,7 @@ fn ending(live: &Live, now_ns: u64) -> Ending {
                 Role::Source => end.timeline.ran_on.is_some() && end.timeline.stop.is_none(),
                 Role::Destination => end.timeline.resumed_ns.is_some(),
             },
-            ran_after: vcpu_time_after_end(end),
+            ran_after: vcpu_time_after_end(end).filter(|_| rested),
             died: death(live, end),
         });
         match role {

@@ -37,7 +37,7 @@ pub fn felt(live: &Live, now_ns: u64) -> Option<Felt> {
         by_scheduling(live, source, destination, now_ns)
     };
     let (method, instants) = choose(live, functions, scheduling, now_ns)?;
-    let edges = edges(source, destination);
+    let edges = edges(source, destination, instants.started_ns);
     let breakdown = match (instants.stopped_ns, instants.started_ns) {
         (Some(stopped), Some(started)) if started >= stopped && !ran_on_at_source => {
             Some(Breakdown::split(stopped, started, edges))
@@ -111,14 +111,21 @@ fn guest_cpus(end: &EndState) -> Vec<CpuTimes> {
         .collect()
 }
 
-fn edges(source: Option<&EndState>, destination: Option<&EndState>) -> Edges {
+fn edges(
+    source: Option<&EndState>,
+    destination: Option<&EndState>,
+    started_ns: Option<u64>,
+) -> Edges {
     let at = |moment: Option<crate::phase::timeline::Moment>| moment.map(|moment| moment.at_ns);
     let loaded = destination.and_then(|end| end.timeline.loaded_ns);
     Edges {
         last_pass: source.and_then(|end| at(end.timeline.last_pass)),
         device: source.and_then(|end| at(end.timeline.device)),
         sent: source.and_then(|end| at(end.timeline.sent)),
-        received: destination.and_then(last_arrival),
+        // Postcopy goes on to send: when the last of the device state came is not known then.
+        received: destination
+            .and_then(last_arrival)
+            .filter(|arrived| started_ns.is_none_or(|started| *arrived <= started)),
         loaded,
     }
 }

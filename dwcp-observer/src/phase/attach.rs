@@ -17,8 +17,9 @@ use super::{
 };
 use crate::publish::ProbeStatus;
 
-/// Executables that are probed at the same time; beyond, the scheduler's method measures alone.
-const MAX_BINARIES: usize = 64;
+/// Executables that are probed at the same time; beyond, the scheduler's method measures alone. Few, since the observer's exit waits
+/// for each of their probes: see [`Attacher::evict`].
+const MAX_BINARIES: usize = 8;
 
 /// What is known of a process' phase functions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub struct Attacher {
 struct Probed {
     coverage: Coverage,
     /// Dropping them detaches.
-    _links: Vec<UProbeLink>,
+    links: Vec<UProbeLink>,
     /// Processes that run it.
     pids: Vec<u32>,
 }
@@ -61,7 +62,7 @@ impl Attacher {
             }
             return Some(probed.coverage.clone());
         }
-        if self.binaries.len() >= MAX_BINARIES {
+        if self.binaries.len() >= MAX_BINARIES && !self.evict() {
             return Some(Coverage::Unprobed(format!(
                 "{MAX_BINARIES} other executables are probed already"
             )));
@@ -73,18 +74,30 @@ impl Attacher {
             Err(BinaryError::Read(_)) if binary::identify(&path).ok() != Some(id) => return None,
             Err(error) => Coverage::Unprobed(error.to_string()),
         };
-        self.binaries
-            .insert(id, Probed { coverage: coverage.clone(), _links: links, pids: vec![pid] });
+        self.binaries.insert(id, Probed { coverage: coverage.clone(), links, pids: vec![pid] });
         Some(coverage)
     }
 
-    /// A process is gone: the probes of an executable that nobody runs any more are removed.
+    /// A process is gone. The probes of its executable stay, for the next process that runs it.
     pub fn detach(&mut self, pid: u32) {
-        self.binaries.retain(|_, probed| {
-            let ran = probed.pids.contains(&pid);
+        for probed in self.binaries.values_mut() {
             probed.pids.retain(|known| *known != pid);
-            !ran || !probed.pids.is_empty()
-        });
+        }
+    }
+
+    /// Makes room by an executable that nobody runs any more. True when there was one.
+    ///
+    /// Removing a uprobe waits for grace periods of the kernel under a lock (`perf_uprobe_destroy`, `event_mutex`): 100 ms for each
+    /// on Linux 6.18, one after the other. The cycle does not wait for that.
+    fn evict(&mut self) -> bool {
+        let unused = self.binaries.iter().find(|(_, probed)| probed.pids.is_empty());
+        let Some(id) = unused.map(|(id, _)| *id) else { return false };
+        let Some(Probed { links, .. }) = self.binaries.remove(&id) else { return false };
+        let detach = std::thread::Builder::new().name("detach".to_owned());
+        if let Err(error) = detach.spawn(move || drop(links)) {
+            log::debug!("probes are removed at once: {error}");
+        }
+        true
     }
 
     /// Whether some executable is probed.

@@ -176,6 +176,14 @@ fn a_stall_is_called_within_three_seconds_wherever_it_begins() {
 }
 
 #[test]
+fn a_hiccup_of_less_than_a_second_and_a_half_is_no_stall() {
+    let mut judge = after(4, &clean());
+    judge.judge(&plain(30 * MB, 0.1, 1.0));
+    assert_ne!(judge.judge(&plain(0, 0.0, 1.0)).state, Health::Stalled);
+    assert_eq!(judge.judge(&clean()).state, Health::Healthy);
+}
+
+#[test]
 fn cpu_starvation_by_neighbours_and_by_quota() {
     let neighbours = plain(20 * MB, 0.1, 0.2).source(|source| {
         source.threads[0].run_queue_wait_seconds = 0.85;
