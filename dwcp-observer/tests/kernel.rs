@@ -32,6 +32,7 @@ fn options(rungs: Allowed) -> LoadOptions {
         max_processes: 8,
         rungs,
         btf_path: None,
+        phase_functions: true,
         log_lifecycle: false,
     }
 }

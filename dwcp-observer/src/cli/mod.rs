@@ -146,6 +146,7 @@ fn load_options(config: &Config) -> crate::kernel::LoadOptions {
         max_processes: config.limits.max_processes,
         rungs: crate::cycle::allowed(config.probes.rung),
         btf_path: config.probes.btf_path.clone(),
+        phase_functions: config.probes.phase_functions,
         log_lifecycle: config.log_level >= LogLevel::Debug,
     }
 }

@@ -155,7 +155,7 @@ impl Default for Limits {
 }
 
 /// How the kernel is watched.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Probes {
     /// Which attach rung is used.
@@ -164,6 +164,19 @@ pub struct Probes {
     pub btf_path: Option<PathBuf>,
     /// Whether the kernel times each program's runs.
     pub program_stats: ProgramStats,
+    /// Whether a migrator's own phase functions are probed (uprobes); without, guest CPUs in the scheduler tell the blackout alone.
+    pub phase_functions: bool,
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        Self {
+            rung: Rung::default(),
+            btf_path: None,
+            program_stats: ProgramStats::default(),
+            phase_functions: true,
+        }
+    }
 }
 
 /// Which attach rung is used.

@@ -10,12 +10,12 @@ use crate::{
 
 const GIGABYTE: f64 = 1e9;
 
-/// The body. Throughput is in GB/s (1e9 bytes per second): `current_gbps` is the sum of the rates of the active
+/// The body. Latency is the blackout, in ms, over the finished records still held with both instants known. Throughput is in GB/s (1e9 bytes per second): `current_gbps` is the sum of the rates of the active
 /// migrations; `average_gbps` the mean over the finished records still held, each with its bytes over its duration;
 /// `max_gbps` the highest of all these single figures. What was not measured is missing.
 pub(super) fn summary(published: Option<&Published>, now: Timestamp) -> Value {
     let mut body = json!({
-        "latency": { "reason": "blackout is not measured by this version" },
+        "latency": {},
         "throughput": {},
         "timestamp": now.to_string(),
     });
@@ -31,6 +31,26 @@ pub(super) fn summary(published: Option<&Published>, now: Timestamp) -> Value {
         .filter(|record| record.state == State::Finished && record.duration_seconds > 0.0)
         .map(|record| transferred(record) as f64 / record.duration_seconds)
         .collect();
+    let mut blackouts: Vec<f64> = records()
+        .filter(|record| record.state == State::Finished)
+        .filter_map(|record| record.blackout.as_ref()?.seconds)
+        .map(|seconds| seconds * 1e3)
+        .collect();
+    blackouts.sort_by(f64::total_cmp);
+    if let Some(max) = blackouts.last() {
+        let percentile = |percent: usize| {
+            // Nearest rank, as in the contract.
+            let rank = (blackouts.len() * percent).div_ceil(100).saturating_sub(1);
+            blackouts.get(rank).copied()
+        };
+        body["latency"] = json!({
+            "p50_ms": percentile(50),
+            "p95_ms": percentile(95),
+            "p99_ms": percentile(99),
+            "avg_ms": blackouts.iter().sum::<f64>() / blackouts.len() as f64,
+            "max_ms": max,
+        });
+    }
     if !current.is_empty() {
         body["throughput"]["current_gbps"] = json!(current.iter().sum::<f64>() / GIGABYTE);
     }

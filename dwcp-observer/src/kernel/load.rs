@@ -36,6 +36,8 @@ pub struct LoadOptions {
     pub rungs: Allowed,
     /// BTF of the running kernel, when it is not in the usual place.
     pub btf_path: Option<PathBuf>,
+    /// Whether phase functions are probed.
+    pub phase_functions: bool,
     /// Whether the kernel side writes lifecycle lines to the log.
     pub log_lifecycle: bool,
 }

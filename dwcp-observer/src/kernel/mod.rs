@@ -158,7 +158,8 @@ pub struct Kernel {
     jiffy_ns: u64,
     /// Whether this kernel's iterators take a process filter (6.1 and later).
     filters: bool,
-    phases: Attacher,
+    /// `None`: the configuration leaves phase functions alone.
+    phases: Option<Attacher>,
 }
 
 /// The maps that the agent works with.
@@ -267,7 +268,9 @@ impl Kernel {
         }
         let mut ebpf = loaded.ebpf;
         let mut probes = loaded.probes;
-        probes.extend(phase::attach::load(&mut ebpf));
+        if options.phase_functions {
+            probes.extend(phase::attach::load(&mut ebpf));
+        }
         let mut kernel = Self {
             ebpf,
             _links: loaded.links,
@@ -278,7 +281,7 @@ impl Kernel {
             maps: loaded.prepared,
             jiffy_ns: jiffy_ns(),
             filters: true,
-            phases: Attacher::default(),
+            phases: options.phase_functions.then(Attacher::default),
         };
         kernel.sweep_tasks();
         kernel.sweep_sockets(None);
@@ -339,14 +342,17 @@ impl Kernel {
 
     /// Probes the phase functions of a process' executable, if that has not been done. `None` when the process is gone.
     pub fn probe_phases(&mut self, pid: u32) -> Option<Coverage> {
-        let coverage = self.phases.attach(&mut self.ebpf, pid);
+        let Some(phases) = &mut self.phases else {
+            return Some(Coverage::Unprobed("is not probed, by the configuration".to_owned()));
+        };
+        let coverage = phases.attach(&mut self.ebpf, pid);
         self.mark_phases();
         coverage
     }
 
     /// Whether the phase functions of some executable are probed.
     fn mark_phases(&mut self) {
-        let attached = self.phases.is_attached();
+        let attached = self.phases.as_ref().is_some_and(Attacher::is_attached);
         for function in FUNCTIONS {
             for probe in self.probes.iter_mut().filter(|probe| probe.probe == function.place) {
                 probe.attached = attached && probe.rung.is_some();
@@ -523,8 +529,9 @@ impl Kernel {
         if let Some(record) = self.maps.processes.records.slot(slot)
             && peek!(record, state) == SLOT_CLOSED
         {
-            self.phases.detach(peek!(record, tgid));
-            self.mark_phases();
+            if let Some(phases) = &mut self.phases {
+                phases.detach(peek!(record, tgid));
+            }
             let generation = peek!(record, generation);
             poke!(record, generation, generation.wrapping_add(1));
             poke!(record, state, SLOT_FREE);

@@ -7,7 +7,9 @@ const NOT_SHRUNK: f64 = 0.9;
 /// So many rounds in a row that have not shrunk, ...
 const ROUNDS: usize = 3;
 /// ... and so long: rounds at the end of a healthy migration are short and of any size.
-const LONG_SECONDS: f64 = 1.5;
+const LONG_SECONDS: f64 = 1.0;
+/// At less than this part of the usual rate it is not the guest alone that keeps rounds from shrinking.
+const USUAL: f64 = 0.5;
 
 /// What the rounds tell.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -86,7 +88,7 @@ fn do_not_shrink(finished: &[Pair]) -> bool {
     row().count() >= ROUNDS && row().map(|pair| pair.after.seconds).sum::<f64>() >= LONG_SECONDS
 }
 
-/// Over the last rounds, what the guest dirtied was as much as could be sent in that time, and took as long to send.
+/// Over the last rounds, it took as long to send what the guest dirtied as to dirty it, at about the usual rate.
 fn outrun(pairs: &[Pair], usual_rate: f64) -> bool {
     let (mut dirtied_in, mut sent_in, mut bytes) = (0.0, 0.0, 0.0);
     for pair in pairs.iter().rev() {
@@ -94,8 +96,7 @@ fn outrun(pairs: &[Pair], usual_rate: f64) -> bool {
         sent_in += pair.after.seconds;
         bytes += pair.after.bytes as f64;
         if dirtied_in >= LONG_SECONDS {
-            return sent_in >= NOT_SHRUNK * dirtied_in
-                && bytes >= NOT_SHRUNK * usual_rate * dirtied_in;
+            return sent_in >= NOT_SHRUNK * dirtied_in && bytes >= USUAL * usual_rate * dirtied_in;
         }
     }
     false

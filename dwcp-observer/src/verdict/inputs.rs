@@ -104,7 +104,8 @@ pub struct Thread {
     pub role: ThreadRole,
     /// Time on a CPU.
     pub on_cpu_seconds: f64,
-    /// Time on a run queue.
+    /// Time on a run queue. The kernel adds a wait when it ends, so one that lasts must be added by the reader, or a starved
+    /// thread looks asleep.
     pub run_queue_wait_seconds: f64,
     /// Time off the CPU though runnable: the run-queue wait and what a CPU quota adds.
     pub runnable_off_cpu_seconds: Option<f64>,

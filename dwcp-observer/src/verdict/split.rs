@@ -10,8 +10,11 @@
 //!    With the receiver in sight it is told more exactly. One that reads at once does not close its window: `network`. One that
 //!    is behind sets the pace also in the moments in which the window is just open: all that is outstanding is `receiver`;
 //! 5. asleep while its socket has data outstanding: `network` (congestion window, recovery, RTT, send buffer);
-//! 6. asleep while the main thread wants a CPU, or while the cgroup's CPU quota is used up: `source_cpu`;
-//! 7. the rest: `application`.
+//! 6. asleep while the main thread wants a CPU: `source_cpu`; while the main thread sleeps and another stream's socket is held up
+//!    as in 4 and 5: the same, for the main thread waits there and this one for the main thread (QEMU gives every channel its
+//!    part of a round before it goes on: one blocked channel stops all);
+//! 7. asleep while the cgroup's CPU quota is used up: `source_cpu`;
+//! 8. the rest: `application`.
 //!
 //! The shares are the mean over the sending threads: an idle multifd stream counts as much as a busy one. Chronographs and CPU
 //! times are read a moment apart and are a jiffy coarse: what exceeds the time left is cut.
@@ -85,11 +88,11 @@ pub fn split(second: &Second, source: &Source) -> Split {
         sent_again: sent_again(&source.streams),
         ..Split::default()
     };
-    let senders = senders(&carriers, main);
-    for (tid, streams) in &senders {
+    let longest = HeldUp::longest(&carriers);
+    for (tid, streams) in &senders(&carriers, main) {
         let thread = source.threads.iter().find(|thread| thread.tid == *tid);
         let waits_for = main.filter(|main| main.tid != *tid);
-        let shares = wall(second, source, thread, waits_for, streams);
+        let shares = wall(second, source, thread, waits_for, [HeldUp::longest(streams), longest]);
         for (cause, seconds) in shares.iter() {
             split.fractions[cause] += seconds;
         }
@@ -126,37 +129,68 @@ fn senders<'a>(carriers: &[&'a Stream], main: Option<&Thread>) -> Vec<(u32, Vec<
     senders
 }
 
-/// The second of one sending thread. `waits_for` is the thread that gives it work.
+/// How long a socket had data outstanding, and how much of that its receiver's window was closed.
+#[derive(Clone, Copy)]
+struct HeldUp {
+    busy: f64,
+    rwnd_limited: f64,
+}
+
+impl HeldUp {
+    /// The longest of each among some streams.
+    fn longest(streams: &[&Stream]) -> Self {
+        let longest = |time: fn(&Stream) -> f64| {
+            streams.iter().map(|stream| time(stream)).fold(0.0, f64::max)
+        };
+        Self {
+            busy: longest(|stream| stream.busy_seconds),
+            rwnd_limited: longest(|stream| stream.rwnd_limited_seconds),
+        }
+    }
+
+    /// Time for which the network and the receiver held it up.
+    fn by(self, destination: Option<&Destination>, seconds: f64) -> [(Cause, f64); 2] {
+        let receiver = if destination.is_some_and(|here| here.stopped) {
+            seconds
+        } else if destination.is_some_and(|here| reads_at_once(here, seconds)) {
+            0.0
+        } else if self.rwnd_limited >= BEHIND * self.busy && destination.is_some_and(has_unread) {
+            self.busy
+        } else {
+            self.rwnd_limited
+        };
+        [(Cause::Receiver, receiver), (Cause::Network, self.busy - receiver)]
+    }
+}
+
+/// The second of one sending thread. `waits_for` is the thread that gives it work, `held_up` its own sockets and those of all.
 fn wall(
     second: &Second,
     source: &Source,
     thread: Option<&Thread>,
     waits_for: Option<&Thread>,
-    streams: &[&Stream],
+    held_up: [HeldUp; 2],
 ) -> Fractions {
-    let longest =
-        |time: fn(&Stream) -> f64| streams.iter().map(|stream| time(stream)).fold(0.0, f64::max);
-    let rwnd_limited = longest(|stream| stream.rwnd_limited_seconds);
-    let busy = longest(|stream| stream.busy_seconds);
+    let throttled = source.throttled_seconds.unwrap_or(0.0);
+    let [own, all] = held_up.map(|held_up| held_up.by(second.destination.as_ref(), second.seconds));
     let mut wall = Wall::new(second.seconds);
     if let Some(thread) = thread {
         wall.give(Cause::Sending, thread.on_cpu_seconds);
         wall.give(Cause::SourceCpu, thread.cpu_wait_seconds());
     }
-    wall.give(Cause::Throttled, source.throttled_seconds.unwrap_or(0.0));
-    let destination = second.destination.as_ref();
-    if destination.is_some_and(|destination| destination.stopped) {
-        wall.give(Cause::Receiver, second.seconds);
+    wall.give(Cause::Throttled, throttled);
+    for (cause, seconds) in own {
+        wall.give(cause, seconds);
     }
-    if destination.is_some_and(|here| reads_at_once(here, second.seconds)) {
-        wall.give(Cause::Network, busy);
-    } else if rwnd_limited >= BEHIND * busy && destination.is_some_and(has_unread) {
-        wall.give(Cause::Receiver, busy);
-    } else {
-        wall.give(Cause::Receiver, rwnd_limited);
-        wall.give(Cause::Network, busy - rwnd_limited);
+    if let Some(main) = waits_for {
+        wall.give(Cause::SourceCpu, main.cpu_wait_seconds());
+        let mut sleeps = second.seconds - main.on_cpu_seconds - main.cpu_wait_seconds() - throttled;
+        for ((cause, all), (_, own)) in all.into_iter().zip(own) {
+            let more = (all - own).min(sleeps).max(0.0);
+            wall.give(cause, more);
+            sleeps -= more;
+        }
     }
-    wall.give(Cause::SourceCpu, waits_for.map_or(0.0, Thread::cpu_wait_seconds));
     wall.give(Cause::SourceCpu, source.quota_throttled_seconds.unwrap_or(0.0));
     wall.give(Cause::Application, second.seconds);
     wall.shares

@@ -10,7 +10,7 @@ use super::{
     Cause, Fractions, Health, Verdict,
     converge::{Convergence, convergence},
     eta::{RateEstimate, eta},
-    inputs::{Destination, Phase, Second},
+    inputs::{Destination, Phase, Second, Stream},
     sentence::{self, Figures},
     split::{Split, has_unread, is_length, split},
     streams::balance,
@@ -26,10 +26,13 @@ const ONSET: f64 = 0.25;
 const SLOW: f64 = 0.5;
 /// A cause with more than this share holds the migration back.
 const HELD: f64 = 0.5;
-/// More than this share of time in fast recovery or loss, ...
+/// More than this share of time in fast recovery or loss is a lossy path, ...
 const RECOVERING: f64 = 0.1;
-/// ... with more than this share of segments sent again, is a lossy path. At full CPU speed a veth pair loses up to 1.5 %.
+/// ... and so is more than this share of segments sent again: BBR hardly slows down for it. A link without a limit loses a
+/// little more now and then, when the CPU is the limit.
 const SENT_AGAIN: f64 = 0.02;
+/// From this part of the reference on a receiver that works is as fast as it can.
+const USUAL: f64 = 0.8;
 /// Seconds in a row until `slow` and `stalled`.
 const IN_A_ROW: u32 = 2;
 /// The same when nothing is outstanding and nothing holds the migrator back: it may be at work elsewhere.
@@ -275,7 +278,13 @@ impl Judge {
         let from_usual = |part: f64, rate: Option<f64>| {
             usual.zip(rate).is_some_and(|(usual, rate)| rate < part * usual)
         };
-        let onset = from_usual(ONSET, Some(rate)) && !from_usual(SLOW, self.before);
+        let dropped = from_usual(ONSET, Some(rate)) && !from_usual(SLOW, self.before);
+        let closed = second.source.as_ref().is_some_and(|source| {
+            let closed =
+                |stream: &Stream| stream.in_flight_bytes > 0 && stream.peer_window_bytes == 0;
+            source.streams.iter().any(closed)
+        });
+        let onset = dropped || closed;
         if switching || !begun || !quiet {
             self.quiet = Quiet::default();
         }
@@ -284,7 +293,7 @@ impl Judge {
         }
         self.quiet.count += 1;
         self.quiet.waiting += u32::from(waits(second, split));
-        let part = if quiet { 1.0 } else { 1.0 - rate / usual.unwrap_or(f64::INFINITY) };
+        let part = if quiet { 1.0 } else { 1.0 - (rate / usual.unwrap_or(rate)).min(1.0) };
         self.quiet.seconds += part * second.seconds;
         let at_work = split.is_some_and(|split| split.main_on_cpu.max(split.busiest.1) > HELD)
             || matches!(second.phase, Some(Phase::Setup | Phase::Postcopy));
@@ -325,22 +334,42 @@ fn explanation(second: &Second, fractions: Option<&Fractions>) -> Option<Cause> 
 
 /// Why this second is slow; `None` when it is not.
 fn why_slow(second: &Second, rate: f64, usual: Option<f64>, split: Option<&Split>) -> Option<Slow> {
+    let below = |part: f64| usual.is_some_and(|usual| rate < part * usual);
+    let destination = second.destination.as_ref();
+    let fractions = split.map(|split| split.fractions);
     if let Some(split) = split {
-        let held = [Cause::Receiver, Cause::SourceCpu, Cause::Throttled]
-            .into_iter()
-            .find(|cause| split.fractions[*cause] > HELD);
-        if let Some(cause) = held {
+        let takes_most = |cause: Cause| split.fractions[cause] > HELD;
+        if takes_most(Cause::Receiver)
+            && (below(USUAL)
+                || destination.is_some_and(|here| here.stopped || is_idle(here, second)))
+        {
+            return Some(Slow::Held(Cause::Receiver));
+        }
+        if let Some(cause) =
+            [Cause::SourceCpu, Cause::Throttled].into_iter().find(|c| takes_most(*c))
+        {
             return Some(Slow::Held(cause));
         }
-        if split.recovering > RECOVERING && split.sent_again > SENT_AGAIN {
+        let lossy = split.sent_again > SENT_AGAIN
+            || (split.recovering > RECOVERING && split.sent_again > 0.0);
+        if lossy && !takes_most(Cause::Sending) {
             return Some(Slow::Lossy);
         }
-    } else if second.destination.as_ref().is_some_and(|destination| destination.stopped) {
+        // A thread that works and delivers little skips zero pages, compresses or encrypts: nothing holds it back.
+        let main_works = takes_most(Cause::Application) && split.main_on_cpu > HELD;
+        if takes_most(Cause::Sending) || main_works {
+            return None;
+        }
+    } else if destination.is_some_and(|here| here.stopped) {
         return Some(Slow::Held(Cause::Receiver));
     }
-    // A thread that works and delivers little skips zero pages, compresses or encrypts: nothing holds it back.
-    let at_work =
-        split.is_some_and(|split| split.fractions[Cause::Sending].max(split.main_on_cpu) >= HELD);
-    let low = usual.is_some_and(|usual| rate < SLOW * usual);
-    (low && !at_work).then(|| Slow::Rate(explanation(second, split.map(|split| &split.fractions))))
+    below(SLOW).then(|| Slow::Rate(explanation(second, fractions.as_ref())))
+}
+
+/// Its threads neither work nor want a CPU for most of the time.
+fn is_idle(destination: &Destination, second: &Second) -> bool {
+    destination
+        .threads
+        .iter()
+        .all(|thread| thread.on_cpu_seconds + thread.cpu_wait_seconds() < HELD * second.seconds)
 }
