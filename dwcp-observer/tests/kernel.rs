@@ -21,6 +21,7 @@ use dwcp_observer::{
         ladder::{Allowed, HOOKS, Rung},
         stats,
     },
+    phase::FUNCTIONS,
     tcp::FlowReading,
 };
 use dwcp_observer_ebpf::process::{CommRule, PORT_WORDS};
@@ -67,18 +68,22 @@ fn every_program_of_every_rung_loads_and_attaches() {
     for rung in [Rung::TpBtf, Rung::RawTp] {
         let mut kernel = load(Allowed::Only(rung), &[], &[0; PORT_WORDS]);
         for probe in kernel.probes() {
-            let expected = if HOOKS
-                .iter()
-                .any(|hook| hook.name == probe.probe && hook.programs[0].0 == Rung::Iter)
-            {
-                Rung::Iter
-            } else {
-                rung
+            let hook = HOOKS.iter().find(|hook| hook.name == probe.probe);
+            let expected = match hook.map(|hook| hook.programs) {
+                // One rung, whatever is pinned.
+                Some([(only, _)]) => only.as_str(),
+                Some(_) => rung.as_str(),
+                None if probe.probe.ends_with(":return") => "uretprobe",
+                None => "uprobe",
             };
-            assert_eq!(probe.rung, Some(expected.as_str()), "{}: {:?}", probe.probe, probe.reason);
+            assert_eq!(probe.rung, Some(expected), "{}: {:?}", probe.probe, probe.reason);
         }
         let programs = stats::programs(kernel.ebpf()).unwrap();
-        assert_eq!(programs.len(), HOOKS.len(), "exactly one program per hook is in the kernel");
+        assert_eq!(
+            programs.len(),
+            HOOKS.len() + FUNCTIONS.len(),
+            "exactly one program per hook and phase function is in the kernel"
+        );
         for program in programs {
             println!(
                 "{} {}: {} instructions verified",

@@ -1,6 +1,7 @@
 //! Seconds as real migrations give them, and what is said of them.
 
 mod forecast;
+mod observed;
 mod properties;
 mod scenarios;
 mod words;
