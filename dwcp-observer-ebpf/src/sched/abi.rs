@@ -50,12 +50,17 @@ pub struct Burst {
     pub off_ns: u64,
 }
 
+/// A burst that is shorter only wakes up for a lock, handles a request to stop, or sets registers: no guest code to speak of.
+pub const GUEST_BURST_NS: u64 = 100_000;
+
 /// Bursts that follow each other closely.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Activity {
     /// Begin of the first burst, `CLOCK_MONOTONIC` ns.
-    pub on_ns: u64,
+    pub began_ns: u64,
+    /// Begin of the first finished burst of at least [`GUEST_BURST_NS`]; 0 none yet.
+    pub guest_ns: u64,
     /// End of the last finished burst; 0 while the first runs.
     pub off_ns: u64,
     /// Sum of the finished bursts, ns.
@@ -114,6 +119,8 @@ pub struct Thread {
     pub wakeups: u64,
     /// When it exited, `CLOCK_MONOTONIC` ns; 0 while it lives.
     pub exited_ns: u64,
+    /// Non-zero: at the last sweep it was runnable and not on a CPU. `run_delay` has a wait only once it is over.
+    pub waiting: u64,
     /// Stays on a CPU; kept for guest CPUs and for threads whose role is not known.
     pub cpu: CpuTimes,
 }

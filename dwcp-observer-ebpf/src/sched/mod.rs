@@ -14,15 +14,15 @@ use dwcp_observer_ebpf::{
     hist::{HOST_HIST_RUNQ, Hist, RUNQ_BUCKETS, bucket_of},
     process::COMM_LEN,
     sched::{
-        ACTIVITIES, ACTIVITY_GAP_NS, Activity, BURSTS, Burst, CpuTimes, ROLE_MAIN, ROLE_OTHER,
-        ROLE_STREAM, ROLE_VCPU, ROLES, SchedTotals, Thread,
+        ACTIVITIES, ACTIVITY_GAP_NS, Activity, BURSTS, Burst, CpuTimes, GUEST_BURST_NS, ROLE_MAIN,
+        ROLE_OTHER, ROLE_STREAM, ROLE_VCPU, ROLES, SchedTotals, Thread,
     },
 };
 
 use crate::{
     access::{
-        Access, TASK_COMM, TASK_EXEC, TASK_MOVES, TASK_NIVCSW, TASK_NVCSW, TASK_PCOUNT, TASK_PID,
-        TASK_RUN_DELAY, TASK_START, TASK_TGID, Typed,
+        Access, TASK_COMM, TASK_EXEC, TASK_MOVES, TASK_NIVCSW, TASK_NVCSW, TASK_ON_CPU,
+        TASK_PCOUNT, TASK_PID, TASK_RUN_DELAY, TASK_START, TASK_STATE, TASK_TGID, Typed,
     },
     counters::{add, bump, host_sample_exclusive},
     levels::{self, LEVEL_THREADS},
@@ -125,6 +125,9 @@ pub unsafe fn swept<A: Access>(tag: &TaskTag, task: *const u8, comm: &[u64; 2]) 
     }
     (*thread).comm = core::mem::transmute::<[u64; 2], [u8; COMM_LEN]>(*comm);
     read_totals::<A>(task, bpf_ktime_get_ns(), &raw mut (*thread).swept);
+    let runnable = A::read::<u32>(task, TASK_STATE.load()) == 0;
+    let on_cpu = A::read::<u32>(task, TASK_ON_CPU.load()) != 0;
+    (*thread).waiting = u64::from(runnable && !on_cpu);
 }
 
 /// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next)`, under the run queue's lock.
@@ -214,7 +217,7 @@ unsafe fn arrives<A: Access>(next: *const u8, after_migration: bool, clock: &mut
     if now.wrapping_sub(off_ns) >= ACTIVITY_GAP_NS && (*cpu).activities <= ACTIVITIES as u64 {
         let index = (*cpu).activities as usize;
         if index < ACTIVITIES {
-            (*cpu).first[index] = Activity { on_ns: now, off_ns: 0, cpu_ns: 0 };
+            (*cpu).first[index] = Activity { began_ns: now, guest_ns: 0, off_ns: 0, cpu_ns: 0 };
         }
         (*cpu).activities += 1;
     }
@@ -248,8 +251,13 @@ unsafe fn leave_cpu(cpu: *mut CpuTimes, now: u64) {
     (*cpu).on_ns = 0;
     let index = (*cpu).activities.wrapping_sub(1) as usize;
     if index < ACTIVITIES {
-        (*cpu).first[index].off_ns = now;
-        (*cpu).first[index].cpu_ns += now.wrapping_sub(on_ns);
+        let activity = &raw mut (*cpu).first[index];
+        let length = now.wrapping_sub(on_ns);
+        if (*activity).guest_ns == 0 && length >= GUEST_BURST_NS {
+            (*activity).guest_ns = on_ns;
+        }
+        (*activity).off_ns = now;
+        (*activity).cpu_ns += length;
     }
 }
 

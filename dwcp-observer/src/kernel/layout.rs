@@ -74,6 +74,7 @@ const FIELDS: &[Wanted] = wanted! {
     TASK_NIVCSW: task_struct, "nivcsw";
     TASK_MOVES: task_struct, "se.nr_migrations";
     TASK_EXIT_CODE: task_struct, "exit_code";
+    TASK_ON_CPU: task_struct, "on_cpu";
     SOCKET_SK: socket, "sk";
     SKB_DEV: sk_buff, "dev";
     SKB_PROTOCOL: sk_buff, "protocol";
@@ -113,6 +114,10 @@ impl Globals {
         let width = chrono.map_or(0, |field| field.bit_width);
         values.push(("CHRONO_SHIFT", chrono.map_or(0, |field| field.bit_shift)));
         values.push(("CHRONO_MASK", if width == 0 { 0xff } else { (1 << width) - 1 }));
+        // `state`, a long, until 5.14 (commit 2f064a59a11f); its low half holds all states.
+        let state =
+            btf.field("task_struct", "__state").or_else(|| btf.field("task_struct", "state"));
+        values.push(("TASK_STATE", state.map_or(FIELD_ABSENT, |field| field.offset)));
         values.push((
             "SOCK_DONE_BIT",
             btf.enumerator("sock_flags", "SOCK_DONE").unwrap_or(FIELD_ABSENT),

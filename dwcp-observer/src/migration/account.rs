@@ -61,6 +61,10 @@ fn settle(live: &mut Live, observation: &Observation, totals: &mut Totals) {
     if since_ns < patience_ns && !ending.is_settled() {
         return;
     }
+    // A guest CPU may still wait for the CPU on which it is to run again.
+    if since_ns < SETTLE_NS && guest::start_is_awaited(live, observation.now_ns) {
+        return;
+    }
     let (found, evidence) = outcome(&ending);
     let died = [&ending.source, &ending.destination].into_iter().flatten();
     let died = died.filter(|end| end.died.is_some()).count() as u64;

@@ -16,10 +16,16 @@ fn cpu(bursts: &[(u64, u64)]) -> CpuTimes {
     cpu
 }
 
+/// Activities of one burst each: begin and length.
 fn started(activities: &[(u64, u64)], on_ns: u64) -> CpuTimes {
     let mut cpu = CpuTimes { on_ns, activities: activities.len() as u64, ..CpuTimes::default() };
-    for (to, (on_ns, cpu_ns)) in cpu.first.iter_mut().zip(activities) {
-        *to = Activity { on_ns: *on_ns, off_ns: on_ns + cpu_ns, cpu_ns: *cpu_ns };
+    for (to, (began_ns, cpu_ns)) in cpu.first.iter_mut().zip(activities) {
+        *to = Activity {
+            began_ns: *began_ns,
+            guest_ns: if *cpu_ns >= GUEST_BURST_NS { *began_ns } else { 0 },
+            off_ns: if *cpu_ns == 0 { 0 } else { began_ns + cpu_ns },
+            cpu_ns: *cpu_ns,
+        };
     }
     cpu
 }
@@ -42,6 +48,12 @@ fn reading_registers_after_the_stop_is_no_guest_code() {
     let cpus = [cpu(&[(0, 5 * MS), (6 * MS, 6 * MS + 50_000), (9 * MS, 9 * MS + 400_000)])];
     // The long one comes after all vCPU threads have parked, as the phase functions tell.
     assert_eq!(last_ran(&cpus, Some(5 * MS + 1)), Some(5 * MS));
+}
+
+#[test]
+fn a_vcpu_thread_parks_a_little_after_it_has_said_so() {
+    let cpus = [cpu(&[(0, 3 * MS), (4 * MS, 5 * MS + 7_000)])];
+    assert_eq!(last_ran(&cpus, Some(5 * MS)), Some(5 * MS));
 }
 
 #[test]
@@ -79,6 +91,22 @@ fn a_thread_that_is_awake_when_the_guest_may_run_starts_then() {
     let cpus = [started(&[(10 * MS, 3 * MS), (20 * MS, 3 * MS)], 0)];
     assert_eq!(ran_once_allowed(&cpus, 10 * MS + 400, 100 * MS), Some(10 * MS + 400));
     assert_eq!(ran_once_allowed(&cpus, 15 * MS, 100 * MS), Some(20 * MS));
+    // Registers were set before, and the guest's first burst came after a wait for QEMU's lock.
+    let mut cpus = [started(&[(10 * MS, 3 * MS)], 0)];
+    cpus[0].first[0].guest_ns = 10 * MS + 700;
+    assert_eq!(ran_once_allowed(&cpus, 10 * MS + 400, 100 * MS), Some(10 * MS + 700));
+    assert_eq!(first_ran(&cpus, Some(9 * MS), 100 * MS), Some(10 * MS + 700));
+}
+
+#[test]
+fn a_guest_that_faults_at_once_has_run() {
+    // Postcopy: 60 us, then it waits for a page.
+    let cpus = [started(&[(10 * MS, 60_000), (12 * MS, 3 * MS)], 0)];
+    assert_eq!(ran_once_allowed(&cpus, 9 * MS, 100 * MS), Some(10 * MS));
+    // Only woken for a lock.
+    let cpus = [started(&[(10 * MS, 6_000), (12 * MS, 3 * MS)], 0)];
+    assert_eq!(ran_once_allowed(&cpus, 9 * MS, 100 * MS), Some(12 * MS));
+    assert_eq!(ran_once_allowed(&cpus, 20 * MS, 100 * MS), None);
 }
 
 #[test]

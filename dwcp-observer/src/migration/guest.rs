@@ -85,6 +85,16 @@ fn refine(live: &Live, functions: Instants, now_ns: u64) -> Option<Instants> {
     Some(Instants { stopped_ns, started_ns })
 }
 
+/// Whether the guest was let run at a destination whose guest CPUs are followed, and none of them has run since.
+#[must_use]
+pub fn start_is_awaited(live: &Live, now_ns: u64) -> bool {
+    let Some(end) = live.end(Role::Destination) else { return false };
+    let cpus = guest_cpus(end);
+    end.timeline.resumed_ns.is_some_and(|resumed| {
+        !cpus.is_empty() && blackout::ran_once_allowed(&cpus, resumed, now_ns).is_none()
+    })
+}
+
 /// The scheduler alone, as for a migrator whose functions are not known.
 fn by_scheduling(
     live: &Live,

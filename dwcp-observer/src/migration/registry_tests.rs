@@ -174,6 +174,7 @@ fn vcpu(slot: u32, process: u32, on_cpu_ns: u64) -> ThreadReading {
         now: SchedTotals { on_cpu_ns, at_ns: 1, ..SchedTotals::default() },
         wakeups: 0,
         exited: false,
+        waiting: false,
         cpu: CpuTimes::default(),
     }
 }

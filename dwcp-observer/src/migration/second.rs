@@ -25,8 +25,8 @@ pub struct Totals {
     at_ns: u64,
     delivered: u64,
     flows: HashMap<FlowKey, FlowTotals>,
-    /// CPU time and run-queue wait, ns, by thread.
-    threads: HashMap<u32, [u64; 2]>,
+    /// CPU time and run-queue wait, ns, and stays on a CPU, by thread.
+    threads: HashMap<u32, [u64; 3]>,
     limited_ns: u64,
     quota_ns: Option<u64>,
     stolen_ns: u64,
@@ -114,8 +114,8 @@ fn works(thread: &EndThread) -> bool {
     matches!(thread.role, ThreadRole::Main | ThreadRole::Stream)
 }
 
-fn times(totals: &dwcp_observer_ebpf::sched::SchedTotals) -> [u64; 2] {
-    [totals.on_cpu_ns, totals.run_delay_ns]
+fn times(totals: &dwcp_observer_ebpf::sched::SchedTotals) -> [u64; 3] {
+    [totals.on_cpu_ns, totals.run_delay_ns, totals.runs]
 }
 
 fn difference(live: &Live, last: &Totals, now: &Totals) -> Second {
@@ -199,14 +199,17 @@ fn threads(end: &EndState, last: &Totals, now: &Totals) -> Vec<Thread> {
             let tid = thread.reading.tid;
             // One that came since did all its work since.
             let was = last.threads.get(&tid).copied();
-            let [cpu, wait] = was.unwrap_or_else(|| times(&thread.reading.base));
-            let [cpu_now, wait_now] = now.threads.get(&tid).copied().unwrap_or_default();
+            let [cpu, wait, runs] = was.unwrap_or_else(|| times(&thread.reading.base));
+            let [cpu_now, wait_now, runs_now] = now.threads.get(&tid).copied().unwrap_or_default();
+            // The kernel adds a wait once it is over: one that took the whole second and goes on is not in it.
+            let whole = thread.reading.waiting && runs == runs_now && cpu == cpu_now;
             Thread {
                 tid,
                 role: thread.role,
                 on_cpu_seconds: cpu_now.saturating_sub(cpu) as f64 / 1e9,
                 run_queue_wait_seconds: wait_now.saturating_sub(wait) as f64 / 1e9,
-                runnable_off_cpu_seconds: None,
+                runnable_off_cpu_seconds: whole
+                    .then_some(now.at_ns.saturating_sub(last.at_ns) as f64 / 1e9),
             }
         })
         .collect()

@@ -39,6 +39,8 @@ pub struct ThreadReading {
     pub wakeups: u64,
     /// It has exited.
     pub exited: bool,
+    /// It was runnable and not on a CPU at the last sweep: a wait that `run_delay_ns` does not hold yet.
+    pub waiting: bool,
     /// Its stays on a CPU; all zero for threads that move migration data.
     pub cpu: CpuTimes,
 }
@@ -82,6 +84,7 @@ pub fn read(slot: u32, record: NonNull<Thread>) -> ThreadReading {
         now: latest(&switched, &swept),
         wakeups: peek!(record, wakeups),
         exited: peek!(record, state) == SLOT_CLOSED,
+        waiting: peek!(record, waiting) != 0,
         cpu: peek!(record, cpu),
     }
 }

@@ -96,7 +96,11 @@ fn outrun(pairs: &[Pair], usual_rate: f64) -> bool {
         sent_in += pair.after.seconds;
         bytes += pair.after.bytes as f64;
         if dirtied_in >= LONG_SECONDS {
-            return sent_in >= NOT_SHRUNK * dirtied_in && bytes >= USUAL * usual_rate * dirtied_in;
+            // One round that was held up among rounds that shrink is no guest that dirties too fast.
+            let newest = pairs.last().map_or(0, |newest| newest.after.bytes) as f64;
+            return sent_in >= NOT_SHRUNK * dirtied_in
+                && bytes >= USUAL * usual_rate * dirtied_in
+                && newest >= NOT_SHRUNK * pair.before.bytes as f64;
         }
     }
     false

@@ -51,7 +51,30 @@ fn later_rounds_are_a_geometric_series() {
 }
 
 #[test]
+fn an_unsteady_rate_widens_the_interval() {
+    let second = |rate| Second {
+        rounds: rounds(&[1600 * MB, 800 * MB, 400 * MB], 100 * MB),
+        ..plain(rate * MB, 0.1, 0.9)
+    };
+    let width = |spread: u64| {
+        let mut judge = Judge::new();
+        let mut eta = None;
+        for number in 0..21 {
+            eta = judge.judge(&second(100 - spread + number % 2 * 2 * spread)).eta;
+        }
+        let eta = eta.unwrap();
+        (eta.eta_high_seconds - eta.eta_low_seconds) / eta.eta_seconds
+    };
+    assert!(width(40) > 1.5 * width(0), "{} and {}", width(40), width(0));
+}
+
+#[test]
 fn no_forecast_without_ground() {
+    let level = rounds(&[100 * MB, 10 * MB, 10 * MB], MB);
+    let level = Second { rounds: level, ..clean() };
+    let verdict = after(3, &level).judge(&level);
+    assert_eq!((verdict.state, verdict.eta), (Health::Healthy, None));
+
     let known = Second { guest_memory_bytes: Some(2000 * MB), ..clean() };
     assert!(after(3, &known).judge(&known).eta.is_some());
     let unknown = Second { guest_memory_bytes: None, ..known.clone() };
