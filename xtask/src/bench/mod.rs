@@ -6,6 +6,7 @@ mod cycle;
 mod load;
 mod machine;
 mod notice;
+mod phases;
 mod ping_pong;
 mod programs;
 mod report;
@@ -118,6 +119,7 @@ fn measure(setup: &Setup, group: Group) -> Result<Vec<Row>> {
         Group::Scrape => scrape::run(setup),
         Group::Resources => resources::run(setup),
         Group::Throughput => throughput::run(setup),
+        Group::Phases => phases::run(setup),
         Group::Bytes => bytes::run(setup),
         Group::Notice => notice::run(setup),
     }

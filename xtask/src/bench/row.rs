@@ -20,6 +20,8 @@ pub(super) enum Group {
     Resources,
     /// Migration throughput with and without the observer
     Throughput,
+    /// Migrations with and without the probes on QEMU's phase functions
+    Phases,
     /// Bytes that the observer does not account for
     Bytes,
     /// First byte to API
@@ -28,13 +30,14 @@ pub(super) enum Group {
 
 impl Group {
     /// In the order in which they run.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Programs,
         Self::Scheduler,
         Self::Cycle,
         Self::Scrape,
         Self::Resources,
         Self::Throughput,
+        Self::Phases,
         Self::Bytes,
         Self::Notice,
     ];
@@ -48,6 +51,7 @@ impl Group {
             Self::Scrape => "scrape",
             Self::Resources => "resources",
             Self::Throughput => "throughput",
+            Self::Phases => "phases",
             Self::Bytes => "bytes",
             Self::Notice => "notice",
         }
