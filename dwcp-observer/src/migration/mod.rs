@@ -3,6 +3,7 @@
 pub mod account;
 pub mod blackout;
 pub mod build;
+mod ends;
 pub mod guest;
 pub mod history;
 pub mod index;

@@ -12,26 +12,24 @@ use dwcp_observer_ebpf::{netdev::Tap, process::FlowOverflow};
 use super::{
     account,
     build::{self, WallClock},
+    ends,
     history::History,
     index::{Index, key},
-    live::{EndState, EndThread, FlowKey, Live, OwnWork},
-    look::{Actions, Observation, Options, World, since_birth, take_in},
+    live::{EndState, FlowKey, Live, OwnWork},
+    look::{Actions, Observation, Options, World, take_in},
     machine::Life,
     record::{Migration, Outcome, Role},
-    vcpus::name_guest_cpus,
 };
 use crate::{
     identify::{
         classify::{Context, Decision, OtherEnd, Sibling, classify},
         facts::{FlowFacts, ProcessFacts},
-        roles::thread_role,
         rules::RuleSet,
     },
     kernel::ProcessReading,
     netdev::TapReading,
     phase::{attach::Coverage, timeline::Timeline},
     publish::{Entry, Totals},
-    sched::{self, ThreadReading},
     tcp::FlowReading,
     verdict::Judge,
 };
@@ -155,10 +153,10 @@ impl Registry {
         while joined {
             joined = self.judge_again(observation, world, &mut actions);
         }
-        self.update_threads(observation, world, &mut actions);
-        self.update_taps(world);
+        ends::update_threads(&mut self.live, observation, world, &mut actions);
+        ends::update_taps(&mut self.live, world);
         if observation.tick {
-            self.update_hindrances(world);
+            ends::update_hindrances(&mut self.live, world);
         }
         for live in &mut self.live {
             account::advance(live, observation, &self.options.mode, &mut self.totals);
@@ -536,89 +534,6 @@ impl Registry {
         }
         self.index = Index::new(&self.live);
         into
-    }
-
-    fn update_threads(
-        &mut self,
-        observation: &Observation,
-        world: &impl World,
-        actions: &mut Actions,
-    ) {
-        let mut by_process: HashMap<u32, Vec<&ThreadReading>> = HashMap::new();
-        for reading in &observation.threads {
-            by_process.entry(reading.process).or_default().push(reading);
-        }
-        for live in &mut self.live {
-            let roles: Vec<(u32, Role)> =
-                live.roles().map(|(role, end)| (end.process, role)).collect();
-            let born_ns =
-                (live.started_ns + observation.boot_offset_ns, observation.boot_offset_ns);
-            for end in &mut live.ends {
-                let Some(role) = roles
-                    .iter()
-                    .find(|(process, _)| *process == end.process)
-                    .map(|(_, role)| *role)
-                else {
-                    continue;
-                };
-                let uses = end.thread_uses();
-                for reading in by_process.get(&end.process).into_iter().flatten() {
-                    let moves = uses.get(&reading.tid).copied().unwrap_or_default();
-                    let leader = reading.tid == end.facts.pid;
-                    let found = thread_role(
-                        sched::role_number(reading.role),
-                        &reading.comm,
-                        leader,
-                        role,
-                        moves,
-                    );
-                    if found != reading.role {
-                        actions.roles.push((reading.slot, sched::role_number(found)));
-                    }
-                    let before = end.threads.get(&reading.tid);
-                    let unchanged =
-                        before.filter(|thread| thread.reading.now.runs == reading.now.runs);
-                    let thread = EndThread {
-                        role: found,
-                        waits: match before.filter(|thread| thread.at_end.is_some()).or(unchanged) {
-                            Some(thread) => thread.waits,
-                            None => world.thread_waits(reading.slot),
-                        },
-                        at_end: before.and_then(|thread| thread.at_end.clone()),
-                        reading: since_birth(reading, born_ns),
-                    };
-                    if reading.exited {
-                        actions.release_threads.push(reading.slot);
-                    }
-                    end.threads.insert(reading.tid, thread);
-                }
-                end.fold_threads();
-            }
-            name_guest_cpus(live, observation.boot_offset_ns, actions);
-        }
-        let migrating: HashSet<u32> =
-            self.live.iter().flat_map(|live| live.ends.iter().map(|end| end.process)).collect();
-        let idle =
-            observation.threads.iter().filter(|reading| !migrating.contains(&reading.process));
-        actions.release_threads.extend(idle.map(|reading| reading.slot));
-    }
-
-    fn update_taps(&mut self, world: &impl World) {
-        let ends = self.live.iter_mut().flat_map(|live| live.ends.iter_mut());
-        for reading in ends.flat_map(|end| end.taps.iter_mut()) {
-            if let Some(tap) = world.tap(reading.key) {
-                reading.tap = tap;
-            }
-        }
-    }
-
-    /// What keeps the processes of running migrations from running.
-    fn update_hindrances(&mut self, world: &mut impl World) {
-        let running = self.live.iter_mut().filter(|live| !live.life.is_finished());
-        for end in running.flat_map(|live| live.ends.iter_mut()) {
-            end.quota_throttled_ns = world.quota_throttled_ns(end.facts.pid);
-            end.stopped = world.is_stopped(end.facts.pid);
-        }
     }
 
     /// Moves migrations whose totals are final to the finished ones.

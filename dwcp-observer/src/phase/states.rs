@@ -51,62 +51,37 @@ pub enum MigratorState {
     WaitUnplug,
 }
 
-use MigratorState as S;
+const fn since(major: u32, minor: u32) -> Version {
+    Version { major, minor }
+}
 
-const V2_5: &[S] = &[
-    S::None,
-    S::Setup,
-    S::Cancelling,
-    S::Cancelled,
-    S::Active,
-    S::PostcopyActive,
-    S::Completed,
-    S::Failed,
-    S::Colo,
-];
-const V3_0: &[S] = &[
-    S::None,
-    S::Setup,
-    S::Cancelling,
-    S::Cancelled,
-    S::Active,
-    S::PostcopyActive,
-    S::PostcopyPaused,
-    S::PostcopyRecover,
-    S::Completed,
-    S::Failed,
-    S::Colo,
-    S::PreSwitchover,
-    S::Device,
-    S::WaitUnplug,
-];
-const V9_1: &[S] = &[
-    S::None,
-    S::Setup,
-    S::Cancelling,
-    S::Cancelled,
-    S::Active,
-    S::PostcopyActive,
-    S::PostcopyPaused,
-    S::PostcopyRecoverSetup,
-    S::PostcopyRecover,
-    S::Completed,
-    S::Failed,
-    S::Colo,
-    S::PreSwitchover,
-    S::Device,
-    S::WaitUnplug,
+/// Every state in order of declaration, and the version that brought it.
+const DECLARED: &[(MigratorState, Version)] = &[
+    (MigratorState::None, since(0, 0)),
+    (MigratorState::Setup, since(0, 0)),
+    (MigratorState::Cancelling, since(0, 0)),
+    (MigratorState::Cancelled, since(0, 0)),
+    (MigratorState::Active, since(0, 0)),
+    (MigratorState::PostcopyActive, since(2, 5)),
+    (MigratorState::PostcopyPaused, since(3, 0)),
+    (MigratorState::PostcopyRecoverSetup, since(9, 1)),
+    (MigratorState::PostcopyRecover, since(3, 0)),
+    (MigratorState::Completed, since(0, 0)),
+    (MigratorState::Failed, since(0, 0)),
+    (MigratorState::Colo, since(2, 8)),
+    (MigratorState::PreSwitchover, since(2, 11)),
+    (MigratorState::Device, since(2, 11)),
+    (MigratorState::WaitUnplug, since(4, 2)),
 ];
 
 /// The state behind a number; `None` for a number that the version does not have.
 #[must_use]
 pub fn state(number: u32, version: Option<Version>) -> Option<MigratorState> {
-    let table = match version {
-        Some(version) if version < (Version { major: 3, minor: 0 }) => V2_5,
-        Some(version) if version < (Version { major: 9, minor: 1 }) => V3_0,
-        _ => V9_1,
-    };
-    table.get(number as usize).copied()
+    DECLARED
+        .iter()
+        .filter(|(_, since)| version.is_none_or(|version| *since <= version))
+        .map(|(state, _)| *state)
+        .nth(number as usize)
 }
 
 impl MigratorState {
@@ -148,15 +123,15 @@ mod tests {
     fn numbers_mean_what_each_version_means() {
         let version = |major, minor| Some(Version { major, minor });
         for (number, at, expected) in [
-            (4, version(2, 12), S::Active),
-            (6, version(2, 12), S::Completed),
-            (8, version(3, 0), S::Completed),
-            (9, version(7, 2), S::Failed),
-            (9, version(9, 0), S::Failed),
-            (9, version(9, 1), S::Completed),
-            (10, version(10, 0), S::Failed),
-            (9, None, S::Completed),
-            (3, None, S::Cancelled),
+            (4, version(2, 12), MigratorState::Active),
+            (6, version(2, 12), MigratorState::Completed),
+            (8, version(3, 0), MigratorState::Completed),
+            (9, version(7, 2), MigratorState::Failed),
+            (9, version(9, 0), MigratorState::Failed),
+            (9, version(9, 1), MigratorState::Completed),
+            (10, version(10, 0), MigratorState::Failed),
+            (9, None, MigratorState::Completed),
+            (3, None, MigratorState::Cancelled),
         ] {
             assert_eq!(state(number, at), Some(expected), "{number} {at:?}");
         }

@@ -6,8 +6,13 @@ use super::inputs::Round;
 const NOT_SHRUNK: f64 = 0.9;
 /// So many rounds in a row that have not shrunk, ...
 const ROUNDS: usize = 3;
-/// ... and so long: rounds at the end of a healthy migration are short and of any size.
+/// ... and so long.
 const LONG_SECONDS: f64 = 1.0;
+/// Rounds of less than this time at the usual rate fit into the time that the guest may stand still: QEMU's default. QEMU then
+/// asks for the dirty pages every 50 ms until they do fit, and what it sends in between says little.
+const TINY_SECONDS: f64 = 0.3;
+/// How long these must go on.
+const LONG_TINY_SECONDS: f64 = 10.0;
 /// At less than this part of the usual rate it is not the guest alone that keeps rounds from shrinking.
 const USUAL: f64 = 0.5;
 
@@ -40,19 +45,20 @@ impl Pair {
     }
 }
 
-/// Neighbours among the rounds, oldest first. Rounds without a length are left out.
+/// Rounds that count: one without a byte is a second look at the same dirty pages.
+fn counting(rounds: &[Round]) -> impl DoubleEndedIterator<Item = &Round> + Clone {
+    rounds.iter().filter(|round| {
+        (round.bytes > 0 || !round.finished) && round.seconds.is_finite() && round.seconds >= 0.0
+    })
+}
+
+/// Neighbours among the rounds that count, oldest first.
 pub(crate) fn pairs(rounds: &[Round]) -> Vec<Pair> {
-    rounds
-        .iter()
-        .zip(rounds.iter().skip(1))
-        .filter(|(before, after)| {
-            before.finished
-                && before.number.checked_add(1) == Some(after.number)
-                && before.seconds.is_finite()
-                && before.seconds > 0.0
-                && after.seconds.is_finite()
-                && after.seconds >= 0.0
-        })
+    let counting = counting(rounds);
+    counting
+        .clone()
+        .zip(counting.skip(1))
+        .filter(|(before, _)| before.finished && before.seconds > 0.0)
         .map(|(before, after)| Pair { before: *before, after: *after })
         .collect()
 }
@@ -68,7 +74,8 @@ pub fn convergence(rounds: &[Round], usual_rate: Option<f64>) -> Convergence {
         || usual_rate.is_some_and(|rate| outrun(finished, rate) || outrun(&all, rate));
     let dirty_rate = |pair: &Pair| pair.after.bytes as f64 / pair.before.seconds;
     let running = all.last().filter(|pair| !pair.after.finished).map(dirty_rate);
-    let mut last_bytes: Vec<u64> = rounds.iter().rev().take(3).map(|round| round.bytes).collect();
+    let mut last_bytes: Vec<u64> =
+        counting(rounds).rev().take(3).map(|round| round.bytes).collect();
     last_bytes.reverse();
     Convergence {
         stuck,
@@ -81,21 +88,23 @@ pub fn convergence(rounds: &[Round], usual_rate: Option<f64>) -> Convergence {
     }
 }
 
-/// The last three finished rounds or more are each as large as the one before, the first pass apart.
+/// The last three finished rounds are each as large as the one before, the first pass apart.
 fn do_not_shrink(finished: &[Pair]) -> bool {
-    let row =
-        || finished.iter().rev().take_while(|pair| pair.before.number >= 2 && !pair.shrinks());
-    row().count() >= ROUNDS && row().map(|pair| pair.after.seconds).sum::<f64>() >= LONG_SECONDS
+    let last = &finished[finished.len().saturating_sub(ROUNDS)..];
+    last.len() == ROUNDS
+        && last.iter().all(|pair| pair.before.number >= 2 && !pair.shrinks())
+        && last.iter().map(|pair| pair.after.seconds).sum::<f64>() >= LONG_SECONDS
 }
 
 /// Over the last rounds, it took as long to send what the guest dirtied as to dirty it, at about the usual rate.
 fn outrun(pairs: &[Pair], usual_rate: f64) -> bool {
     let (mut dirtied_in, mut sent_in, mut bytes) = (0.0, 0.0, 0.0);
-    for pair in pairs.iter().rev() {
+    for (count, pair) in (1..).zip(pairs.iter().rev()) {
         dirtied_in += pair.before.seconds;
         sent_in += pair.after.seconds;
         bytes += pair.after.bytes as f64;
-        if dirtied_in >= LONG_SECONDS {
+        let tiny = bytes < TINY_SECONDS * usual_rate * f64::from(count);
+        if dirtied_in >= if tiny { LONG_TINY_SECONDS } else { LONG_SECONDS } {
             // One round that was held up among rounds that shrink is no guest that dirties too fast.
             let newest = pairs.last().map_or(0, |newest| newest.after.bytes) as f64;
             return sent_in >= NOT_SHRUNK * dirtied_in

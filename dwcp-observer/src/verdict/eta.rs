@@ -126,7 +126,7 @@ fn later_round(
     let seconds = |ratio: f64, rate: f64| {
         let mut size = (ratio * sent_meanwhile(before)).max(sent);
         let mut left = size - sent;
-        while size > DOWNTIME_LIMIT_SECONDS * rate {
+        while size > DOWNTIME_LIMIT_SECONDS * rate && left.is_finite() {
             size *= ratio;
             left += size;
         }

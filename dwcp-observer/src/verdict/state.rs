@@ -10,7 +10,7 @@ use super::{
     Cause, Fractions, Health, Verdict,
     converge::{Convergence, convergence},
     eta::{RateEstimate, eta},
-    inputs::{Destination, Phase, Second, Stream},
+    inputs::{Destination, Phase, Second, Stream, Thread},
     sentence::{self, Figures},
     split::{Split, has_unread, is_length, split},
     streams::balance,
@@ -31,8 +31,12 @@ const RECOVERING: f64 = 0.1;
 /// ... unless its threads work most of the time: a virtual link without a limit loses up to 1.5 % and is at its best. More than
 /// this share of segments sent again is a lossy path in any case, though BBR hardly slows down for it.
 const SENT_AGAIN: f64 = 0.02;
-/// From this part of the reference on a receiver that works is as fast as it can.
+/// Below this part of the reference a receiver that works is slower than it could be, ...
 const USUAL: f64 = 0.8;
+/// ... and above this one even a receiver that seems idle is faster than ever.
+const FASTER: f64 = 1.25;
+/// With the CPU quota used up for half of the time, this share without a CPU is enough.
+const HELD_BY_QUOTA: f64 = 1.0 / 3.0;
 /// Seconds in a row until `slow` and `stalled`.
 const IN_A_ROW: u32 = 2;
 /// The same when nothing is outstanding and nothing holds the migrator back: it may be at work elsewhere.
@@ -339,16 +343,18 @@ fn why_slow(second: &Second, rate: f64, usual: Option<f64>, split: Option<&Split
     let fractions = split.map(|split| split.fractions);
     if let Some(split) = split {
         let takes_most = |cause: Cause| split.fractions[cause] > HELD;
-        if takes_most(Cause::Receiver)
-            && (below(USUAL)
-                || destination.is_some_and(|here| here.stopped || is_idle(here, second)))
-        {
+        let idle = destination.is_some_and(|here| here.stopped || is_idle(here, second));
+        if takes_most(Cause::Receiver) && (below(USUAL) || (idle && below(FASTER))) {
             return Some(Slow::Held(Cause::Receiver));
         }
-        if let Some(cause) =
-            [Cause::SourceCpu, Cause::Throttled].into_iter().find(|c| takes_most(*c))
-        {
-            return Some(Slow::Held(cause));
+        let quota = second.source.as_ref().and_then(|source| source.quota_throttled_seconds);
+        let used_up = quota.is_some_and(|quota| quota >= HELD * second.seconds);
+        let waits = split.fractions[Cause::SourceCpu];
+        if waits > HELD || (used_up && waits > HELD_BY_QUOTA) {
+            return Some(Slow::Held(Cause::SourceCpu));
+        }
+        if takes_most(Cause::Throttled) {
+            return Some(Slow::Held(Cause::Throttled));
         }
         let recovers = split.recovering > RECOVERING && split.sent_again > 0.0;
         if split.sent_again > SENT_AGAIN || (recovers && !takes_most(Cause::Sending)) {
@@ -365,10 +371,8 @@ fn why_slow(second: &Second, rate: f64, usual: Option<f64>, split: Option<&Split
     below(SLOW).then(|| Slow::Rate(explanation(second, fractions.as_ref())))
 }
 
-/// Its threads neither work nor want a CPU for most of the time.
+/// Its threads together neither work nor want a CPU for most of the time.
 fn is_idle(destination: &Destination, second: &Second) -> bool {
-    destination
-        .threads
-        .iter()
-        .all(|thread| thread.on_cpu_seconds + thread.cpu_wait_seconds() < HELD * second.seconds)
+    let active = |thread: &Thread| thread.on_cpu_seconds + thread.cpu_wait_seconds();
+    destination.threads.iter().map(active).sum::<f64>() < HELD * second.seconds
 }

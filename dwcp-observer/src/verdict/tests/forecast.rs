@@ -79,6 +79,10 @@ fn no_forecast_without_ground() {
     assert!(after(3, &known).judge(&known).eta.is_some());
     let unknown = Second { guest_memory_bytes: None, ..known.clone() };
     assert_eq!(after(3, &unknown).judge(&unknown).eta, None);
+    let mut endless = rounds(&[100 * MB], MB);
+    endless[0].seconds = f64::MAX;
+    let endless = Second { rounds: endless, ..clean() };
+    assert_eq!(after(3, &endless).judge(&endless).eta, None);
     let postcopy = Second { phase: Some(Phase::Postcopy), ..known.clone() };
     assert_eq!(after(3, &postcopy).judge(&postcopy).eta, None);
     let mut judge = after(3, &known);

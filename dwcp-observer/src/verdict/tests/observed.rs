@@ -115,6 +115,21 @@ fn cpu_quota() {
     }
 }
 
+/// The same where the rate hardly suffers.
+#[test]
+fn cpu_quota_that_takes_less_than_half() {
+    let mut judge = after(4, &single());
+    for (index, waits) in [0.47, 0.62, 0.42, 0.45].into_iter().enumerate() {
+        let starved = plain(52 * MB, 0.02, 0.99).source(|source| {
+            source.threads[0] = thread(MAIN, 0.02, waits);
+            source.quota_throttled_seconds = Some(1.5);
+        });
+        let verdict = judge.judge(&starved);
+        let slow = (Health::Slow, Some(Cause::SourceCpu));
+        assert_eq!((verdict.state, verdict.cause) == slow, index > 0, "{verdict:?}");
+    }
+}
+
 /// Whole seconds without a slice.
 #[test]
 fn competing_processes() {
@@ -161,6 +176,31 @@ fn dirty_storm() {
     }
 }
 
+/// QEMU's last rounds, 50 ms each: what is dirty nearly fits. Some syncs come twice.
+#[test]
+fn a_clean_end_with_many_tiny_rounds() {
+    let tail = |seconds: f64| {
+        let round = |number, bytes, seconds| Round { number, bytes, seconds, finished: true };
+        let mut rounds = vec![round(1, 792_102_519, 13.75), round(2, 15 * MB, 0.27)];
+        while rounds.iter().skip(2).map(|round| round.seconds).sum::<f64>() < seconds {
+            let number = rounds.len() as u64 + 1;
+            rounds.push(if number % 3 == 0 {
+                round(number, 0, 0.0003)
+            } else {
+                round(number, 2_900_000, 0.051)
+            });
+        }
+        Second { rounds, ..single() }
+    };
+    let mut judge = after(13, &single());
+    for tenth in 0..30 {
+        let verdict = judge.judge(&tail(0.1 * f64::from(tenth)));
+        assert_eq!(verdict.state, Health::Healthy, "{verdict:?}");
+    }
+    // With a limit that it never meets it goes on for ever.
+    assert_eq!(judge.judge(&tail(11.0)).state, Health::NotConverging);
+}
+
 /// From 60 to 5 MB/s: the sockets are empty.
 #[test]
 fn max_bandwidth() {
@@ -180,7 +220,12 @@ fn a_wire_without_a_limit_is_healthy() {
             stream.rwnd_limited_seconds = rwnd_limited;
             stream.peer_window_bytes = 0;
         });
-        free.destination = Some(destination(0.8, 30 * MB));
+        let mut here = destination(0.8, 30 * MB);
+        if rate < 200 {
+            // Three reading threads.
+            here.threads = (900..903).map(|tid| thread(tid, 0.1, 0.05)).collect();
+        }
+        free.destination = Some(here);
         let verdict = judge.judge(&free);
         assert_eq!((verdict.state, verdict.cause), (Health::Healthy, Some(Cause::Receiver)));
     }
