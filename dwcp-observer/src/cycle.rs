@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     io,
     os::fd::OwnedFd,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -109,8 +110,12 @@ impl World for Live<'_> {
         self.0.tap(key)
     }
 
-    fn quota_throttled_ns(&mut self, pid: u32) -> Option<u64> {
-        process::quota::throttled_ns(pid)
+    fn quota_file(&mut self, pid: u32) -> Option<PathBuf> {
+        process::quota::file_of(pid)
+    }
+
+    fn quota_throttled_ns(&mut self, file: &Path) -> Option<u64> {
+        process::quota::throttled_ns(file)
     }
 
     fn is_stopped(&mut self, pid: u32) -> bool {

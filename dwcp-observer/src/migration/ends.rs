@@ -87,7 +87,8 @@ pub(super) fn update_taps(lives: &mut [Live], world: &impl World) {
 pub(super) fn update_hindrances(lives: &mut [Live], world: &mut impl World) {
     let running = lives.iter_mut().filter(|live| !live.life.is_finished());
     for end in running.flat_map(|live| live.ends.iter_mut()) {
-        end.quota_throttled_ns = world.quota_throttled_ns(end.facts.pid);
+        end.quota_throttled_ns =
+            end.quota_file.as_deref().and_then(|file| world.quota_throttled_ns(file));
         end.stopped = world.is_stopped(end.facts.pid);
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
+    path::PathBuf,
     sync::{Arc, Mutex},
 };
 
@@ -83,6 +84,8 @@ pub struct EndState {
     pub own_work: [OwnWork; 2],
     /// Its tap devices and what they have carried since the migration began.
     pub taps: Vec<TapReading>,
+    /// Where the CPU quota of its cgroup shows.
+    pub quota_file: Option<PathBuf>,
     /// CPU quota of its cgroup has held it back so long, ns; `None` without a quota.
     pub quota_throttled_ns: Option<u64>,
     /// The process is stopped by a signal.

@@ -1,6 +1,9 @@
 //! One look at the kernel side: what the registry is given, what it asks for, and how readings are taken in.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use dwcp_observer_ebpf::{
     netdev::{Tap, TapKey},
@@ -36,8 +39,10 @@ pub trait World {
     fn watch_taps(&mut self, pid: u32) -> Vec<TapKey>;
     /// What a watched device has carried.
     fn tap(&self, key: TapKey) -> Option<Tap>;
-    /// How long the CPU quota of a process' cgroup has held it back so far, ns; `None` without one.
-    fn quota_throttled_ns(&mut self, pid: u32) -> Option<u64>;
+    /// Where the CPU quota of a process' cgroup shows.
+    fn quota_file(&mut self, pid: u32) -> Option<PathBuf>;
+    /// How long the CPU quota behind this file has held its cgroup back so far, ns; `None` without one.
+    fn quota_throttled_ns(&mut self, file: &Path) -> Option<u64>;
     /// Whether a process is stopped by a signal.
     fn is_stopped(&mut self, pid: u32) -> bool;
     /// Run-queue waits of a thread that still holds its slot.

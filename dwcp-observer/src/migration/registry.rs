@@ -464,6 +464,7 @@ impl Registry {
                 coverage: known.coverage.clone(),
                 own_work: [own_work(&known.reading); 2],
                 taps: watch_taps(known.facts.pid, world),
+                quota_file: world.quota_file(known.facts.pid),
                 quota_throttled_ns: None,
                 stopped: false,
                 guest_cpus_found: None,

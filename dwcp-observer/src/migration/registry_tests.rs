@@ -1,6 +1,10 @@
 //! The registry over made-up readings: no kernel, no `/proc`.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use dwcp_observer_ebpf::{
     netdev::{Tap, TapKey},
@@ -53,7 +57,10 @@ impl World for Proc {
     fn tap(&self, _key: TapKey) -> Option<Tap> {
         None
     }
-    fn quota_throttled_ns(&mut self, _pid: u32) -> Option<u64> {
+    fn quota_file(&mut self, _pid: u32) -> Option<PathBuf> {
+        None
+    }
+    fn quota_throttled_ns(&mut self, _file: &Path) -> Option<u64> {
         None
     }
     fn is_stopped(&mut self, _pid: u32) -> bool {

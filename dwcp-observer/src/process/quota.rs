@@ -1,24 +1,32 @@
 //! CPU quota of a process' cgroup, and whether the process is stopped.
 
-use std::{fs::File, path::PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use procfs::process::{ProcState, Process};
 
 use super::{MAX_FILE, open, read};
 
-/// How long the CPU quota of the process' cgroup has held it back so far, ns; over several CPUs the times add up (cgroup v1).
-/// `None` when it has no quota, or its cgroup cannot be found from here.
+/// Bytes of the list of mounts that are read.
+const MAX_MOUNTS: u64 = 1 << 20;
+
+/// Where the CPU controller of the process' cgroup tells what its quota did; `None` when that cannot be found from here.
 #[must_use]
-pub fn throttled_ns(pid: u32) -> Option<u64> {
+pub fn file_of(pid: u32) -> Option<PathBuf> {
     let process = open(pid)?;
     let cgroups = read(process.open_relative("cgroup").ok()?, MAX_FILE)?;
-    let cgroups = String::from_utf8_lossy(&cgroups);
-    let mounts = read(File::open("/proc/self/mountinfo").ok()?, 1 << 20)?;
-    let mounts = String::from_utf8_lossy(&mounts);
-    files(&cgroups, &mounts).into_iter().find_map(|path| {
-        let content = read(File::open(path).ok()?, MAX_FILE)?;
-        parse(&String::from_utf8_lossy(&content))
-    })
+    let mounts = read(File::open("/proc/self/mountinfo").ok()?, MAX_MOUNTS)?;
+    let found = files(&String::from_utf8_lossy(&cgroups), &String::from_utf8_lossy(&mounts));
+    found.into_iter().find(|path| path.exists())
+}
+
+/// How long the quota has held the cgroup back so far, ns; over several CPUs the times add up (cgroup v1). `None` without a quota.
+#[must_use]
+pub fn throttled_ns(file: &Path) -> Option<u64> {
+    let content = read(File::open(file).ok()?, MAX_FILE)?;
+    parse(&String::from_utf8_lossy(&content))
 }
 
 /// Whether the process is stopped by a signal (state `T`).

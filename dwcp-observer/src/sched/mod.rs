@@ -71,13 +71,15 @@ pub const fn role_number(role: ThreadRole) -> u32 {
 #[must_use]
 pub fn read(slot: u32, record: NonNull<Thread>) -> ThreadReading {
     let (switched, swept) = (peek!(record, switched), peek!(record, swept));
+    let role = role_of(peek!(record, role));
+    let may_run_guest = matches!(role, ThreadRole::Vcpu | ThreadRole::Other);
     ThreadReading {
         slot,
         generation: peek!(record, generation),
         tid: peek!(record, tid),
         tgid: peek!(record, tgid),
         process: peek!(record, process),
-        role: role_of(peek!(record, role)),
+        role,
         comm: comm(&peek!(record, comm)),
         start_boottime_ns: peek!(record, start_boottime),
         base: peek!(record, base),
@@ -85,7 +87,7 @@ pub fn read(slot: u32, record: NonNull<Thread>) -> ThreadReading {
         wakeups: peek!(record, wakeups),
         exited: peek!(record, state) == SLOT_CLOSED,
         waiting: peek!(record, waiting) != 0,
-        cpu: peek!(record, cpu),
+        cpu: if may_run_guest { peek!(record, cpu) } else { CpuTimes::default() },
     }
 }
 

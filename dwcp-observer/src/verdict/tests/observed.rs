@@ -130,6 +130,14 @@ fn cpu_quota_that_takes_less_than_half() {
     }
 }
 
+/// A host with much to do: no quota, and the rate is as ever.
+#[test]
+fn some_wait_for_a_cpu_is_healthy() {
+    let busy = single().source(|source| source.threads[0] = thread(MAIN, 0.1, 0.42));
+    let mut judge = after(4, &single());
+    assert!((0..5).all(|_| judge.judge(&busy).state == Health::Healthy));
+}
+
 /// Whole seconds without a slice.
 #[test]
 fn competing_processes() {
@@ -184,7 +192,7 @@ fn a_clean_end_with_many_tiny_rounds() {
         let mut rounds = vec![round(1, 792_102_519, 13.75), round(2, 15 * MB, 0.27)];
         while rounds.iter().skip(2).map(|round| round.seconds).sum::<f64>() < seconds {
             let number = rounds.len() as u64 + 1;
-            rounds.push(if number % 3 == 0 {
+            rounds.push(if number.is_multiple_of(3) {
                 round(number, 0, 0.0003)
             } else {
                 round(number, 2_900_000, 0.051)
@@ -211,23 +219,23 @@ fn max_bandwidth() {
     expect(&four(0.3, 0.45), &four_limited, Health::Slow, Cause::Throttled);
 }
 
-/// The destination's reading thread is the limit.
+/// The destination's reading threads are the limit.
 #[test]
 fn a_wire_without_a_limit_is_healthy() {
-    let mut judge = after(8, &single());
-    for (rate, rwnd_limited) in [(100, 0.5), (300, 0.98), (200, 0.9), (180, 0.7)] {
-        let mut free = plain(rate * MB, 0.1, 1.0).streams(|stream| {
-            stream.rwnd_limited_seconds = rwnd_limited;
-            stream.peer_window_bytes = 0;
-        });
-        let mut here = destination(0.8, 30 * MB);
-        if rate < 200 {
-            // Three reading threads.
-            here.threads = (900..903).map(|tid| thread(tid, 0.1, 0.05)).collect();
+    for threads in [1, 3] {
+        let mut judge = after(8, &single());
+        for (rate, rwnd_limited) in [(100, 0.5), (300, 0.98), (200, 0.9), (180, 0.7)] {
+            let mut free = plain(rate * MB, 0.1, 1.0).streams(|stream| {
+                stream.rwnd_limited_seconds = rwnd_limited;
+                stream.peer_window_bytes = 0;
+            });
+            let mut here = destination(0.0, 30 * MB);
+            let on_cpu = if threads == 1 { 0.8 } else { 0.1 };
+            here.threads = (900..900 + threads).map(|tid| thread(tid, on_cpu, 0.05)).collect();
+            free.destination = Some(here);
+            let verdict = judge.judge(&free);
+            assert_eq!((verdict.state, verdict.cause), (Health::Healthy, Some(Cause::Receiver)));
         }
-        free.destination = Some(here);
-        let verdict = judge.judge(&free);
-        assert_eq!((verdict.state, verdict.cause), (Health::Healthy, Some(Cause::Receiver)));
     }
 }
 

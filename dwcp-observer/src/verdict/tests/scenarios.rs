@@ -283,7 +283,14 @@ fn a_slow_network_and_not_the_guest_keeps_rounds_from_shrinking() {
     assert_eq!((verdict.state, verdict.cause), (Health::Slow, Some(Cause::Network)));
     let verdict = judge.judge(&with(5));
     assert_eq!((verdict.state, verdict.cause), (Health::NotConverging, Some(Cause::Network)));
-    // Nor is a round that the cut has made long.
+    // A second sync at the same moment changes nothing.
+    let twice = slow_rounds
+        .iter()
+        .flat_map(|round| [*round, Round { bytes: 0, seconds: 0.001, ..*round }])
+        .collect();
+    let twice = Second { rounds: twice, ..plain(3 * MB, 0.01, 1.0) };
+    assert_eq!(after(6, &clean()).judge(&twice).state, Health::NotConverging);
+    // A round that the cut has made long does not count,
     let mut cut = rounds(&[900 * MB, 200 * MB], 10 * MB);
     cut[2].seconds = 3.0;
     let cut = Second { rounds: cut, ..plain(3 * MB, 0.01, 1.0) };
@@ -299,6 +306,11 @@ fn converging_rounds_converge() {
         let second = Second { rounds: rounds(&sizes[..known], MB / 2), ..clean() };
         assert_eq!(judge.judge(&second).state, Health::Healthy);
     }
+    // One round that was held up, among rounds that shrink.
+    let mut held_up = rounds(&[800 * MB, 120 * MB, 80 * MB], 0);
+    held_up[2].seconds = 1.3;
+    let held_up = Second { rounds: held_up, ..clean() };
+    assert_eq!(after(4, &clean()).judge(&held_up).state, Health::Healthy);
     // A second round of nothing but zero pages' late changes is larger than the first.
     let mut zeros = rounds(&[], 0);
     zeros[0] = Round { number: 1, bytes: 5 * MB, seconds: 2.0, finished: true };
