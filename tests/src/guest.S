@@ -1,9 +1,16 @@
-# The guest of the lab: one boot sector, no operating system, no interrupts.
-# It fills RAM (zero pages are not sent by a migration), says so on the serial line, then
-# writes one word in each page of its working set, over and over.
+# The guest of the lab: one boot sector, no operating system, no interrupts, no stack.
+# It fills RAM (zero pages are not sent by a migration), says so on the first serial line, then
+# writes one word in each page of its working set, over and over. Beside that it keeps a beat by
+# its time stamp counter: at each one it writes a running number to the second serial line, if it
+# is to tick; at every 256th it looks whether the first line has a command for it.
 #
-# Given by --defsym: FILL_START, FILL_END, WORK_START, WORK_END (bytes), DELAY (loop turns
-# after each page written, at least 1).
+# Given by --defsym: FILL_START, FILL_END, FILL_STEP, WORK_START, WORK_END (bytes); DELAY and
+# STORM_DELAY (loop turns after each page written, at least 1); CHUNK (turns between two looks at
+# the clock); BEAT (TSC cycles); TICK (0 or 1).
+
+        .set    LINE1, 0x3f8
+        .set    LINE1_STATUS, 0x3fd
+        .set    LINE2, 0x2f8
 
         .code16
         .globl  _start
@@ -32,20 +39,59 @@ protected:
 fill:   imull   $1664525, %eax, %eax
         addl    $1013904223, %eax
         movl    %eax, (%edi)
-        addl    $4, %edi
+        addl    $FILL_STEP, %edi
         cmpl    $FILL_END, %edi
         jb      fill
 
-        movw    $0x3f8, %dx
+        movw    $LINE1, %dx
         movb    $'F', %al
         outb    %al, %dx
 
-.if WORK_END > WORK_START
+.if TICK || WORK_END > WORK_START
+# %edi: next page, %ebx: turns after a page, %esi: of these still to do, %ebp: TSC at the last
+# beat, %esp: number of beats.
+        movl    $DELAY, %ebx
+        xorl    %esp, %esp
+        xorl    %ebp, %ebp
 again:  movl    $WORK_START, %edi
-dirty:  incl    (%edi)
-        movl    $DELAY, %ecx
+dirty:
+.if WORK_END > WORK_START
+        incl    (%edi)
+.endif
+        movl    %ebx, %esi
+chunk:  movl    $CHUNK, %ecx
+        cmpl    %ecx, %esi
+        jae     enough
+        movl    %esi, %ecx
+enough: subl    %ecx, %esi
 wait:   decl    %ecx
         jnz     wait
+        rdtsc
+        movl    %eax, %ecx
+        subl    %ebp, %ecx
+        cmpl    $BEAT, %ecx
+        jb      next
+        movl    %eax, %ebp
+        incl    %esp
+        movl    %esp, %eax
+.if TICK
+        movw    $LINE2, %dx
+        outb    %al, %dx
+.endif
+        testb   %al, %al
+        jnz     next
+        movw    $LINE1_STATUS, %dx
+        inb     %dx, %al
+        testb   $1, %al
+        jz      next
+        movw    $LINE1, %dx
+        inb     %dx, %al
+        movl    $DELAY, %ebx
+        cmpb    $'S', %al
+        jne     next
+        movl    $STORM_DELAY, %ebx
+next:   testl   %esi, %esi
+        jnz     chunk
         addl    $4096, %edi
         cmpl    $WORK_END, %edi
         jb      dirty

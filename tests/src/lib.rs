@@ -4,12 +4,17 @@
 //!
 //! Every process that this library starts is ended when its value is dropped.
 
+pub mod blackout;
+pub mod clock;
+pub mod faults;
 pub mod flows;
 pub mod guest;
 pub mod http;
 pub mod kernel_objects;
 pub mod metrics;
 pub mod migration;
+pub mod nameless;
+pub mod netns;
 pub mod observer;
 pub mod process;
 pub mod qemu;

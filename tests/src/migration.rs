@@ -1,6 +1,6 @@
 //! One live migration between two QEMU processes on this host, and QEMU's own figures about it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::qemu::{Qemu, QemuSpec, Role};
+use crate::qmp::Event;
 use crate::temp::loopback;
 
 /// How a migration runs.
@@ -21,8 +22,12 @@ pub struct MigrationPlan {
     pub downtime_limit_ms: u32,
     /// Over ::1 instead of 127.0.0.1.
     pub ipv6: bool,
+    /// The destination's address instead of these, for ends in their own network namespaces.
+    pub host: Option<IpAddr>,
     /// Where the destination listens.
     pub port: u16,
+    /// Both ends are ready for postcopy, which [`Pair::start_postcopy`] begins. Not with multifd.
+    pub postcopy: bool,
 }
 
 impl Default for MigrationPlan {
@@ -32,7 +37,9 @@ impl Default for MigrationPlan {
             max_bandwidth: None,
             downtime_limit_ms: 300,
             ipv6: false,
+            host: None,
             port: 49152,
+            postcopy: false,
         }
     }
 }
@@ -41,7 +48,7 @@ impl MigrationPlan {
     /// Where the destination listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::new(loopback(self.ipv6), self.port)
+        SocketAddr::new(self.host.unwrap_or_else(|| loopback(self.ipv6)), self.port)
     }
 
     /// How many TCP connections it takes.
@@ -104,6 +111,8 @@ pub struct QemuFigures {
     pub duplicate: u64,
     /// Passes over the dirty log.
     pub dirty_sync_count: u64,
+    /// `ram.postcopy-requests`: pages that the destination asked for.
+    pub postcopy_requests: u64,
     /// Mbit/s over the last 100 ms or, once completed, over the whole migration.
     pub mbps: f64,
     /// Why it failed.
@@ -129,6 +138,7 @@ impl QemuFigures {
             normal: counter("normal"),
             duplicate: counter("duplicate"),
             dirty_sync_count: counter("dirty-sync-count"),
+            postcopy_requests: counter("postcopy-requests"),
             mbps: ram.get("mbps").and_then(Value::as_f64).unwrap_or(0.0),
             error: text("error-desc"),
         }
@@ -180,6 +190,7 @@ impl Pair {
         let capabilities = json!({ "capabilities": [
             { "capability": "multifd", "state": plan.multifd_channels.is_some() },
             { "capability": "events", "state": true },
+            { "capability": "postcopy-ram", "state": plan.postcopy },
         ]});
         for end in [&mut self.source, &mut self.destination] {
             end.qmp().execute("migrate-set-capabilities", &capabilities)?;
@@ -189,6 +200,38 @@ impl Pair {
         self.destination.qmp().execute("migrate-incoming", &target)?;
         self.source.qmp().execute("migrate", &target)?;
         Ok(())
+    }
+
+    /// Goes over to postcopy: the guest moves now, and what is left of its memory follows.
+    ///
+    /// # Errors
+    /// When the plan does not allow it, or no migration is under way.
+    pub fn start_postcopy(&mut self) -> Result<()> {
+        self.source.qmp().execute("migrate-start-postcopy", &Value::Null)?;
+        Ok(())
+    }
+
+    /// Binds the threads of both ends: [`Qemu::pin`].
+    ///
+    /// # Errors
+    /// When an end is gone, or the host has no such CPU.
+    pub fn pin(&mut self, vcpus: usize, others: usize) -> Result<()> {
+        self.source.pin(vcpus, others)?;
+        self.destination.pin(vcpus, others)
+    }
+
+    /// The events of both ends since they were last taken, up to this moment: `MIGRATION` (its
+    /// `data.status` is the new state), `STOP`, `RESUME`, `MIGRATION_PASS`, ...
+    ///
+    /// # Errors
+    /// When an end does not answer.
+    pub fn take_events(&mut self) -> Result<[Vec<Event>; 2]> {
+        let take = |end: &mut Qemu| -> Result<Vec<Event>> {
+            // Events come before the answers that follow them.
+            end.qmp().execute("query-status", &Value::Null)?;
+            Ok(end.qmp().take_events())
+        };
+        Ok([take(&mut self.source)?, take(&mut self.destination)?])
     }
 
     /// QEMU's figures at this moment.
@@ -253,6 +296,15 @@ impl Pair {
         Ok(())
     }
 
+    /// Tells the guest on the source to dirty pages much faster, or at its ordinary rate again:
+    /// [`Qemu::set_storm`].
+    ///
+    /// # Errors
+    /// When the source is gone.
+    pub fn set_storm(&mut self, storm: bool) -> Result<()> {
+        self.source.set_storm(storm)
+    }
+
     fn wait_destination_runs(&mut self, limit: Duration) -> Result<()> {
         let start = Instant::now();
         loop {
@@ -300,6 +352,7 @@ mod tests {
             "ram": {
                 "transferred": 30, "multifd-bytes": 20, "precopy-bytes": 9, "downtime-bytes": 1,
                 "total": 99, "normal": 5, "duplicate": 6, "dirty-sync-count": 7, "mbps": 12.5,
+                "postcopy-requests": 3,
             },
         });
         let figures = QemuFigures::parse(&answer);
@@ -316,6 +369,7 @@ mod tests {
             normal: 5,
             duplicate: 6,
             dirty_sync_count: 7,
+            postcopy_requests: 3,
             mbps: 12.5,
             error: None,
         };

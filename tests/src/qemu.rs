@@ -2,20 +2,35 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
-use crate::guest::{FILLED, Guest};
+use crate::clock::ClockPorts;
+use crate::guest::{CALM, FILLED, Guest, STORM};
+use crate::netns::Wire;
 use crate::process::ChildGuard;
 use crate::qmp::Qmp;
 use crate::temp::TempDir;
 
 /// The program that the lab runs.
 pub const QEMU: &str = "qemu-system-x86_64";
+
+/// What executes the guest's instructions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accelerator {
+    /// QEMU's translator; works everywhere.
+    #[default]
+    Tcg,
+    /// The kernel; needs `/dev/kvm`. The guest is its own BIOS then: a KVM of the PVM kind, which
+    /// itself runs in a VM, does not deliver the interrupt that a BIOS waits for to boot a floppy.
+    /// It executes instructions outside of the 64-bit mode one by one, in about 1 us each.
+    Kvm,
+}
 
 /// How both QEMU processes of a migration are started.
 #[derive(Clone, Debug)]
@@ -28,6 +43,14 @@ pub struct QemuSpec {
     pub debug_threads: bool,
     /// What runs inside.
     pub guest: Guest,
+    /// What runs it.
+    pub accelerator: Accelerator,
+    /// Where the ticks of a guest that ticks go; `None` for a guest without a second serial line.
+    pub clock: Option<ClockPorts>,
+    /// The program, found as a shell does.
+    pub program: OsString,
+    /// Each end in a network namespace of its own; `None` for the host's network.
+    pub wire: Option<Wire>,
     /// More arguments, at the end of the command line.
     pub extra_args: Vec<OsString>,
 }
@@ -40,6 +63,10 @@ impl Default for QemuSpec {
             uuid: Some("7b1c9f04-5d0e-4b53-9a51-0c9c1f6d2a77".to_owned()),
             debug_threads: true,
             guest: Guest::default(),
+            accelerator: Accelerator::Tcg,
+            clock: None,
+            program: QEMU.into(),
+            wire: None,
             extra_args: Vec::new(),
         }
     }
@@ -72,23 +99,42 @@ impl Qemu {
     /// printed.
     pub fn start(spec: &QemuSpec, role: Role) -> Result<Self> {
         let directory = TempDir::new()?;
-        let sector = spec.guest.assemble(directory.path())?;
         let (qmp_path, serial_path, errors_path) =
             (directory.join("qmp"), directory.join("serial"), directory.join("stderr"));
         let serial_listener = UnixListener::bind(&serial_path)?;
-        let mut command = Command::new(QEMU);
+        let mut command = Command::new(&spec.program);
         command
             .args(identity(spec))
-            .args(["-machine", "pc,accel=tcg", "-m", &spec.guest.memory_mib.to_string()])
+            .args(["-m", &spec.guest.memory_mib.to_string()])
             .args(["-nodefaults", "-no-user-config", "-net", "none", "-display", "none"])
-            .arg("-drive")
-            .arg(format!("file={},format=raw,if=floppy,readonly=on", sector.display()))
-            .args(["-boot", "a"])
             .arg("-qmp")
             .arg(format!("unix:{},server=on,wait=off", qmp_path.display()))
             .arg("-chardev")
             .arg(format!("socket,id=serial0,path={}", serial_path.display()))
             .args(["-serial", "chardev:serial0"]);
+        match spec.accelerator {
+            Accelerator::Tcg => {
+                let sector = spec.guest.assemble(directory.path())?;
+                command
+                    .args(["-machine", "pc,accel=tcg", "-drive"])
+                    .arg(format!("file={},format=raw,if=floppy,readonly=on", sector.display()))
+                    .args(["-boot", "a"]);
+            }
+            Accelerator::Kvm => {
+                let rom = spec.guest.assemble_rom(directory.path())?;
+                command.args(["-machine", "pc,accel=kvm", "-bios"]).arg(rom);
+            }
+        }
+        if let Some(ports) = spec.clock {
+            let port = match role {
+                Role::Source => ports.source,
+                Role::Destination => ports.destination,
+            };
+            command
+                .arg("-chardev")
+                .arg(format!("udp,id=clock,host=127.0.0.1,port={port}"))
+                .args(["-serial", "chardev:clock"]);
+        }
         if role == Role::Destination {
             command.args(["-incoming", "defer"]);
         }
@@ -97,13 +143,16 @@ impl Qemu {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&errors_path)?);
+        if let Some(wire) = &spec.wire {
+            wire.end(role).enter(&mut command);
+        }
         let mut process = ChildGuard::spawn(&mut command).with_context(
             || "QEMU is needed for real migrations: run `cargo xtask setup` to install it",
         )?;
         let connected = connect(&mut process, &serial_listener, &qmp_path);
         let (serial, qmp) = connected.with_context(|| {
             let printed = std::fs::read_to_string(&errors_path).unwrap_or_default();
-            format!("{QEMU} did not start: {}", printed.trim())
+            format!("{} did not start: {}", spec.program.display(), printed.trim())
         })?;
         Ok(Self { process, qmp, serial, directory })
     }
@@ -123,6 +172,17 @@ impl Qemu {
         }
     }
 
+    /// Tells the guest, where it runs at this moment, to dirty pages at its storm's rate
+    /// ([`Guest::storm_delay`]) or at its ordinary one. It heeds that within some 30 ms (256 of its
+    /// beats), if it has a working set or ticks; a guest that halts never does.
+    ///
+    /// # Errors
+    /// When QEMU is gone.
+    pub fn set_storm(&mut self, storm: bool) -> Result<()> {
+        let command = if storm { STORM } else { CALM };
+        self.serial.write_all(&[command]).context("the guest's serial line")
+    }
+
     /// Process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -140,10 +200,49 @@ impl Qemu {
         &self.serial
     }
 
+    /// Kills the process (SIGKILL) and waits for its end, but keeps what belongs to it.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn end(&mut self) -> Result<()> {
+        self.process.child().kill()?;
+        self.process.child().wait()?;
+        Ok(())
+    }
+
     /// Kills the process (SIGKILL) and waits for its end: a destination that dies.
     pub fn kill(self) {
         drop(self.process);
         drop(self.directory);
+    }
+
+    /// Kernel ids of the threads that run the guest's CPUs.
+    ///
+    /// # Errors
+    /// When QEMU does not answer.
+    pub fn vcpu_threads(&mut self) -> Result<Vec<u32>> {
+        let answer = self.qmp.execute("query-cpus-fast", &Value::Null)?;
+        let threads: Option<Vec<u32>> = answer.as_array().map(|cpus| {
+            let thread = |cpu: &Value| u32::try_from(cpu.get("thread-id")?.as_u64()?).ok();
+            cpus.iter().filter_map(thread).collect()
+        });
+        threads.with_context(|| format!("not a list of CPUs: {answer}"))
+    }
+
+    /// Binds the guest's CPUs to one CPU of the host and all other threads, those that are yet to
+    /// come included, to another one, as libvirt's `vcpupin` and `emulatorpin` do.
+    ///
+    /// # Errors
+    /// When QEMU is gone or the host has no such CPU.
+    pub fn pin(&mut self, vcpus: usize, others: usize) -> Result<()> {
+        let vcpu_threads = self.vcpu_threads()?;
+        for entry in std::fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+            let name = entry?.file_name();
+            let thread: u32 = name.to_string_lossy().parse()?;
+            let cpu = if vcpu_threads.contains(&thread) { vcpus } else { others };
+            bind_thread(thread, cpu).with_context(|| format!("thread {thread} on CPU {cpu}"))?;
+        }
+        Ok(())
     }
 
     /// The process, for signals.
@@ -151,6 +250,21 @@ impl Qemu {
     pub fn process(&self) -> &ChildGuard {
         &self.process
     }
+}
+
+fn bind_thread(thread: u32, cpu: usize) -> Result<()> {
+    let thread = libc::pid_t::try_from(thread)?;
+    // SAFETY: all zeroes are a valid, empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    ensure!(cpu < 8 * size_of_val(&set), "no such CPU");
+    // SAFETY: the CPU lies within the set.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the pointer and the size describe the set.
+    let result = unsafe { libc::sched_setaffinity(thread, size_of_val(&set), &raw const set) };
+    if result != 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    Ok(())
 }
 
 /// Waits for QEMU to come to the serial socket, then connects to its control socket.

@@ -1,7 +1,10 @@
 //! What the tests read of a migration's record. A missing field is an error of its own.
 
+pub mod blackout;
+
 use serde::Deserialize;
 
+use self::blackout::{Blackout, MigratorState, Phase, Postcopy, Round};
 use crate::process::was_started_here;
 use crate::temp::TempDir;
 
@@ -41,6 +44,21 @@ pub struct Record {
     pub threads: Vec<Thread>,
     /// Why.
     pub evidence: Vec<Evidence>,
+    /// The main connection, by which the two hosts' records are joined.
+    pub connection_key: Option<String>,
+    /// How long the guest stood still; `None` if it did not.
+    pub blackout: Option<Blackout>,
+    /// Phases, in order.
+    #[serde(default)]
+    pub phases: Vec<Phase>,
+    /// Passes over the guest's memory, in order.
+    #[serde(default)]
+    pub rounds: Vec<Round>,
+    /// The migrator's states, in order.
+    #[serde(default)]
+    pub migrator_states: Vec<MigratorState>,
+    /// Of a migration that went over to postcopy.
+    pub postcopy: Option<Postcopy>,
     /// Per-second history; on the single-migration path only.
     pub history: Option<Vec<Sample>>,
 }
@@ -103,6 +121,8 @@ pub struct Stream {
     pub busy_seconds: f64,
     /// `tcpi_rwnd_limited`, seconds.
     pub rwnd_limited_seconds: f64,
+    /// `tcpi_sndbuf_limited`, seconds.
+    pub sndbuf_limited_seconds: f64,
     /// RSTs seen.
     pub resets: u64,
     /// The socket's own counters.

@@ -29,6 +29,9 @@ mod tcp_info {
     pub(super) const BYTES_ACKED: usize = 120;
     pub(super) const BYTES_RECEIVED: usize = 128;
     pub(super) const MIN_RTT: usize = 148;
+    pub(super) const BUSY_TIME: usize = 168;
+    pub(super) const RWND_LIMITED: usize = 176;
+    pub(super) const SNDBUF_LIMITED: usize = 184;
     pub(super) const BYTES_SENT: usize = 200;
     pub(super) const BYTES_RETRANS: usize = 208;
     pub(super) const END: usize = 216;
@@ -56,6 +59,12 @@ pub struct SocketTotals {
     pub segments_retransmitted: u32,
     /// `tcpi_min_rtt`, us.
     pub min_rtt_us: u32,
+    /// `tcpi_busy_time`, us; the kernel counts it and the next two in its timer ticks.
+    pub busy_us: u64,
+    /// `tcpi_rwnd_limited`, us.
+    pub rwnd_limited_us: u64,
+    /// `tcpi_sndbuf_limited`, us.
+    pub sndbuf_limited_us: u64,
 }
 
 impl SocketTotals {
@@ -222,6 +231,9 @@ fn parse_socket(message: &[u8]) -> Option<SocketTotals> {
         bytes_retrans: u64_at(info, tcp_info::BYTES_RETRANS),
         segments_retransmitted: u32_at(info, tcp_info::TOTAL_RETRANS),
         min_rtt_us: u32_at(info, tcp_info::MIN_RTT),
+        busy_us: u64_at(info, tcp_info::BUSY_TIME),
+        rwnd_limited_us: u64_at(info, tcp_info::RWND_LIMITED),
+        sndbuf_limited_us: u64_at(info, tcp_info::SNDBUF_LIMITED),
     })
 }
 

@@ -24,6 +24,12 @@ pub struct TcpInfo {
     pub busy_seconds: f64,
     /// `tcpi_rwnd_limited`, seconds.
     pub rwnd_limited_seconds: f64,
+    /// `tcpi_sndbuf_limited`, seconds.
+    pub sndbuf_limited_seconds: f64,
+    /// `tcpi_total_retrans`, segments.
+    pub total_retrans: u64,
+    /// `tcpi_bytes_retrans`.
+    pub bytes_retrans: u64,
     /// `tcpi_notsent_bytes`.
     pub not_sent_bytes: u32,
     /// `tcpi_unacked`, segments.
@@ -95,7 +101,7 @@ impl ForeignSocket {
         if result != 0 {
             return Err(io::Error::last_os_error()).context("TCP_INFO");
         }
-        if length < 184 {
+        if length < 216 {
             bail!("TCP_INFO has only {length} bytes");
         }
         // SAFETY: it was zeroed, so every byte is a value.
@@ -116,6 +122,9 @@ impl ForeignSocket {
             not_sent_bytes: u32_at(144),
             busy_seconds: seconds(168),
             rwnd_limited_seconds: seconds(176),
+            sndbuf_limited_seconds: seconds(184),
+            total_retrans: u64::from(u32_at(100)),
+            bytes_retrans: u64_at(208),
         })
     }
 }

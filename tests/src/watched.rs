@@ -14,6 +14,8 @@ use crate::record::Record;
 use crate::socket_totals::{SocketTotals, SocketWatch};
 
 const LIMIT: Duration = Duration::from_secs(120);
+/// The unit in which the kernel counts a stream's limited times, where it is longest.
+const TICK_SECONDS: f64 = 0.0101;
 
 /// A finished migration: what the observer says, and what it is compared with.
 #[derive(Debug)]
@@ -96,6 +98,14 @@ impl Watched {
             ensure!(stream.bytes_retransmitted == source.bytes_retrans, context());
             let segments = u64::from(source.segments_retransmitted);
             ensure!(stream.retransmitted_segments == segments, context());
+            for (seconds, kernel_us) in [
+                (stream.busy_seconds, source.busy_us),
+                (stream.rwnd_limited_seconds, source.rwnd_limited_us),
+                (stream.sndbuf_limited_seconds, source.sndbuf_limited_us),
+            ] {
+                let kernel = kernel_us as f64 / 1e6;
+                ensure!((seconds - kernel).abs() <= TICK_SECONDS, "{kernel} s: {}", context());
+            }
             let min_rtt = stream.min_rtt_seconds.with_context(context)?;
             ensure!((min_rtt * 1e6 - f64::from(source.min_rtt_us)).abs() < 0.5, context());
         }

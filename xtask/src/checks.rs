@@ -9,6 +9,9 @@ const DURATION_LIMIT_MS: f64 = 100.0;
 /// Largest relative difference between delivered bytes and QEMU's `transferred`.
 const BYTES_LIMIT: f64 = 0.005;
 
+/// Largest relative difference between a blackout and the sum of its parts.
+const PARTS_LIMIT: f64 = 0.01;
+
 /// One comparison.
 #[derive(Debug)]
 pub(crate) struct Check {
@@ -34,6 +37,8 @@ pub(crate) fn compare(
         duration(record, qemu),
         socket_bytes(record, sockets),
         transferred(record, qemu),
+        blackout(record, qemu),
+        rounds(record, qemu),
     ]
 }
 
@@ -103,6 +108,38 @@ fn transferred(record: &Value, qemu: &QemuFigures) -> Check {
     }
 }
 
+/// QEMU counts on the source alone and in whole ms: what the guest felt is never shorter. Its parts are the whole.
+fn blackout(record: &Value, qemu: &QemuFigures) -> Check {
+    let name = "blackout complete, not below QEMU's downtime, equal to the sum of its parts";
+    let blackout = &record["blackout"];
+    let parts: Option<f64> = blackout["breakdown"]
+        .as_object()
+        .map(|parts| parts.values().filter_map(Value::as_f64).sum());
+    let (Some(seconds), Some(parts), Some(downtime)) =
+        (blackout["seconds"].as_f64(), parts, qemu.downtime_ms)
+    else {
+        return Check { name, passed: false, detail: "a figure is missing".to_owned() };
+    };
+    let (observed, downtime) = (seconds * 1000.0, whole(downtime));
+    Check {
+        name,
+        passed: observed >= downtime && (parts / seconds - 1.0).abs() <= PARTS_LIMIT,
+        detail: format!(
+            "{observed:.3} ms, QEMU {downtime:.0} ms, sum of the parts {:.3} ms",
+            parts * 1000.0
+        ),
+    }
+}
+
+fn rounds(record: &Value, qemu: &QemuFigures) -> Check {
+    let seen = record["rounds"].as_array().map_or(0, Vec::len);
+    Check {
+        name: "rounds over RAM equal to QEMU's dirty-sync-count",
+        passed: u64::try_from(seen) == Ok(qemu.dirty_sync_count),
+        detail: format!("{seen} rounds, QEMU {}", qemu.dirty_sync_count),
+    }
+}
+
 /// Exact up to 2^53, far more than a migration's bytes or milliseconds.
 #[expect(clippy::cast_precision_loss, reason = "see above")]
 pub(crate) fn whole(number: u64) -> f64 {
@@ -129,6 +166,9 @@ mod tests {
             bytes_retrans: 300,
             segments_retransmitted: 1,
             min_rtt_us: 9,
+            busy_us: 9,
+            rwnd_limited_us: 9,
+            sndbuf_limited_us: 9,
         }]
     }
 

@@ -1,7 +1,7 @@
 //! `demo`: a real migration on this host, measured by the observer, beside QEMU's own figures.
 
 use std::io::Write;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +13,7 @@ use dwcp_observer_lab::socket_totals::{SocketTotals, SocketWatch};
 use dwcp_observer_lab::temp::free_migration_port;
 use serde_json::{Value, json};
 
-use crate::shell::{as_root, is_root};
+use crate::shell::{is_root, run_as_root};
 use crate::{build, checks, demo_table, setup};
 
 const MIB: u64 = 1 << 20;
@@ -78,13 +78,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let agreed = checks.iter().all(|check| check.passed);
     Ok(if agreed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Loading BPF programs needs root; building as root would leave root's files in the clone.
-fn run_as_root() -> Result<ExitCode> {
-    let mut command: Command = as_root(std::env::current_exe()?)?;
-    let status = command.args(std::env::args_os().skip(1)).arg("--no-build").status()?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn migrate(args: &Args) -> Result<Outcome> {

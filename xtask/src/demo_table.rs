@@ -13,6 +13,7 @@ pub(crate) fn render(record: &Value, qemu: &QemuFigures, checks: &[Check]) -> St
     let sections = [
         head(record),
         figures(record, qemu),
+        course(record),
         streams(record),
         threads(record),
         evidence(record),
@@ -97,12 +98,45 @@ fn figures(record: &Value, qemu: &QemuFigures) -> String {
         String::new(),
     ]);
     rows.push([
-        "downtime".to_owned(),
-        "-".to_owned(),
+        "blackout, downtime".to_owned(),
+        milliseconds(&record["blackout"]["seconds"]),
         qemu.downtime_ms.map_or("-".to_owned(), |ms| format!("{ms} ms")),
+        match (record["blackout"]["seconds"].as_f64(), qemu.downtime_ms.map(whole)) {
+            (Some(seconds), Some(downtime)) => format!("{:+.3} ms", seconds * 1000.0 - downtime),
+            _ => "-".to_owned(),
+        },
+    ]);
+    rows.push([
+        "rounds".to_owned(),
+        array(&record["rounds"]).len().to_string(),
+        qemu.dirty_sync_count.to_string(),
         String::new(),
     ]);
     table(&rows)
+}
+
+/// Where the blackout went, what each method says, and the phases.
+fn course(record: &Value) -> String {
+    let blackout = &record["blackout"];
+    let mut rows = vec![["blackout".to_owned(), "time".to_owned()]];
+    for part in ["stop", "ram", "device", "network", "load", "start"] {
+        rows.push([part.to_owned(), milliseconds(&blackout["breakdown"][part])]);
+    }
+    for method in ["phase_functions", "vcpu_scheduling"] {
+        rows.push([format!("all by {method}"), milliseconds(&blackout["by_method"][method])]);
+    }
+    let mut text = table(&rows);
+    let mut rows = vec![["phase".to_owned(), "time".to_owned()]];
+    for phase in array(&record["phases"]) {
+        rows.push([show(&phase["phase"]), milliseconds(&phase["seconds"])]);
+    }
+    text.push('\n');
+    text.push_str(&table(&rows));
+    text
+}
+
+fn milliseconds(seconds: &Value) -> String {
+    seconds.as_f64().map_or("-".to_owned(), |seconds| format!("{:.3} ms", seconds * 1000.0))
 }
 
 fn streams(record: &Value) -> String {

@@ -1,12 +1,14 @@
 //! `cargo xtask`: everything from a fresh clone to a tested agent.
 
 mod bench;
+mod blackout;
 mod build;
 mod build_ebpf;
 mod checks;
 mod demo;
 mod demo_table;
 mod docs;
+mod faults;
 mod setup;
 mod shell;
 mod test;
@@ -36,10 +38,14 @@ enum Command {
     Run(build::RunArgs),
     /// Migrate a real VM on this host and print its record beside QEMU's own figures
     Demo(demo::Args),
+    /// Migrate real VMs in twenty ways; each blackout beside the guest's own clock
+    Blackout(blackout::Args),
     /// Write the documents that are generated from the code
     Docs,
     /// Measure what the agent costs; prints a table and writes docs/overhead.md
     Bench(bench::Args),
+    /// Inject faults into real migrations and print what the agent says of each
+    Faults(faults::Args),
     /// Traffic of `bench`, which starts it
     #[command(hide = true)]
     PingPong(bench::PingPongArgs),
@@ -64,8 +70,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Build => build::run().map(|_| ExitCode::SUCCESS),
         Command::Run(args) => build::run_agent(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Blackout(args) => blackout::run(&args),
         Command::Docs => docs::run().map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),
+        Command::Faults(args) => faults::run(&args),
         Command::PingPong(args) => bench::ping_pong(&args),
         Command::Test(args) => test::run(&args),
     }

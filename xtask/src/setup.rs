@@ -10,13 +10,14 @@ use crate::shell::{as_root, ask, cargo, find, run as run_command, tools};
 use crate::toolchain::{BPF_LINKER, MISSING, Toolchain, bpf_linker};
 
 /// Programs and the Debian packages that have them.
-const PROGRAMS: [(&str, &str, &str); 8] = [
+const PROGRAMS: [(&str, &str, &str); 9] = [
     ("cc", "gcc", "links Rust programs"),
     ("as", "binutils", "assembles the test guest"),
     ("ld", "binutils", "links the test guest"),
     ("qemu-system-x86_64", "qemu-system-x86", "real migrations"),
     ("bpftool", "bpftool", "tests look at loaded programs"),
     ("ss", "iproute2", "network namespaces and socket state"),
+    ("nft", "nftables", "drops packets of real migrations"),
     ("perf", "linux-perf", "scheduler benchmark"),
     ("iperf3", "iperf3", "traffic that is no migration"),
 ];

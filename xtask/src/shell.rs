@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -80,6 +80,14 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
     let mut command = Command::new(sudo);
     command.arg(program);
     Ok(command)
+}
+
+/// Runs this program again as root, with `--no-build`: loading BPF programs needs root, and building
+/// as root would leave root's files in the clone.
+pub(crate) fn run_as_root() -> Result<ExitCode> {
+    let mut command: Command = as_root(std::env::current_exe()?)?;
+    let status = command.args(std::env::args_os().skip(1)).arg("--no-build").status()?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs to the end; what it prints on stdout goes to stderr, which is for progress.

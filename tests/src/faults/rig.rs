@@ -1,0 +1,188 @@
+//! One migration over a wire of its own, and what is done to it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use super::{BASELINE_RATE, Competitors, CpuQuota, Fault, Injection, Loss, Shaper, Stopped};
+use crate::guest::Guest;
+use crate::migration::{MigrationPlan, Pair};
+use crate::netns::Wire;
+use crate::qemu::{QemuSpec, Role};
+
+/// What differs from run to run of one fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Variant {
+    /// Multifd channels beside the main one; `None` for plain precopy.
+    pub channels: Option<u8>,
+    /// The source's congestion control; `None` for this host's.
+    pub congestion: Option<&'static str>,
+}
+
+impl Variant {
+    /// Of the run with this number.
+    #[must_use]
+    pub fn of_run(run: usize) -> Self {
+        // The one that every kernel has; unlike BBR it slows down after a loss.
+        const RENO: Option<&str> = Some("reno");
+        let (channels, congestion) =
+            [(None, None), (Some(2), RENO), (None, RENO), (Some(4), None), (None, None)][run % 5];
+        Self { channels, congestion }
+    }
+}
+
+/// Two QEMU processes, the wire between them, and the bucket that paces what goes over it.
+#[derive(Debug)]
+pub struct Rig {
+    // Order of drop: the processes end before their network goes.
+    /// The processes.
+    pub pair: Pair,
+    plan: MigrationPlan,
+    shaper: Option<Shaper>,
+    wire: Wire,
+}
+
+impl Rig {
+    /// Starts both ends and waits until the guest has filled its RAM.
+    ///
+    /// # Errors
+    /// Without root, or when a program is missing or fails.
+    pub fn start(fault: Fault, variant: Variant) -> Result<Self> {
+        let wire = Wire::new()?;
+        let source = wire.end(Role::Source);
+        if let Some(name) = variant.congestion {
+            source.set("ipv4/tcp_congestion_control", name)?;
+        }
+        if fault == Fault::NetworkCutTimeout {
+            // TCP gives up after some 6 s instead of a quarter of an hour.
+            source.set("ipv4/tcp_retries2", "4")?;
+        }
+        let shaper = Shaper::new(&wire, BASELINE_RATE)?;
+        let storm = fault == Fault::DirtyStorm;
+        let guest = Guest {
+            // Enough for the fault to be over before the memory is sent. A storm is of no
+            // consequence before the first pass ends, so that must be short.
+            memory_mib: if storm { 224 } else { 768 },
+            // More than may be left when the guest is stopped, dirtied at a quarter of the rate
+            // at most.
+            working_set_mib: 32,
+            dirty_delay: 80_000,
+            ..Guest::default()
+        };
+        let spec = QemuSpec { guest, wire: Some(wire.clone()), ..QemuSpec::default() };
+        let plan = MigrationPlan {
+            multifd_channels: variant.channels,
+            downtime_limit_ms: if storm { 50 } else { 300 },
+            host: Some(Wire::address(Role::Destination)),
+            ..MigrationPlan::default()
+        };
+        Ok(Self { pair: Pair::start(&spec)?, plan, shaper: Some(shaper), wire })
+    }
+
+    /// Starts the migration.
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub fn migrate(&mut self) -> Result<()> {
+        self.pair.migrate(&self.plan)
+    }
+
+    /// Does to the migration what the fault says. What is returned keeps it in force.
+    ///
+    /// # Errors
+    /// When that is not possible here.
+    pub fn inject(&mut self, fault: Fault) -> Result<Option<Box<dyn Injection>>> {
+        let (source, destination) = (self.pair.source.pid(), self.pair.destination.pid());
+        Ok(match fault {
+            Fault::Clean => None,
+            Fault::BandwidthCut => {
+                self.shape(BASELINE_RATE / 24)?;
+                None
+            }
+            Fault::RandomDrop => Some(Box::new(Loss::new(&self.wire, 5)?)),
+            Fault::NetworkCutCancel | Fault::NetworkCutTimeout => {
+                Some(Box::new(Loss::new(&self.wire, 100)?))
+            }
+            Fault::ReceiverStopped => Some(Box::new(Stopped::new(destination)?)),
+            // Sending takes 1 to 2 % of a CPU, the guest all that it gets. With 5 % for both three
+            // quarters of the rate are left.
+            Fault::SourceCpuQuota => Some(Box::new(CpuQuota::new(source, 2)?)),
+            Fault::SourceCpuContended => Some(Box::new(Competitors::new(source, destination, 2)?)),
+            Fault::DirtyStorm => {
+                self.pair.set_storm(true)?;
+                None
+            }
+            Fault::MaxBandwidth => {
+                self.pair.set_max_bandwidth(BASELINE_RATE / 12)?;
+                None
+            }
+            Fault::DestinationKilled => {
+                self.pair.destination.end()?;
+                None
+            }
+            Fault::SourceKilled => {
+                self.pair.source.end()?;
+                None
+            }
+            Fault::Cancel => {
+                self.pair.cancel()?;
+                None
+            }
+        })
+    }
+
+    /// Takes back what [`Rig::inject`] did by a setting, and lets the rest of the migration run as
+    /// fast as it can.
+    ///
+    /// # Errors
+    /// When the source is gone.
+    pub fn undo(&mut self, fault: Fault, injection: Option<Box<dyn Injection>>) -> Result<()> {
+        drop(injection);
+        self.shaper = None;
+        match fault {
+            Fault::DirtyStorm => self.pair.set_storm(false),
+            Fault::MaxBandwidth => self.pair.set_max_bandwidth(0),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the first pass over the memory is done: only from then on does it matter what the
+    /// guest writes.
+    ///
+    /// # Errors
+    /// When the source is gone.
+    pub fn is_in_its_second_pass(&mut self) -> Result<bool> {
+        Ok(self.pair.figures()?.dirty_sync_count >= 2)
+    }
+
+    /// Whether QEMU says that the migration is over.
+    ///
+    /// # Errors
+    /// When the source is gone.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.pair.figures()?.is_final())
+    }
+
+    /// Waits for the end, which must be as expected, and returns when that was.
+    ///
+    /// # Errors
+    /// When it ends otherwise, or not within a minute.
+    pub fn wait_end(&mut self, expected: &str) -> Result<Instant> {
+        let figures = self.pair.wait_end(Duration::from_secs(60))?;
+        ensure!(figures.status == expected, "QEMU ended otherwise: {figures:?}");
+        Ok(Instant::now())
+    }
+
+    /// Ends the destination (SIGKILL), as what manages both ends does once a migration has failed.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn end_destination(&mut self) -> Result<()> {
+        self.pair.destination.end()
+    }
+
+    fn shape(&self, bytes_per_second: u64) -> Result<()> {
+        self.shaper.as_ref().context("no longer shaped")?.set(bytes_per_second)
+    }
+}
