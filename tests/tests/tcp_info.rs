@@ -58,8 +58,8 @@ fn sandwich(observer: &Observer, id: &str, sockets: &Sockets, moment: &str) -> R
         }
         let limits = kernel_times(before).into_iter().zip(kernel_times(after));
         for (seconds, (least, most)) in times(stream).into_iter().zip(limits) {
-            let fits = seconds >= least - TICK_SECONDS
-                && seconds <= most + TICK_SECONDS + RUN_ON_SECONDS;
+            let fits =
+                seconds >= least - TICK_SECONDS && seconds <= most + TICK_SECONDS + RUN_ON_SECONDS;
             assert!(fits, "{seconds} s in {least} to {most} s: {context}");
         }
         println!(
