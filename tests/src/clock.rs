@@ -274,7 +274,7 @@ impl Standstill {
             before_stop: gaps.iter().rev().take(NEAR).copied().fold(0.0, f64::max),
             after_start: self::gaps(destination).take(NEAR).fold(0.0, f64::max),
             late_ticks: last_second.len(),
-            late_seconds: last_second.iter().sum(),
+            late_seconds: last_second.iter().fold(0.0, |sum, gap| sum + gap),
         })
     }
 

@@ -157,10 +157,10 @@ pub fn cases() -> [Case; 20] {
         Case::tcg("multifd 4, fast, pinned", 512).multifd(4).pinned(),
         Case::tcg("multifd 4, 64 MiB dirtied", 512).dirty(64, 10_000).multifd(4).at_most(300),
         Case::tcg("multifd 2, no thread names", 64).multifd(2).at_most(50).nameless().pinned(),
-        Case::tcg("postcopy at once, pinned", 256).postcopy(0).pinned().short(),
-        Case::tcg("postcopy at once", 64).postcopy(0),
-        Case::tcg("postcopy later, pinned", 512)
-            .dirty(64, 4_000)
+        Case::tcg("postcopy, 100 MiB/s, pinned", 256).at_most(100).postcopy(300).pinned().short(),
+        Case::tcg("postcopy, 50 MiB/s", 64).at_most(50).postcopy(200),
+        Case::tcg("postcopy late, pinned", 512)
+            .dirty(64, 8_000)
             .at_most(150)
             .postcopy(1500)
             .pinned(),
