@@ -47,42 +47,53 @@ pub fn felt(live: &Live, now_ns: u64) -> Option<Felt> {
     Some(Felt { method, instants, by_method: [functions, scheduling], ran_on_at_source, breakdown })
 }
 
+/// Each instant from the best that is known of its end.
 fn choose(
     live: &Live,
     functions: Instants,
     scheduling: Instants,
     now_ns: u64,
 ) -> Option<(Method, Instants)> {
-    let known = |instants: Instants| {
-        (instants.stopped_ns.is_some() || instants.started_ns.is_some()).then_some(instants)
-    };
-    let probed = live.ends.iter().any(EndState::probed);
-    if !probed {
-        return known(scheduling).map(|instants| (Method::VcpuScheduling, instants));
-    }
-    let functions = known(functions)?;
-    // The functions say that and about when; the guest's CPUs say when to the microsecond, if they were busy.
-    let refined = refine(live, functions, now_ns);
-    Some(match refined {
-        Some(instants) => (Method::VcpuScheduling, instants),
-        None => (Method::PhaseFunctions, functions),
-    })
+    let cpus = |role| live.end(role).map(guest_cpus).unwrap_or_default();
+    let probed = |role| live.end(role).is_some_and(EndState::probed);
+    let stopped = instant(
+        probed(Role::Source),
+        functions.stopped_ns,
+        |paused| blackout::last_ran(&cpus(Role::Source), Some(paused)),
+        scheduling.stopped_ns,
+    );
+    // Run on at the source: then its own function tells.
+    let ran_on = functions.started_ns.is_some() && !probed(Role::Destination);
+    let started = instant(
+        ran_on || probed(Role::Destination),
+        functions.started_ns,
+        |resumed| blackout::ran_once_allowed(&cpus(Role::Destination), resumed, now_ns),
+        scheduling.started_ns,
+    );
+    let known = || [stopped, started].into_iter().flatten();
+    known().next()?;
+    let by_cpus = known().all(|(_, method)| method == Method::VcpuScheduling);
+    let method = if by_cpus { Method::VcpuScheduling } else { Method::PhaseFunctions };
+    let ns = |instant: Option<(u64, Method)>| instant.map(|(ns, _)| ns);
+    Some((method, Instants { stopped_ns: ns(stopped), started_ns: ns(started) }))
 }
 
-/// The instants by the guest's CPUs next to those of the functions.
-fn refine(live: &Live, functions: Instants, now_ns: u64) -> Option<Instants> {
-    let cpus = |role| live.end(role).map(guest_cpus).unwrap_or_default();
-    let stopped_ns = match functions.stopped_ns {
-        None => None,
-        Some(paused) => Some(blackout::last_ran(&cpus(Role::Source), Some(paused))?),
-    };
-    let started_ns = match functions.started_ns {
-        None => None,
-        Some(resumed) => {
-            Some(blackout::ran_once_allowed(&cpus(Role::Destination), resumed, now_ns)?)
-        }
-    };
-    Some(Instants { stopped_ns, started_ns })
+/// An instant: where functions are probed they say that and about when, and the guest's CPUs, if they are known, say when to the
+/// microsecond; elsewhere the scheduler alone.
+fn instant(
+    probed: bool,
+    function: Option<u64>,
+    by_cpus: impl Fn(u64) -> Option<u64>,
+    scheduling: Option<u64>,
+) -> Option<(u64, Method)> {
+    if !probed {
+        return scheduling.map(|ns| (ns, Method::VcpuScheduling));
+    }
+    let function = function?;
+    Some(match by_cpus(function) {
+        Some(ns) => (ns, Method::VcpuScheduling),
+        None => (function, Method::PhaseFunctions),
+    })
 }
 
 /// Whether the guest was let run at a destination whose guest CPUs are followed, and none of them has run since.
@@ -143,4 +154,22 @@ fn edges(
 /// When the last payload arrived.
 fn last_arrival(end: &EndState) -> Option<u64> {
     end.flows.values().filter_map(|flow| flow.reading.arrived_ns).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instant_comes_from_the_best_that_is_known_of_its_end() {
+        let cpus = |ns| move |_| Some(ns);
+        let none = |_| None;
+        let found = instant(true, Some(10), cpus(9), Some(8));
+        assert_eq!(found, Some((9, Method::VcpuScheduling)));
+        assert_eq!(instant(true, Some(10), none, Some(8)), Some((10, Method::PhaseFunctions)));
+        // Probed, and the function was not called: the guest was not stopped.
+        assert_eq!(instant(true, None, cpus(9), Some(8)), None);
+        assert_eq!(instant(false, None, none, Some(8)), Some((8, Method::VcpuScheduling)));
+        assert_eq!(instant(false, None, cpus(9), None), None);
+    }
 }

@@ -12,7 +12,7 @@ pub struct Blackout {
     /// Length; absent while an end is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
-    /// What gave the instants.
+    /// What gave the instants; `phase_functions` when one of them rests on a function alone.
     pub method: Method,
     /// Both instants are known.
     pub complete: bool,
