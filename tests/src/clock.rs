@@ -29,8 +29,8 @@ const DRAIN_PERIOD: Duration = Duration::from_millis(50);
 const BUFFER_BYTES: libc::c_int = 64 << 20;
 /// A tick that comes later than this many periods after the one before is called late.
 const LATE_PERIODS: f64 = 10.0;
-/// Ticks on either side of the switch-over that have to be in time, 2 ms of the guest's running.
-const NEAR: usize = 20;
+/// Ticks on either side of the switch-over that have to be in time.
+const NEAR: usize = 5;
 
 /// One tick of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,9 +224,9 @@ pub struct Standstill {
     pub period_p99: f64,
     /// The largest gap between two ticks of the same end.
     pub largest_other: f64,
-    /// The largest of the source's last 20 gaps.
+    /// The largest of the source's last 5 gaps.
     pub before_stop: f64,
-    /// The largest of the destination's first 20 gaps.
+    /// The largest of the destination's first 5 gaps.
     pub after_start: f64,
     /// Ticks of the source's last second that came late (more than ten periods), and the time
     /// they were late. They mean that the host gave the guest no CPU, or that QEMU held its lock.

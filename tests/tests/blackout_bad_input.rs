@@ -45,7 +45,7 @@ fn assert_none_counted(observer: &Observer) {
         return;
     }
     let metrics = observer.metrics().unwrap();
-    let counted = metrics.sum("dwcp_v3_migration_latency_seconds_count", &[]).unwrap();
+    let counted = metrics.sum("dwcp_v3_blackout_seconds_count", &[]).unwrap();
     assert_eq!(counted, 0.0);
 }
 

@@ -5,13 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use dwcp_observer_lab::blackout::{TICK, wait_ticks};
+use dwcp_observer_lab::clock::{GuestClock, Standstill};
 use dwcp_observer_lab::guest::Guest;
 use dwcp_observer_lab::migration::{MigrationPlan, Pair, QemuFigures};
-use dwcp_observer_lab::qemu::QemuSpec;
+use dwcp_observer_lab::qemu::{Qemu, QemuSpec, Role};
 use dwcp_observer_lab::socket_totals::{SocketTotals, SocketWatch};
 use dwcp_observer_lab::temp::free_migration_port;
+use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(120);
@@ -115,4 +118,77 @@ fn a_slow_migration_can_be_watched_and_cancelled() {
     let figures = pair.wait_end(LIMIT).unwrap();
     assert_eq!(figures.status, "cancelled", "{figures:?}");
     assert_eq!(figures.downtime_ms, None);
+}
+
+#[test]
+fn the_guests_clock_goes_on_where_it_stood_still() {
+    let clock = GuestClock::start().unwrap();
+    let spec = QemuSpec {
+        guest: Guest { memory_mib: 64, tick: Some(TICK), ..Guest::default() },
+        clock: Some(clock.ports()),
+        ..QemuSpec::default()
+    };
+    let plan = MigrationPlan {
+        max_bandwidth: Some(50 << 20),
+        port: free_migration_port(false).unwrap(),
+        ..MigrationPlan::default()
+    };
+    let mut pair = Pair::start(&spec).unwrap();
+    pair.pin(0, 1).unwrap();
+    wait_ticks(&clock, Role::Source).unwrap();
+    pair.migrate(&plan).unwrap();
+    let figures = pair.wait_end(LIMIT).unwrap();
+    assert_eq!(figures.status, "completed", "{figures:?}");
+    wait_ticks(&clock, Role::Destination).unwrap();
+    let [source, destination] = pair.take_events().unwrap();
+    let at = |events: &[dwcp_observer_lab::qmp::Event], name: &str| {
+        let event = events.iter().find(|event| event.name == name).unwrap();
+        event.timestamp.as_secs_f64()
+    };
+    let (stop, resume) = (at(&source, "STOP"), at(&destination, "RESUME"));
+    drop(pair);
+    // No tick was lost and the ends did not run at once, or this would be an error.
+    let found = Standstill::between(&clock.finish().unwrap()).unwrap();
+    println!("{found:#?}\nQEMU's downtime: {:?} ms", figures.downtime_ms);
+    // A guest's clock is late at times and early never.
+    assert!(found.period >= 0.99 * TICK.as_secs_f64(), "{found:#?}");
+    // QEMU counts on the source alone.
+    let downtime = figures.downtime_ms.unwrap() as f64 / 1e3;
+    assert!(found.seconds + 0.001 >= downtime, "{found:#?} {figures:?}");
+    // Both ends' events lie within the gap, but for the moments that QEMU takes to write them.
+    let (last, first) =
+        (found.last_on_source as f64 / 1e9, found.first_on_destination as f64 / 1e9);
+    assert!(last <= stop + 0.001, "a tick {} s after QEMU's STOP", last - stop);
+    assert!(first >= resume - 0.001, "a tick {} s before QEMU's RESUME", resume - first);
+}
+
+/// Memory in MiB that the guest writes in one second, each page counted once.
+fn dirty_rate(qemu: &mut Qemu) -> u64 {
+    qemu.qmp().execute("calc-dirty-rate", &json!({ "calc-time": 1 })).unwrap();
+    let start = Instant::now();
+    loop {
+        let answer = qemu.qmp().execute("query-dirty-rate", &Value::Null).unwrap();
+        if answer["status"] == "measured" {
+            return answer["dirty-rate"].as_u64().unwrap();
+        }
+        assert!(start.elapsed() < LIMIT, "{answer}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_storm_comes_and_goes() {
+    let guest =
+        Guest { memory_mib: 512, working_set_mib: 256, dirty_delay: 100_000, ..Guest::default() };
+    let mut qemu = Qemu::start(&QemuSpec { guest, ..QemuSpec::default() }, Role::Source).unwrap();
+    qemu.wait_filled(LIMIT).unwrap();
+    let calm = dirty_rate(&mut qemu);
+    qemu.set_storm(true).unwrap();
+    let storm = dirty_rate(&mut qemu);
+    qemu.set_storm(false).unwrap();
+    // What was written before it heeded the word counts until the next measurement.
+    dirty_rate(&mut qemu);
+    let again = dirty_rate(&mut qemu);
+    println!("{calm} MiB/s, in a storm {storm} MiB/s, then {again} MiB/s");
+    assert!(storm > 5 * calm.max(1) && storm > 5 * again.max(1), "{calm} {storm} {again}");
 }

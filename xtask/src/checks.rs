@@ -152,7 +152,13 @@ mod tests {
     use serde_json::json;
 
     fn qemu() -> QemuFigures {
-        QemuFigures { total_time_ms: Some(1000), transferred: 100_000, ..QemuFigures::default() }
+        QemuFigures {
+            total_time_ms: Some(1000),
+            transferred: 100_000,
+            downtime_ms: Some(3),
+            dirty_sync_count: 2,
+            ..QemuFigures::default()
+        }
     }
 
     fn sockets() -> Vec<SocketTotals> {
@@ -178,6 +184,8 @@ mod tests {
             "bytes": { "delivered": 100_400 },
             "ends": [{ "role": "source" }, { "role": "destination" }],
             "streams": [{ "role": "main" }],
+            "blackout": { "seconds": 0.004, "breakdown": { "stop": 0.001, "ram": 0.003 } },
+            "rounds": [{}, {}],
         })
     }
 
@@ -209,6 +217,18 @@ mod tests {
         assert_eq!(failed(&off_by_one, 1), ["delivered bytes equal to the sockets' own counters"]);
         let far = with(|record| record["bytes"]["delivered"] = json!(100_501));
         assert_eq!(failed(&far, 1).len(), 2);
-        assert_eq!(failed(&json!({}), 1).len(), 5);
+        let blackout =
+            "blackout complete, not below QEMU's downtime, equal to the sum of its parts";
+        let shorter = with(|record| {
+            record["blackout"] = json!({ "seconds": 0.0029, "breakdown": { "ram": 0.0029 } });
+        });
+        assert_eq!(failed(&shorter, 1), [blackout]);
+        let parts = with(|record| record["blackout"]["breakdown"]["ram"] = json!(0.0029));
+        assert_eq!(failed(&parts, 1), [blackout]);
+        let half = with(|record| record["blackout"] = json!({ "half": "source" }));
+        assert_eq!(failed(&half, 1), [blackout]);
+        let fewer = with(|record| record["rounds"] = json!([{}]));
+        assert_eq!(failed(&fewer, 1), ["rounds over RAM equal to QEMU's dirty-sync-count"]);
+        assert_eq!(failed(&json!({}), 1).len(), 7);
     }
 }

@@ -31,9 +31,9 @@ pub struct Comparison {
     /// How long the guest had not ticked in its last second on the source, beyond ten periods each
     /// time: the host or QEMU gave it no CPU.
     pub late_before: f64,
-    /// The largest of its last 20 gaps on the source.
+    /// The largest of its last 5 gaps on the source.
     pub before_stop: f64,
-    /// The largest of its first 20 gaps on the destination.
+    /// The largest of its first 5 gaps on the destination.
     pub after_start: f64,
     /// One of these is so large that the truth is none: [`Standstill::is_disturbed`].
     ///

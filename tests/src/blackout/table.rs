@@ -71,7 +71,7 @@ pub fn render(runs: &[Comparison]) -> String {
         "truth: last tick on the source to first tick on the destination, by the kernel's stamps of \
          the guest's\ndatagrams. stop: from the last tick to the record's stop; start: from its start \
          to the first tick. period, p99:\nof the guest's clock on the source; late: what it missed \
-         in its last second there by not being run;\nother: its largest other gap, anywhere.\ndisturbed: a tick within 2 ms of the switch-over came over 10 \
+         in its last second there by not being run;\nother: its largest other gap, anywhere.\ndisturbed: one of the 5 ticks before or after the switch-over came over 10 \
          periods late, so that the truth itself is as uncertain."
     ));
     text
