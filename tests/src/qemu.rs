@@ -200,6 +200,14 @@ impl Qemu {
         &self.serial
     }
 
+    /// Waits for the process to end by itself; `false` if it still runs after `limit`.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn wait_ended(&mut self, limit: Duration) -> Result<bool> {
+        Ok(self.process.wait_for(limit)?.is_some())
+    }
+
     /// Kills the process (SIGKILL) and waits for its end, but keeps what belongs to it.
     ///
     /// # Errors

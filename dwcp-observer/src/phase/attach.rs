@@ -1,6 +1,11 @@
 //! Places the phase probes: once per executable, for all processes that run it, now and later.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::HashMap,
+    fs::File,
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf,
@@ -53,9 +58,10 @@ struct Probed {
 impl Attacher {
     /// Probes the executable of a process that may migrate. `None` when the process is gone.
     pub fn attach(&mut self, ebpf: &mut Ebpf, pid: u32) -> Option<Coverage> {
-        // The link leads to the file that runs, in whatever mount namespace, also after an upgrade has replaced its path.
-        let path = PathBuf::from(format!("/proc/{pid}/exe"));
-        let id = binary::identify(&path).ok()?;
+        // The link leads to the file that runs, in whatever mount namespace, also after an upgrade has replaced its path. Held open,
+        // it stays reachable when the process ends in the middle of this.
+        let file = File::open(format!("/proc/{pid}/exe")).ok()?;
+        let id = binary::identify(&file).ok()?;
         if let Some(probed) = self.binaries.get_mut(&id) {
             if !probed.pids.contains(&pid) {
                 probed.pids.push(pid);
@@ -68,12 +74,8 @@ impl Attacher {
             )));
         }
         let mut links = Vec::new();
-        let coverage = match place(ebpf, &path, &mut links) {
-            Ok(coverage) => coverage,
-            // It ended meanwhile: the next process of this executable gets its own attempt.
-            Err(BinaryError::Read(_)) if binary::identify(&path).ok() != Some(id) => return None,
-            Err(error) => Coverage::Unprobed(error.to_string()),
-        };
+        let coverage = place(ebpf, &file, &mut links)
+            .unwrap_or_else(|error| Coverage::Unprobed(error.to_string()));
         self.binaries.insert(id, Probed { coverage: coverage.clone(), links, pids: vec![pid] });
         Some(coverage)
     }
@@ -134,17 +136,17 @@ pub fn load(ebpf: &mut Ebpf) -> Vec<ProbeStatus> {
 
 fn place(
     ebpf: &mut Ebpf,
-    path: &std::path::Path,
+    file: &File,
     links: &mut Vec<UProbeLink>,
 ) -> Result<Coverage, BinaryError> {
-    let binary = binary::read(path)?;
+    let binary = binary::read(file)?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let mut missing = Vec::new();
     for function in FUNCTIONS {
         let placed = match binary.offsets.get(function.symbol) {
             None => Err("is not exported".to_owned()),
-            Some(offset) => {
-                attach(ebpf, function.program, *offset, path).map_err(|error| error.to_string())
-            }
+            Some(offset) => attach(ebpf, function.program, *offset, &path)
+                .map_err(|error| format!("{:#}", anyhow::Error::new(error))),
         };
         match placed {
             Ok(link) => links.push(link),
@@ -163,7 +165,7 @@ fn attach(
     ebpf: &mut Ebpf,
     program: &str,
     offset: u64,
-    path: &std::path::Path,
+    path: &Path,
 ) -> Result<UProbeLink, ProgramError> {
     let Some(Program::UProbe(program)) = ebpf.program_mut(program) else {
         return Err(ProgramError::UnexpectedProgramType);

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 pub enum Fault {
     /// Nothing.
     Clean,
-    /// The network's rate falls to a fortieth.
+    /// The network's rate falls to 20 Mbit/s, 4 % of what it was.
     BandwidthCut,
     /// The network loses packets at random.
     RandomDrop,
@@ -19,7 +19,7 @@ pub enum Fault {
     ReceiverStopped,
     /// The source's control group may use a small part of a CPU.
     SourceCpuQuota,
-    /// Busy threads go before the source's sending threads.
+    /// Busy processes go before the source's sending threads.
     SourceCpuContended,
     /// The guest writes to its memory much faster.
     DirtyStorm,
@@ -62,7 +62,7 @@ const EXPECTATIONS: [Expectation; 13] = [
         states: &["slow"],
         cause: "network",
         outcome: "completed",
-        reason: "data flow, at 2.5 % of the rate so far; the sender waits for acknowledgements",
+        reason: "data flow, at 4 % of the rate so far; the sender waits for acknowledgements",
     },
     Expectation {
         fault: Fault::RandomDrop,

@@ -174,6 +174,16 @@ impl Rig {
         Ok(Instant::now())
     }
 
+    /// Waits for the destination to end by itself, as QEMU does when its source is gone.
+    ///
+    /// # Errors
+    /// When it does not within 20 s.
+    pub fn wait_destination_gives_up(&mut self) -> Result<()> {
+        let ended = self.pair.destination.wait_ended(Duration::from_secs(20))?;
+        ensure!(ended, "the destination still waits for its source");
+        Ok(())
+    }
+
     /// Ends the destination (SIGKILL), as what manages both ends does once a migration has failed.
     ///
     /// # Errors

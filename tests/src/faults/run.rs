@@ -117,9 +117,9 @@ impl RunReport {
             ensure!(injection.has_effect()?, "the fault was without effect: {injection:?}");
         }
         let ended = match fault {
-            // No answer can be had of it; the other end is reaped like it.
+            // No answer can be had of it.
             Fault::SourceKilled => {
-                rig.end_destination()?;
+                rig.wait_destination_gives_up()?;
                 Instant::now()
             }
             Fault::NetworkCutCancel => {
@@ -146,7 +146,12 @@ impl RunReport {
                 watch.go_on(Duration::from_secs(60), |_| rig.has_ended())?;
                 rig.wait_end(expected.outcome)?
             }
-            Fault::DestinationKilled | Fault::Cancel => rig.wait_end(expected.outcome)?,
+            Fault::Cancel => {
+                let ended = rig.wait_end(expected.outcome)?;
+                rig.wait_destination_gives_up()?;
+                ended
+            }
+            Fault::DestinationKilled => rig.wait_end(expected.outcome)?,
             _ => {
                 rig.undo(fault, injection)?;
                 rig.wait_end(expected.outcome)?
