@@ -1,70 +1,55 @@
-//! Reading kernel memory: typed loads where the verifier knows the pointer, `bpf_probe_read_kernel` where it does not.
+//! Reading kernel memory: typed loads where the verifier knows the pointer (feature `typed`), `bpf_probe_read_kernel` where it does
+//! not. Each is an object of its own: sockets and tasks are tagged in local storage by the one, in hashes by the other.
 
-use core::mem::{MaybeUninit, zeroed};
+use core::mem::zeroed;
 
-use aya_ebpf::{
-    Global,
-    helpers::generated::{bpf_probe_read_kernel, bpf_skc_to_tcp_sock},
-};
+use aya_ebpf::{Global, helpers::generated as helpers};
 use dwcp_observer_ebpf::FIELD_ABSENT;
 
-/// How a program reaches kernel memory; picked by its rung of the ladder.
-pub trait Access {
-    /// Whether sockets and tasks are tagged in local storage (needs typed pointers) or in a hash.
-    const TYPED: bool;
-
-    /// Reads a field; zero when this kernel does not have it.
-    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T;
-
-    /// The `tcp_sock` of a full TCP socket, null for any other.
-    unsafe fn tcp_sock(sk: *const u8) -> *const u8;
+/// Reads a field; zero when this kernel does not have it. A direct, fault-handled load; an offset outside the struct does not load.
+#[cfg(feature = "typed")]
+#[inline(always)]
+pub unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T {
+    if offset == FIELD_ABSENT {
+        return zeroed();
+    }
+    *base.add(offset as usize).cast::<T>()
 }
 
-/// `tp_btf` and iterators: direct, fault-handled loads; an offset outside the struct does not load.
-pub struct Typed;
-
-impl Access for Typed {
-    const TYPED: bool = true;
-
-    #[inline(always)]
-    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T {
-        if offset == FIELD_ABSENT {
-            return zeroed();
-        }
-        *base.add(offset as usize).cast::<T>()
+/// Reads a field; zero when this kernel does not have it or when the address is none.
+#[cfg(not(feature = "typed"))]
+#[inline(always)]
+pub unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T {
+    if offset == FIELD_ABSENT {
+        return zeroed();
     }
-
-    #[inline(always)]
-    unsafe fn tcp_sock(sk: *const u8) -> *const u8 {
-        bpf_skc_to_tcp_sock(sk.cast_mut().cast()).cast()
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
+    let source = base.wrapping_add(offset as usize);
+    let to = value.as_mut_ptr().cast();
+    if helpers::bpf_probe_read_kernel(to, size_of::<T>() as u32, source.cast()) == 0 {
+        value.assume_init()
+    } else {
+        zeroed()
     }
 }
 
-/// `raw_tp`: arguments are plain numbers to the verifier.
-pub struct Probed;
-
-impl Access for Probed {
-    const TYPED: bool = false;
-
-    #[inline(always)]
-    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T {
-        if offset == FIELD_ABSENT {
-            return zeroed();
-        }
-        let mut value = MaybeUninit::<T>::uninit();
-        let source = base.wrapping_add(offset as usize);
-        if bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, source.cast())
-            == 0
-        {
-            value.assume_init()
-        } else {
-            zeroed()
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn tcp_sock(sk: *const u8) -> *const u8 {
+/// The `tcp_sock` of a full TCP socket, null for any other.
+#[inline(always)]
+pub unsafe fn tcp_sock(sk: *const u8) -> *const u8 {
+    if cfg!(feature = "typed") {
+        helpers::bpf_skc_to_tcp_sock(sk.cast_mut().cast()).cast()
+    } else {
         sk
+    }
+}
+
+/// The running task. `bpf_get_current_task_btf` came with 5.11.
+#[inline(always)]
+pub unsafe fn current() -> *const u8 {
+    if cfg!(feature = "typed") {
+        helpers::bpf_get_current_task_btf().cast_const().cast()
+    } else {
+        helpers::bpf_get_current_task() as *const u8
     }
 }
 
@@ -87,7 +72,7 @@ offsets! {
     TP_CHRONO_STAT, TP_RACK_RTT,
     TASK_PID, TASK_TGID, TASK_COMM, TASK_LEADER, TASK_STORAGE, TASK_START, TASK_EXEC, TASK_RUN_DELAY, TASK_PCOUNT,
     TASK_NVCSW, TASK_NIVCSW, TASK_MOVES, TASK_EXIT_CODE, TASK_STATE, TASK_ON_CPU,
-    SOCKET_SK,
+    SOCKET_SK, FILE_INODE, FILE_DATA, INODE_MODE,
     SKB_DEV, SKB_PROTOCOL, DEV_NAME, DEV_NET,
 }
 

@@ -430,5 +430,7 @@ pub const fn allowed(rung: crate::config::Rung) -> kernel::ladder::Allowed {
         crate::config::Rung::Auto => Allowed::Auto,
         crate::config::Rung::TpBtf => Allowed::Only(Rung::TpBtf),
         crate::config::Rung::RawTp => Allowed::Only(Rung::RawTp),
+        crate::config::Rung::Fentry => Allowed::Only(Rung::Fentry),
+        crate::config::Rung::Kprobe => Allowed::Only(Rung::Kprobe),
     }
 }

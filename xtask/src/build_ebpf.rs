@@ -1,4 +1,4 @@
-//! `build-ebpf`: the eBPF programs into one object file.
+//! `build-ebpf`: the eBPF programs into object files.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,12 +11,28 @@ use crate::toolchain::{MISSING, TARGET, Toolchain, bpf_linker};
 
 const PACKAGE: &str = "dwcp-observer-ebpf";
 
-/// Where the object file goes, which is where the agent's build looks for it.
-pub(crate) fn object() -> PathBuf {
-    workspace().join("target/ebpf/dwcp-observer.bpf.o")
+/// An object file of the agent.
+struct Object {
+    /// File name without `.bpf.o`.
+    name: &'static str,
+    /// Binary target of the crate.
+    bin: &'static str,
+    /// Features that it is built with.
+    features: &'static str,
 }
 
-/// Builds and returns the path of the object file.
+/// Every object that the agent includes.
+const OBJECTS: [Object; 2] = [
+    Object { name: "typed", bin: "dwcp-observer-ebpf", features: "typed" },
+    Object { name: "probed", bin: "dwcp-observer-ebpf", features: "" },
+];
+
+/// Where the object files go, which is where the agent's build looks for them.
+pub(crate) fn directory() -> PathBuf {
+    workspace().join("target/ebpf")
+}
+
+/// Builds and returns the directory of the object files.
 pub(crate) fn run() -> Result<PathBuf> {
     let toolchain = Toolchain::find().context(MISSING)?;
     let Some((linker, version)) = bpf_linker() else {
@@ -26,17 +42,19 @@ pub(crate) fn run() -> Result<PathBuf> {
     };
     eprintln!("build-ebpf: {}, bpf-linker {version}", toolchain.describe());
     let build_dir = workspace().join("target/ebpf-build");
-    run_command(&mut command(&toolchain, &linker, &build_dir))?;
-    let built = build_dir.join(TARGET).join("ebpf").join(PACKAGE);
-    let object = object();
-    let stripped = build_dir.join("stripped.o");
-    let content = if strip(&built, &stripped) { &stripped } else { &built };
-    install(content, modified(&built)?, &object)?;
-    eprintln!("build-ebpf: {}", object.display());
-    Ok(object)
+    for object in &OBJECTS {
+        run_command(&mut command(object, &toolchain, &linker, &build_dir))?;
+        let built = build_dir.join(TARGET).join("ebpf").join(object.bin);
+        let stripped = build_dir.join("stripped.o");
+        let content = if strip(&built, &stripped) { &stripped } else { &built };
+        let file = directory().join(format!("{}.bpf.o", object.name));
+        install(content, modified(&built)?, &file)?;
+        eprintln!("build-ebpf: {}", file.display());
+    }
+    Ok(directory())
 }
 
-fn command(toolchain: &Toolchain, linker: &Path, build_dir: &Path) -> Command {
+fn command(object: &Object, toolchain: &Toolchain, linker: &Path, build_dir: &Path) -> Command {
     let mut command = match toolchain {
         Toolchain::Distribution { cargo, .. } => Command::new(cargo),
         Toolchain::Nightly { rustup } => {
@@ -65,7 +83,7 @@ fn command(toolchain: &Toolchain, linker: &Path, build_dir: &Path) -> Command {
     ];
     command
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-        .args(["--package", PACKAGE, "--bin", PACKAGE])
+        .args(["--package", PACKAGE, "--bin", object.bin, "--features", object.features])
         .args(["--profile", "ebpf", "--target", TARGET, "--target-dir"])
         .arg(build_dir);
     command
@@ -123,6 +141,8 @@ mod tests {
             PACKAGE,
             "--bin",
             PACKAGE,
+            "--features",
+            "typed",
             "--profile",
             "ebpf",
             "--target",
@@ -130,10 +150,10 @@ mod tests {
             "--target-dir",
             "/build",
         ];
-        let command_line = args(&command(&distribution, linker, build_dir));
+        let command_line = args(&command(&OBJECTS[0], &distribution, linker, build_dir));
         assert_eq!(command_line[0], "build");
         assert_eq!(command_line[1..], tail);
-        let command_line = args(&command(&nightly, linker, build_dir));
+        let command_line = args(&command(&OBJECTS[0], &nightly, linker, build_dir));
         assert_eq!(command_line[..6], ["run", "nightly", "cargo", "build", "-Z", "build-std=core"]);
         assert_eq!(command_line[6..], tail);
     }

@@ -30,7 +30,7 @@ struct Cli {
 enum Command {
     /// Install what is missing to build and test (Debian packages, bpf-linker, promtool)
     Setup(setup::Args),
-    /// Build the eBPF programs into target/ebpf/dwcp-observer.bpf.o
+    /// Build the eBPF programs into target/ebpf/
     BuildEbpf,
     /// Build the eBPF programs and the agent: target/release/dwcp-observer
     Build,

@@ -6,7 +6,7 @@ use aya_ebpf::{
 use dwcp_observer_ebpf::netdev::{MAX_TAPS, Tap, TapKey};
 
 use crate::{
-    access::{Access, DEV_NAME, DEV_NET, NET_INUM, SKB_DEV, SKB_PROTOCOL},
+    access::{DEV_NAME, DEV_NET, NET_INUM, SKB_DEV, SKB_PROTOCOL, read},
     counters::add,
 };
 
@@ -17,26 +17,26 @@ static TAPS: HashMap<TapKey, Tap> = HashMap::with_max_entries(MAX_TAPS, BPF_F_NO
 /// `netif_receive_skb_entry(const struct sk_buff *skb)`: what tap devices hand to the stack (`tun_get_user`, also from vhost), and
 /// not what hardware receives, which comes by NAPI.
 #[inline(always)]
-pub unsafe fn on_receive<A: Access>(skb: *const u8) {
-    let device: *const u8 = A::read(skb, SKB_DEV.load());
+pub unsafe fn on_receive(skb: *const u8) {
+    let device: *const u8 = read(skb, SKB_DEV.load());
     if device.is_null() {
         return;
     }
-    let net: *const u8 = A::read(device, DEV_NET.load());
+    let net: *const u8 = read(device, DEV_NET.load());
     if net.is_null() {
         return;
     }
     let name = DEV_NAME.load();
     let key = TapKey {
-        name: [A::read(device, name), A::read(device, name + 8)],
-        netns: A::read(net, NET_INUM.load()),
+        name: [read(device, name), read(device, name + 8)],
+        netns: read(net, NET_INUM.load()),
         reserved: 0,
     };
     let Some(tap) = TAPS.get_ptr_mut(&key) else { return };
     let now = bpf_ktime_get_ns();
     if (*tap).first_ns == 0 {
         (*tap).first_ns = now;
-        (*tap).first_protocol = u32::from(u16::from_be(A::read(skb, SKB_PROTOCOL.load())));
+        (*tap).first_protocol = u32::from(u16::from_be(read(skb, SKB_PROTOCOL.load())));
     }
     (*tap).last_ns = now;
     add(&raw mut (*tap).packets, 1);

@@ -11,7 +11,7 @@ use dwcp_observer_ebpf::{
 };
 
 use crate::{
-    access::Typed,
+    access::current,
     events,
     process::{self, PROCESSES},
 };
@@ -19,8 +19,7 @@ use crate::{
 /// The record of the running process, if it is tracked.
 #[inline(always)]
 unsafe fn own_process() -> Option<(u32, *mut Process)> {
-    // A uprobe runs in the thread that hit it, and the current task is a typed pointer in every program type.
-    let slot = process::slot_of::<Typed>(process::current::<Typed>(), false)?;
+    let slot = process::slot_of(current(), false)?;
     if slot == 0 {
         return None;
     }

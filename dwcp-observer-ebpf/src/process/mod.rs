@@ -3,9 +3,7 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_F_NO_PREALLOC,
-    helpers::generated::{
-        bpf_get_current_task, bpf_get_current_task_btf, bpf_ktime_get_ns, bpf_probe_read_kernel_str,
-    },
+    helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel_str},
     macros::map,
     maps::{Array, HashMap, Stack},
 };
@@ -17,7 +15,9 @@ use dwcp_observer_ebpf::{
 };
 
 use crate::{
-    access::{Access, TASK_COMM, TASK_EXIT_CODE, TASK_LEADER, TASK_PID, TASK_START, TASK_TGID},
+    access::{
+        TASK_COMM, TASK_EXIT_CODE, TASK_LEADER, TASK_PID, TASK_START, TASK_TGID, current, read,
+    },
     counters::bump,
     events::emit,
     levels::{self, LEVEL_PROCESSES},
@@ -51,15 +51,6 @@ pub fn port_matches((local, peer): (u16, u16)) -> bool {
     (bit(local) | bit(peer)) & 1 != 0
 }
 
-#[inline(always)]
-pub unsafe fn current<A: Access>() -> *const u8 {
-    if A::TYPED {
-        bpf_get_current_task_btf().cast_const().cast()
-    } else {
-        bpf_get_current_task() as *const u8
-    }
-}
-
 /// The first comm rule that matches; an empty rule ends the table.
 #[inline(always)]
 fn match_comm(comm: &[u64; 2]) -> Option<&'static CommRule> {
@@ -77,11 +68,7 @@ fn match_comm(comm: &[u64; 2]) -> Option<&'static CommRule> {
 
 /// Gives a process a slot and tags its leader.
 #[inline(always)]
-pub unsafe fn adopt<A: Access>(
-    leader: *const u8,
-    rule: u32,
-    comm: &[u64; 2],
-) -> Option<&'static mut TaskTag> {
+pub unsafe fn adopt(leader: *const u8, rule: u32, comm: &[u64; 2]) -> Option<&'static mut TaskTag> {
     let slot = match PROCESS_FREE.pop() {
         Ok(Some(slot)) => slot,
         Ok(None) => {
@@ -94,7 +81,7 @@ pub unsafe fn adopt<A: Access>(
         }
     };
     let process = PROCESSES.get_ptr_mut(slot)?;
-    let tgid = A::read::<u32>(leader, TASK_TGID.load());
+    let tgid = read::<u32>(leader, TASK_TGID.load());
     let mut tag = TaskTag {
         process: slot,
         process_generation: (*process).generation,
@@ -103,7 +90,7 @@ pub unsafe fn adopt<A: Access>(
         run_delay: 0,
         after_migration: 0,
     };
-    let Some(tag) = store::create_task::<A>(leader, &mut tag) else {
+    let Some(tag) = store::create_task(leader, &mut tag) else {
         bump(Counter::TaskTagFailed);
         give_back(slot);
         return None;
@@ -117,7 +104,7 @@ pub unsafe fn adopt<A: Access>(
         (*process).rule = rule;
         (*process).watch = 0;
         (*process).exited_ns = 0;
-        (*process).start_boottime = A::read(leader, TASK_START.load());
+        (*process).start_boottime = read(leader, TASK_START.load());
         (*process).comm = core::mem::transmute::<[u64; 2], [u8; COMM_LEN]>(*comm);
         (*process).overflow = FlowOverflow::default();
         (*process).sent_bytes = 0;
@@ -146,25 +133,25 @@ unsafe fn stale(tag: &TaskTag) -> bool {
 }
 
 #[inline(always)]
-unsafe fn comm_of<A: Access>(task: *const u8) -> [u64; 2] {
+unsafe fn comm_of(task: *const u8) -> [u64; 2] {
     let offset = TASK_COMM.load();
-    [A::read(task, offset), A::read(task, offset + 8)]
+    [read(task, offset), read(task, offset + 8)]
 }
 
 /// The tag of a thread whose process is tracked; new threads of a tracked process are tagged here.
 #[inline(always)]
-pub unsafe fn tag_of<A: Access>(task: *const u8) -> Option<&'static mut TaskTag> {
-    if let Some(tag) = store::task::<A>(task) {
+pub unsafe fn tag_of(task: *const u8) -> Option<&'static mut TaskTag> {
+    if let Some(tag) = store::task(task) {
         if !stale(tag) {
             return Some(tag);
         }
-        store::delete_task::<A>(task);
+        store::delete_task(task);
     }
-    let leader: *const u8 = A::read(task, TASK_LEADER.load());
+    let leader: *const u8 = read(task, TASK_LEADER.load());
     if leader.is_null() || leader == task {
         return None;
     }
-    let parent = store::task::<A>(leader)?;
+    let parent = store::task(leader)?;
     if stale(parent) {
         return None;
     }
@@ -176,7 +163,7 @@ pub unsafe fn tag_of<A: Access>(task: *const u8) -> Option<&'static mut TaskTag>
         run_delay: 0,
         after_migration: 0,
     };
-    let created = store::create_task::<A>(task, &mut tag);
+    let created = store::create_task(task, &mut tag);
     if created.is_none() {
         bump(Counter::TaskTagFailed);
     }
@@ -185,29 +172,29 @@ pub unsafe fn tag_of<A: Access>(task: *const u8) -> Option<&'static mut TaskTag>
 
 /// The process slot of a thread, taken now if a port rule asks for it.
 #[inline(always)]
-pub unsafe fn slot_of<A: Access>(task: *const u8, adopt_unknown: bool) -> Option<u32> {
-    if let Some(tag) = tag_of::<A>(task) {
+pub unsafe fn slot_of(task: *const u8, adopt_unknown: bool) -> Option<u32> {
+    if let Some(tag) = tag_of(task) {
         return Some(tag.process);
     }
     if !adopt_unknown {
         return None;
     }
-    let leader: *const u8 = A::read(task, TASK_LEADER.load());
+    let leader: *const u8 = read(task, TASK_LEADER.load());
     if leader.is_null() {
         return None;
     }
-    adopt::<A>(leader, 0, &comm_of::<A>(leader)).map(|tag| tag.process)
+    adopt(leader, 0, &comm_of(leader)).map(|tag| tag.process)
 }
 
 /// `task_rename(struct task_struct *task, const char *comm)`: exec, `prctl(PR_SET_NAME)` and thread naming, before the change.
 #[inline(always)]
-pub unsafe fn on_rename<A: Access>(ctx: &impl EbpfContext, task: *const u8, name: *const u8) {
+pub unsafe fn on_rename(ctx: &impl EbpfContext, task: *const u8, name: *const u8) {
     let mut comm = [0u64; 2];
     if bpf_probe_read_kernel_str((&raw mut comm).cast(), COMM_LEN as u32, name.cast()) < 0 {
         return;
     }
-    let is_leader = A::read::<u32>(task, TASK_PID.load()) == A::read::<u32>(task, TASK_TGID.load());
-    let tag = tag_of::<A>(task);
+    let is_leader = read::<u32>(task, TASK_PID.load()) == read::<u32>(task, TASK_TGID.load());
+    let tag = tag_of(task);
     let rule = match_comm(&comm);
     if let Some(tag) = tag {
         sched::renamed(tag, &comm, rule.map_or(0, |rule| rule.role));
@@ -217,45 +204,45 @@ pub unsafe fn on_rename<A: Access>(ctx: &impl EbpfContext, task: *const u8, name
     if rule.process == 0 || (!is_leader && rule.role == 0) {
         return;
     }
-    let leader: *const u8 = A::read(task, TASK_LEADER.load());
+    let leader: *const u8 = read(task, TASK_LEADER.load());
     if leader.is_null() {
         return;
     }
-    if let Some(tag) = adopt::<A>(leader, rule.process, &comm) {
+    if let Some(tag) = adopt(leader, rule.process, &comm) {
         debug!(ctx, "process {} adopted by name, rule {}", tag.process, rule.process);
     }
 }
 
 /// `task_newtask(struct task_struct *task, u64 clone_flags)`: threads inherit the tag of their process.
 #[inline(always)]
-pub unsafe fn on_newtask<A: Access>(task: *const u8, clone_flags: u64) {
+pub unsafe fn on_newtask(task: *const u8, clone_flags: u64) {
     // A hash may still hold the tag of the task that had this address before.
-    store::forget_address::<A>(task);
-    if clone_flags & CLONE_THREAD == 0 || store::task::<A>(current::<A>()).is_none() {
+    store::forget_address(task);
+    if clone_flags & CLONE_THREAD == 0 || store::task(current()).is_none() {
         return;
     }
-    if let Some(tag) = tag_of::<A>(task) {
-        sched::measure_if_watched::<A>(tag, task, 0);
+    if let Some(tag) = tag_of(task) {
+        sched::measure_if_watched(tag, task, 0);
     }
 }
 
 /// `sched_process_exit(struct task_struct *p)`.
 #[inline(always)]
-pub unsafe fn on_exit<A: Access>(ctx: &impl EbpfContext, task: *const u8) {
-    let Some(tag) = store::task::<A>(task) else { return };
+pub unsafe fn on_exit(ctx: &impl EbpfContext, task: *const u8) {
+    let Some(tag) = store::task(task) else { return };
     if stale(tag) {
         return;
     }
     let now = bpf_ktime_get_ns();
-    sched::exited::<A>(tag, task, now);
-    if A::read::<u32>(task, TASK_PID.load()) != A::read::<u32>(task, TASK_TGID.load()) {
+    sched::exited(tag, task, now);
+    if read::<u32>(task, TASK_PID.load()) != read::<u32>(task, TASK_TGID.load()) {
         return;
     }
     if let Some(process) = PROCESSES.get_ptr_mut(tag.process)
         && tag.process != 0
     {
         (*process).exited_ns = now;
-        (*process).exit_code = A::read(task, TASK_EXIT_CODE.load());
+        (*process).exit_code = read(task, TASK_EXIT_CODE.load());
         (&raw mut (*process).state).write_volatile(SLOT_CLOSED);
         emit(EVENT_PROCESS_EXIT, tag.process, (*process).tgid);
         debug!(ctx, "process {} exited, tgid {}", tag.process, (*process).tgid);
@@ -264,12 +251,12 @@ pub unsafe fn on_exit<A: Access>(ctx: &impl EbpfContext, task: *const u8) {
 
 /// `iter/task`: finds processes that were there before the observer, threads that were missed, and refreshes totals.
 #[inline(always)]
-pub unsafe fn on_sweep<A: Access>(task: *const u8) {
-    let mut tag = tag_of::<A>(task);
+pub unsafe fn on_sweep(task: *const u8) {
+    let mut tag = tag_of(task);
     if tag.is_none() {
-        let tgid = A::read::<u32>(task, TASK_TGID.load());
-        let is_leader = A::read::<u32>(task, TASK_PID.load()) == tgid;
-        let comm = comm_of::<A>(task);
+        let tgid = read::<u32>(task, TASK_TGID.load());
+        let is_leader = read::<u32>(task, TASK_PID.load()) == tgid;
+        let comm = comm_of(task);
         let rule = match_comm(&comm);
         let wanted = if is_leader { WANTED.get(tgid).copied() } else { None };
         let process = match (wanted, rule) {
@@ -279,16 +266,16 @@ pub unsafe fn on_sweep<A: Access>(task: *const u8) {
             }
             _ => return,
         };
-        let leader: *const u8 = A::read(task, TASK_LEADER.load());
+        let leader: *const u8 = read(task, TASK_LEADER.load());
         if leader.is_null() {
             return;
         }
-        adopt::<A>(leader, process, &comm_of::<A>(leader));
-        tag = tag_of::<A>(task);
+        adopt(leader, process, &comm_of(leader));
+        tag = tag_of(task);
     }
     let Some(tag) = tag else { return };
-    let comm = comm_of::<A>(task);
+    let comm = comm_of(task);
     let role = match_comm(&comm).map_or(0, |rule| rule.role);
-    sched::measure_if_watched::<A>(tag, task, role);
-    sched::swept::<A>(tag, task, &comm);
+    sched::measure_if_watched(tag, task, role);
+    sched::swept(tag, task, &comm);
 }

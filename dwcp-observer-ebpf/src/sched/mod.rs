@@ -21,12 +21,12 @@ use dwcp_observer_ebpf::{
 
 use crate::{
     access::{
-        Access, TASK_COMM, TASK_EXEC, TASK_MOVES, TASK_NIVCSW, TASK_NVCSW, TASK_ON_CPU,
-        TASK_PCOUNT, TASK_PID, TASK_RUN_DELAY, TASK_START, TASK_STATE, TASK_TGID, Typed,
+        TASK_COMM, TASK_EXEC, TASK_MOVES, TASK_NIVCSW, TASK_NVCSW, TASK_ON_CPU, TASK_PCOUNT,
+        TASK_PID, TASK_RUN_DELAY, TASK_START, TASK_STATE, TASK_TGID, current, read,
     },
     counters::{add, bump, host_sample_exclusive},
     levels::{self, LEVEL_THREADS},
-    process::{self, PROCESSES},
+    process::PROCESSES,
     store::{self, NO_SLOT, TaskTag},
 };
 
@@ -40,13 +40,13 @@ static THREAD_WAITS: Array<Hist<RUNQ_BUCKETS>> = Array::with_max_entries(1, 0);
 static THREAD_FREE: Stack<u32> = Stack::with_max_entries(1, 0);
 
 #[inline(always)]
-unsafe fn read_totals<A: Access>(task: *const u8, now: u64, to: *mut SchedTotals) {
-    (*to).on_cpu_ns = A::read(task, TASK_EXEC.load());
-    (*to).run_delay_ns = A::read(task, TASK_RUN_DELAY.load());
-    (*to).runs = A::read(task, TASK_PCOUNT.load());
-    (*to).voluntary_switches = A::read(task, TASK_NVCSW.load());
-    (*to).involuntary_switches = A::read(task, TASK_NIVCSW.load());
-    (*to).cpu_moves = A::read(task, TASK_MOVES.load());
+unsafe fn read_totals(task: *const u8, now: u64, to: *mut SchedTotals) {
+    (*to).on_cpu_ns = read(task, TASK_EXEC.load());
+    (*to).run_delay_ns = read(task, TASK_RUN_DELAY.load());
+    (*to).runs = read(task, TASK_PCOUNT.load());
+    (*to).voluntary_switches = read(task, TASK_NVCSW.load());
+    (*to).involuntary_switches = read(task, TASK_NIVCSW.load());
+    (*to).cpu_moves = read(task, TASK_MOVES.load());
     (*to).at_ns = now;
 }
 
@@ -62,7 +62,7 @@ unsafe fn record(tag: &TaskTag) -> Option<*mut Thread> {
 
 /// Gives the thread of a watched process a record, if it has none.
 #[inline(always)]
-pub unsafe fn measure_if_watched<A: Access>(tag: &mut TaskTag, task: *const u8, role: u32) {
+pub unsafe fn measure_if_watched(tag: &mut TaskTag, task: *const u8, role: u32) {
     if record(tag).is_some() || PROCESSES.get(tag.process).is_none_or(|process| process.watch == 0)
     {
         return;
@@ -79,15 +79,15 @@ pub unsafe fn measure_if_watched<A: Access>(tag: &mut TaskTag, task: *const u8, 
         }
     };
     let Some(thread) = THREADS.get_ptr_mut(slot) else { return };
-    (*thread).tid = A::read(task, TASK_PID.load());
-    (*thread).tgid = A::read(task, TASK_TGID.load());
+    (*thread).tid = read(task, TASK_PID.load());
+    (*thread).tgid = read(task, TASK_TGID.load());
     (*thread).process = tag.process;
     (*thread).role = role;
-    (*thread).start_boottime = A::read(task, TASK_START.load());
+    (*thread).start_boottime = read(task, TASK_START.load());
     let comm = TASK_COMM.load();
-    let name: [u64; 2] = [A::read(task, comm), A::read(task, comm + 8)];
+    let name: [u64; 2] = [read(task, comm), read(task, comm + 8)];
     (*thread).comm = core::mem::transmute::<[u64; 2], [u8; COMM_LEN]>(name);
-    read_totals::<A>(task, bpf_ktime_get_ns(), &raw mut (*thread).base);
+    read_totals(task, bpf_ktime_get_ns(), &raw mut (*thread).base);
     (*thread).switched = (*thread).base;
     (*thread).swept = (*thread).base;
     tag.run_delay = (*thread).base.run_delay_ns;
@@ -109,33 +109,33 @@ pub unsafe fn renamed(tag: &TaskTag, comm: &[u64; 2], role: u32) {
 
 /// Totals of the last moments, at exit.
 #[inline(always)]
-pub unsafe fn exited<A: Access>(tag: &TaskTag, task: *const u8, now: u64) {
+pub unsafe fn exited(tag: &TaskTag, task: *const u8, now: u64) {
     let Some(thread) = record(tag) else { return };
-    read_totals::<A>(task, now, &raw mut (*thread).swept);
+    read_totals(task, now, &raw mut (*thread).swept);
     (*thread).exited_ns = now;
     (&raw mut (*thread).state).write_volatile(SLOT_CLOSED);
 }
 
 /// Totals by the task iterator.
 #[inline(always)]
-pub unsafe fn swept<A: Access>(tag: &TaskTag, task: *const u8, comm: &[u64; 2]) {
+pub unsafe fn swept(tag: &TaskTag, task: *const u8, comm: &[u64; 2]) {
     let Some(thread) = record(tag) else { return };
     if (*thread).state != SLOT_LIVE {
         return;
     }
     (*thread).comm = core::mem::transmute::<[u64; 2], [u8; COMM_LEN]>(*comm);
-    read_totals::<A>(task, bpf_ktime_get_ns(), &raw mut (*thread).swept);
-    let runnable = A::read::<u32>(task, TASK_STATE.load()) == 0;
-    let on_cpu = A::read::<u32>(task, TASK_ON_CPU.load()) != 0;
+    read_totals(task, bpf_ktime_get_ns(), &raw mut (*thread).swept);
+    let runnable = read::<u32>(task, TASK_STATE.load()) == 0;
+    let on_cpu = read::<u32>(task, TASK_ON_CPU.load()) != 0;
     (*thread).waiting = u64::from(runnable && !on_cpu);
 }
 
 /// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next)`, under the run queue's lock.
 #[inline(always)]
-pub unsafe fn on_switch<A: Access>(prev: *const u8, next: *const u8) {
+pub unsafe fn on_switch(prev: *const u8, next: *const u8) {
     let mut clock = Clock { now_ns: 0 };
-    let migrates = departs::<A>(prev, &mut clock);
-    arrives::<A>(next, migrates, &mut clock);
+    let migrates = departs(prev, &mut clock);
+    arrives(next, migrates, &mut clock);
 }
 
 /// The time of an event, read once and only if something needs it.
@@ -163,11 +163,11 @@ fn may_run_guest(role: u32) -> bool {
 ///
 /// The wait of `prev` before it ran is in its own `sched_info.run_delay` by now (`sched_info_arrive`, kernel/sched/stats.h).
 #[inline(always)]
-unsafe fn departs<A: Access>(prev: *const u8, clock: &mut Clock) -> bool {
-    let Some(tag) = store::task::<A>(prev) else { return false };
+unsafe fn departs(prev: *const u8, clock: &mut Clock) -> bool {
+    let Some(tag) = store::task(prev) else { return false };
     let Some(thread) = record(tag) else { return false };
     // No clock: the sweep stamps totals, and a switch would double its cost by it.
-    read_totals::<A>(prev, 0, &raw mut (*thread).switched);
+    read_totals(prev, 0, &raw mut (*thread).switched);
     let run_delay = (*thread).switched.run_delay_ns;
     let waited = run_delay.wrapping_sub(tag.run_delay);
     tag.run_delay = run_delay;
@@ -202,8 +202,8 @@ unsafe fn count_wait(slot: u32, role: u32, waited: u64) {
 
 /// A thread is given a CPU, `after_migration`: by a thread that works for a migration.
 #[inline(always)]
-unsafe fn arrives<A: Access>(next: *const u8, after_migration: bool, clock: &mut Clock) {
-    let Some(tag) = store::task::<A>(next) else { return };
+unsafe fn arrives(next: *const u8, after_migration: bool, clock: &mut Clock) {
+    let Some(tag) = store::task(next) else { return };
     let Some(thread) = record(tag) else { return };
     if !may_run_guest((*thread).role) {
         return;
@@ -264,7 +264,7 @@ unsafe fn leave_cpu(cpu: *mut CpuTimes, now: u64) {
 /// `kvm_userspace_exit(u32 reason, int errno)`: the running thread is a guest CPU, whatever its name.
 #[inline(always)]
 pub unsafe fn on_kvm_exit() {
-    let Some(tag) = store::task::<Typed>(process::current::<Typed>()) else { return };
+    let Some(tag) = store::task(current()) else { return };
     if let Some(thread) = record(tag)
         && (*thread).role == ROLE_OTHER
     {
@@ -274,8 +274,8 @@ pub unsafe fn on_kvm_exit() {
 
 /// `sched_wakeup(struct task_struct *p)` and `sched_wakeup_new`.
 #[inline(always)]
-pub unsafe fn on_wakeup<A: Access>(task: *const u8) {
-    let Some(tag) = store::task::<A>(task) else { return };
+pub unsafe fn on_wakeup(task: *const u8) {
+    let Some(tag) = store::task(task) else { return };
     if let Some(thread) = record(tag) {
         add(&raw mut (*thread).wakeups, 1);
     }

@@ -25,9 +25,10 @@ use dwcp_observer_ebpf::{
 
 use crate::{
     access::{
-        Access, NET_INUM, SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_LPORT, SK_NET, SK_PROTOCOL,
-        SK_SADDR, SK_STATE, SK_V6_DADDR, SK_V6_SADDR, SOCKET_SK, TP_BYTES_ACKED, TP_BYTES_RECEIVED,
+        NET_INUM, SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_LPORT, SK_NET, SK_PROTOCOL, SK_SADDR,
+        SK_STATE, SK_V6_DADDR, SK_V6_SADDR, SOCKET_SK, TP_BYTES_ACKED, TP_BYTES_RECEIVED,
         TP_COPIED_SEQ, TP_DELIVERED, TP_MSTAMP, TP_RACK_RTT, TP_RCV_NXT, TP_SND_UNA, TP_WRITE_SEQ,
+        current, read, tcp_sock,
     },
     counters::{add, bump, host_sample},
     events::emit,
@@ -56,15 +57,14 @@ const SNAPSHOT_EVERY_US: u64 = 1000;
 
 /// Whether `sk` is a TCP socket over IPv4 or IPv6; other protocols share the socket tracepoints.
 #[inline(always)]
-unsafe fn is_tcp<A: Access>(sk: *const u8) -> bool {
-    let family: u16 = A::read(sk, SK_FAMILY.load());
-    (family == AF_INET || family == AF_INET6)
-        && A::read::<u16>(sk, SK_PROTOCOL.load()) == IPPROTO_TCP
+unsafe fn is_tcp(sk: *const u8) -> bool {
+    let family: u16 = read(sk, SK_FAMILY.load());
+    (family == AF_INET || family == AF_INET6) && read::<u16>(sk, SK_PROTOCOL.load()) == IPPROTO_TCP
 }
 
 #[inline(always)]
-unsafe fn ports<A: Access>(sk: *const u8) -> (u16, u16) {
-    (A::read(sk, SK_LPORT.load()), u16::from_be(A::read(sk, SK_DPORT.load())))
+unsafe fn ports(sk: *const u8) -> (u16, u16) {
+    (read(sk, SK_LPORT.load()), u16::from_be(read(sk, SK_DPORT.load())))
 }
 
 /// The record behind a tag; `None` for a flow that found no slot.
@@ -79,11 +79,7 @@ unsafe fn record(tag: &FlowTag) -> Option<*mut Flow> {
 
 /// Tags a socket and begins its record.
 #[inline(always)]
-unsafe fn track<A: Access>(
-    sk: *const u8,
-    process: u32,
-    flags: u32,
-) -> Option<&'static mut FlowTag> {
+unsafe fn track(sk: *const u8, process: u32, flags: u32) -> Option<&'static mut FlowTag> {
     let slot = match FLOW_FREE.pop() {
         Ok(Some(slot)) => slot,
         Ok(None) => NO_SLOT,
@@ -103,7 +99,7 @@ unsafe fn track<A: Access>(
         delivered: 0,
         data_seen: 0,
         rcv_nxt: 0,
-        reserved: 0,
+        write_seq: 0,
         segment_us: 0,
         arrived_us: 0,
         counted: [0; 5],
@@ -111,9 +107,9 @@ unsafe fn track<A: Access>(
     let flow = if slot == NO_SLOT { None } else { FLOWS.get_ptr_mut(slot) };
     if let Some(flow) = flow {
         tag.generation = (*flow).generation;
-        begin::<A>(sk, flow, process, flags);
+        begin(sk, flow, process, flags);
     }
-    let Some(tag) = store::create_flow::<A>(sk, &mut tag) else {
+    let Some(tag) = store::create_flow(sk, &mut tag) else {
         bump(Counter::FlowTagFailed);
         give_back(slot);
         return None;
@@ -124,9 +120,9 @@ unsafe fn track<A: Access>(
     }
     match flow {
         Some(flow) => {
-            let tp = A::tcp_sock(sk);
+            let tp = tcp_sock(sk);
             if !tp.is_null() {
-                snapshot::take::<A>(sk, tp, &raw mut (*flow).swept, (*flow).tagged_ns / 1000);
+                snapshot::take(sk, tp, &raw mut (*flow).swept, (*flow).tagged_ns / 1000);
             }
             (&raw mut (*flow).state).write_volatile(SLOT_LIVE);
             levels::raise(LEVEL_FLOWS, slot);
@@ -145,18 +141,18 @@ unsafe fn track<A: Access>(
 /// Read without the socket's lock: each total before what is still in flight of it, so that a packet in between makes the
 /// result smaller, not larger.
 #[inline(always)]
-unsafe fn found_open<A: Access>(sk: *const u8, sent_now: u64, received_now: u64) -> u32 {
-    let tp = A::tcp_sock(sk);
+unsafe fn found_open(sk: *const u8, sent_now: u64, received_now: u64) -> u32 {
+    let tp = tcp_sock(sk);
     if tp.is_null() {
         return 0;
     }
-    let acked: u64 = A::read(tp, TP_BYTES_ACKED.load());
+    let acked: u64 = read(tp, TP_BYTES_ACKED.load());
     let (write_seq, snd_una): (u32, u32) =
-        (A::read(tp, TP_WRITE_SEQ.load()), A::read(tp, TP_SND_UNA.load()));
+        (read(tp, TP_WRITE_SEQ.load()), read(tp, TP_SND_UNA.load()));
     let sent = acked.wrapping_add(u64::from(write_seq.wrapping_sub(snd_una)));
-    let received: u64 = A::read(tp, TP_BYTES_RECEIVED.load());
+    let received: u64 = read(tp, TP_BYTES_RECEIVED.load());
     let (rcv_nxt, copied): (u32, u32) =
-        (A::read(tp, TP_RCV_NXT.load()), A::read(tp, TP_COPIED_SEQ.load()));
+        (read(tp, TP_RCV_NXT.load()), read(tp, TP_COPIED_SEQ.load()));
     let read = received.wrapping_sub(u64::from(rcv_nxt.wrapping_sub(copied)));
     let before = |total: u64, now: u64| total.wrapping_sub(now + 2) as i64 > 0;
     if before(sent, sent_now) || before(read, received_now) { FLOW_FOUND_OPEN } else { 0 }
@@ -178,30 +174,30 @@ unsafe fn count_overflow_flow(process: u32, count: u64) {
 
 /// Fills in who the flow is. The agent hands out zeroed slots.
 #[inline(always)]
-unsafe fn begin<A: Access>(sk: *const u8, flow: *mut Flow, process: u32, flags: u32) {
+unsafe fn begin(sk: *const u8, flow: *mut Flow, process: u32, flags: u32) {
     (*flow).process = process;
     (*flow).flags = flags;
-    (*flow).family = A::read(sk, SK_FAMILY.load());
-    addresses::<A>(sk, flow);
-    let net: *const u8 = A::read(sk, SK_NET.load());
+    (*flow).family = read(sk, SK_FAMILY.load());
+    addresses(sk, flow);
+    let net: *const u8 = read(sk, SK_NET.load());
     if !net.is_null() {
-        (*flow).netns = A::read(net, NET_INUM.load());
+        (*flow).netns = read(net, NET_INUM.load());
     }
     (*flow).tagged_ns = bpf_ktime_get_ns();
 }
 
 /// An active opener gets its port and address after `TCP_SYN_SENT` is set (tcp_v4_connect), so this runs again later.
 #[inline(always)]
-unsafe fn addresses<A: Access>(sk: *const u8, flow: *mut Flow) {
-    let (local_port, peer_port) = ports::<A>(sk);
+unsafe fn addresses(sk: *const u8, flow: *mut Flow) {
+    let (local_port, peer_port) = ports(sk);
     (*flow).local_port = local_port;
     (*flow).peer_port = peer_port;
     if (*flow).family == AF_INET6 {
-        (*flow).local_addr = A::read(sk, SK_V6_SADDR.load());
-        (*flow).peer_addr = A::read(sk, SK_V6_DADDR.load());
+        (*flow).local_addr = read(sk, SK_V6_SADDR.load());
+        (*flow).peer_addr = read(sk, SK_V6_DADDR.load());
     } else {
-        set_v4(&raw mut (*flow).local_addr, A::read(sk, SK_SADDR.load()));
-        set_v4(&raw mut (*flow).peer_addr, A::read(sk, SK_DADDR.load()));
+        set_v4(&raw mut (*flow).local_addr, read(sk, SK_SADDR.load()));
+        set_v4(&raw mut (*flow).peer_addr, read(sk, SK_DADDR.load()));
     }
 }
 
@@ -212,15 +208,15 @@ unsafe fn set_v4(to: *mut [u8; 16], addr: [u8; 4]) {
 
 /// Reads the socket into the flow's record, or into its process' overflow totals. Runs under the socket's lock.
 #[inline(always)]
-unsafe fn refresh<A: Access>(sk: *const u8, tp: *const u8, tag: &mut FlowTag, at_us: u64) {
+unsafe fn refresh(sk: *const u8, tp: *const u8, tag: &mut FlowTag, at_us: u64) {
     tag.snapshot_us = at_us;
     let Some(flow) = record(tag) else {
         if tag.slot == NO_SLOT {
-            snapshot::count_overflow::<A>(sk, tp, tag);
+            snapshot::count_overflow(sk, tp, tag);
         }
         return;
     };
-    snapshot::take::<A>(sk, tp, &raw mut (*flow).event, at_us);
+    snapshot::take(sk, tp, &raw mut (*flow).event, at_us);
     if tag.flags & (FLOW_ACTIVE_OPEN | FLOW_PASSIVE_OPEN) == 0 {
         tag.flags |= opener(&(*flow).event, tag.flags);
     }
@@ -239,13 +235,13 @@ fn opener(snapshot: &dwcp_observer_ebpf::tcp::Snapshot, flags: u32) -> u32 {
 
 /// Counts one RTT sample for each ACK that delivered data since the last look. Runs under the socket's lock.
 #[inline(always)]
-unsafe fn sample_rtt<A: Access>(tp: *const u8, tag: &mut FlowTag) {
-    let delivered: u32 = A::read(tp, TP_DELIVERED.load());
+unsafe fn sample_rtt(tp: *const u8, tag: &mut FlowTag) {
+    let delivered: u32 = read(tp, TP_DELIVERED.load());
     if delivered == tag.delivered {
         return;
     }
     tag.delivered = delivered;
-    let rtt_us = u64::from(A::read::<u32>(tp, TP_RACK_RTT.load()));
+    let rtt_us = u64::from(read::<u32>(tp, TP_RACK_RTT.load()));
     // As in the scheduler: the verifier must see the index itself compared.
     let bucket = black_box(bucket_of(rtt_us));
     if rtt_us == 0 || bucket >= RTT_BUCKETS {
@@ -265,33 +261,50 @@ unsafe fn sample_rtt<A: Access>(tp: *const u8, tag: &mut FlowTag) {
 /// `sock_send_length(struct sock *sk, int ret, int flags)` and `sock_recv_length`: process context, so the running thread is the
 /// one that moves the data. A socket is tagged here, since a manager may open it and pass the descriptor on.
 #[inline(always)]
-pub unsafe fn on_data<A: Access>(
-    ctx: &impl EbpfContext,
-    sk: *const u8,
-    moved: i32,
-    flags: i32,
-    sent: bool,
-) {
-    if moved <= 0 || (!sent && flags & MSG_PEEK != 0) || !is_tcp::<A>(sk) {
+pub unsafe fn on_data(ctx: &impl EbpfContext, sk: *const u8, moved: i32, flags: i32, sent: bool) {
+    if moved <= 0 || (!sent && flags & MSG_PEEK != 0) {
         return;
     }
-    let tag = match store::flow::<A>(sk) {
+    let moved = moved as u64;
+    if !sent {
+        move_data(ctx, sk, [0, moved], false);
+    } else if let Some(tag) = move_data(ctx, sk, [moved, 0], true) {
+        count_sent(tag, moved);
+    }
+}
+
+#[inline(always)]
+unsafe fn count_sent(tag: &FlowTag, bytes: u64) {
+    if let Some(process) = PROCESSES.get_ptr_mut(tag.process) {
+        add(&raw mut (*process).sent_bytes, bytes);
+    }
+}
+
+/// The running thread moves data on a socket: so much sent and received just now.
+#[inline(always)]
+unsafe fn move_data(
+    ctx: &impl EbpfContext,
+    sk: *const u8,
+    [sent_now, received_now]: [u64; 2],
+    sent: bool,
+) -> Option<&'static mut FlowTag> {
+    if !is_tcp(sk) {
+        return None;
+    }
+    let tag = match store::flow(sk) {
         Some(tag) => tag,
         None => {
-            let by_port = process::port_matches(ports::<A>(sk));
-            let Some(process) = process::slot_of::<A>(process::current::<A>(), by_port) else {
-                return;
-            };
-            let (sent_now, received_now) = if sent { (moved as u64, 0) } else { (0, moved as u64) };
-            let flags = if by_port { FLOW_PORT_MATCH } else { 0 }
-                | found_open::<A>(sk, sent_now, received_now);
-            let Some(tag) = track::<A>(sk, process, flags) else { return };
+            let by_port = process::port_matches(ports(sk));
+            let process = process::slot_of(current(), by_port)?;
+            let flags =
+                if by_port { FLOW_PORT_MATCH } else { 0 } | found_open(sk, sent_now, received_now);
+            let tag = track(sk, process, flags)?;
             debug!(ctx, "flow {} tagged at first data, process {}", tag.slot, process);
             tag
         }
     };
     if tag.data_seen == 0 {
-        let Some(process) = process::slot_of::<A>(process::current::<A>(), true) else { return };
+        let process = process::slot_of(current(), true)?;
         tag.data_seen = 1;
         if tag.slot == NO_SLOT && tag.process != process {
             // It was counted where it was opened; it belongs where its data are.
@@ -305,15 +318,12 @@ pub unsafe fn on_data<A: Access>(
             let now = bpf_ktime_get_ns();
             (*flow).first_data_ns = now;
             // The segment may already have been answered: without this look, a first byte that nothing follows stays unseen.
-            let tp = A::tcp_sock(sk);
+            let tp = tcp_sock(sk);
             if !tp.is_null() {
-                snapshot::take::<A>(sk, tp, &raw mut (*flow).swept, now / 1000);
+                snapshot::take(sk, tp, &raw mut (*flow).swept, now / 1000);
             }
             emit(EVENT_FLOW_OPEN, tag.slot, (*flow).tgid);
         }
-    }
-    if sent && let Some(process) = PROCESSES.get_ptr_mut(tag.process) {
-        add(&raw mut (*process).sent_bytes, moved as u64);
     }
     if let Some(flow) = record(tag) {
         let tid = bpf_get_current_pid_tgid() as u32;
@@ -322,13 +332,27 @@ pub unsafe fn on_data<A: Access>(
             *cell = tid;
         }
     }
+    Some(tag)
+}
+
+/// `tcp_sendmsg(struct sock *sk, ...)` and `tcp_sendpage`, at their entry, where a probe of what they return would lose calls.
+/// What a call queues is counted when the next one begins.
+#[cfg(not(feature = "typed"))]
+#[inline(always)]
+pub unsafe fn on_send_call(ctx: &impl EbpfContext, sk: *const u8) {
+    let Some(tag) = move_data(ctx, sk, [0, 0], true) else { return };
+    let write_seq: u32 = read(sk, TP_WRITE_SEQ.load());
+    if tag.write_seq != 0 {
+        count_sent(tag, write_seq.wrapping_sub(tag.write_seq).into());
+    }
+    tag.write_seq = write_seq;
 }
 
 /// Keeps when payload last arrived. `tcp_probe` comes before the segment is processed, so a sequence number that has moved was moved
 /// by the segment before.
 #[inline(always)]
-unsafe fn note_arrival<A: Access>(tp: *const u8, tag: &mut FlowTag, now_us: u64) {
-    let rcv_nxt: u32 = A::read(tp, TP_RCV_NXT.load());
+unsafe fn note_arrival(tp: *const u8, tag: &mut FlowTag, now_us: u64) {
+    let rcv_nxt: u32 = read(tp, TP_RCV_NXT.load());
     if rcv_nxt != tag.rcv_nxt {
         tag.rcv_nxt = rcv_nxt;
         tag.arrived_us = tag.segment_us;
@@ -338,39 +362,39 @@ unsafe fn note_arrival<A: Access>(tp: *const u8, tag: &mut FlowTag, now_us: u64)
 
 /// `tcp_probe(struct sock *sk, struct sk_buff *skb)`: each segment on an established connection, before it is processed.
 #[inline(always)]
-pub unsafe fn on_segment<A: Access>(sk: *const u8) {
-    let Some(tag) = store::flow::<A>(sk) else { return };
-    let tp = A::tcp_sock(sk);
+pub unsafe fn on_segment(sk: *const u8) {
+    let Some(tag) = store::flow(sk) else { return };
+    let tp = tcp_sock(sk);
     if tp.is_null() {
         return;
     }
-    sample_rtt::<A>(tp, tag);
-    let now_us: u64 = A::read(tp, TP_MSTAMP.load());
-    note_arrival::<A>(tp, tag, now_us);
+    sample_rtt(tp, tag);
+    let now_us: u64 = read(tp, TP_MSTAMP.load());
+    note_arrival(tp, tag, now_us);
     if now_us.wrapping_sub(tag.snapshot_us) >= SNAPSHOT_EVERY_US {
-        refresh::<A>(sk, tp, tag, now_us);
+        refresh(sk, tp, tag, now_us);
     }
 }
 
 /// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`.
 #[inline(always)]
-pub unsafe fn on_state<A: Access>(ctx: &impl EbpfContext, sk: *const u8, old: u32, new: u32) {
-    let tag = match store::flow::<A>(sk) {
+pub unsafe fn on_state(ctx: &impl EbpfContext, sk: *const u8, old: u32, new: u32) {
+    let tag = match store::flow(sk) {
         Some(tag) => tag,
-        None => match track_at_open::<A>(sk, old, new) {
+        None => match track_at_open(sk, old, new) {
             Some(tag) => tag,
             None => return,
         },
     };
-    let tp = A::tcp_sock(sk);
+    let tp = tcp_sock(sk);
     if tp.is_null() {
         return;
     }
     let now = bpf_ktime_get_ns();
     if new == TCP_CLOSE {
-        sample_rtt::<A>(tp, tag);
+        sample_rtt(tp, tag);
     }
-    refresh::<A>(sk, tp, tag, now / 1000);
+    refresh(sk, tp, tag, now / 1000);
     // The FIN is queued after this event, in the same locked section: the snapshot above does not hold it yet.
     if new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK {
         tag.flags |= FLOW_FIN_SENT;
@@ -380,13 +404,13 @@ pub unsafe fn on_state<A: Access>(ctx: &impl EbpfContext, sk: *const u8, old: u3
             if let Some(process) = PROCESSES.get_ptr_mut(tag.process) {
                 add(&raw mut (*process).overflow.closed, 1);
             }
-            store::delete_flow::<A>(sk);
+            store::delete_flow(sk);
         }
         return;
     };
     (*flow).flags = tag.flags;
     if new == TCP_ESTABLISHED {
-        addresses::<A>(sk, flow);
+        addresses(sk, flow);
     }
     if (new as usize) < TCP_STATES {
         (*flow).state_ns[new as usize] = now;
@@ -394,7 +418,7 @@ pub unsafe fn on_state<A: Access>(ctx: &impl EbpfContext, sk: *const u8, old: u3
     if new == TCP_CLOSE {
         enter_ca_state(flow, (*flow).ca_state, now);
         let slot = tag.slot;
-        store::delete_flow::<A>(sk);
+        store::delete_flow(sk);
         (&raw mut (*flow).state).write_volatile(SLOT_CLOSED);
         emit(EVENT_FLOW_CLOSE, slot, (*flow).tgid);
         debug!(ctx, "flow {} closed, from state {}", slot, old);
@@ -404,32 +428,28 @@ pub unsafe fn on_state<A: Access>(ctx: &impl EbpfContext, sk: *const u8, old: u3
 /// `tcp_destroy_sock(struct sock *sk)`: ends a record whose change to `TCP_CLOSE` was missed, because its program interrupted
 /// itself on this CPU (`prog->active`). The counters still stand, unless the socket was disconnected.
 #[inline(always)]
-pub unsafe fn on_destroy<A: Access>(ctx: &impl EbpfContext, sk: *const u8) {
-    if store::flow::<A>(sk).is_some() {
-        on_state::<A>(ctx, sk, TCP_CLOSE, TCP_CLOSE);
+pub unsafe fn on_destroy(ctx: &impl EbpfContext, sk: *const u8) {
+    if store::flow(sk).is_some() {
+        on_state(ctx, sk, TCP_CLOSE, TCP_CLOSE);
     }
 }
 
 /// Tags at `connect()` by a tracked process, and both opens on a port that a rule names.
 #[inline(always)]
-unsafe fn track_at_open<A: Access>(
-    sk: *const u8,
-    old: u32,
-    new: u32,
-) -> Option<&'static mut FlowTag> {
+unsafe fn track_at_open(sk: *const u8, old: u32, new: u32) -> Option<&'static mut FlowTag> {
     let active = new == TCP_SYN_SENT;
     let passive = old == TCP_SYN_RECV && new == TCP_ESTABLISHED;
-    if !(active || passive) || !is_tcp::<A>(sk) {
+    if !(active || passive) || !is_tcp(sk) {
         return None;
     }
-    let by_port = process::port_matches(ports::<A>(sk));
+    let by_port = process::port_matches(ports(sk));
     let matched = if by_port { FLOW_PORT_MATCH } else { 0 };
     if passive {
         // Softirq: the running thread has nothing to do with this socket.
-        return if by_port { track::<A>(sk, 0, FLOW_PASSIVE_OPEN | matched) } else { None };
+        return if by_port { track(sk, 0, FLOW_PASSIVE_OPEN | matched) } else { None };
     }
-    let process = process::slot_of::<A>(process::current::<A>(), by_port)?;
-    let tag = track::<A>(sk, process, FLOW_ACTIVE_OPEN | matched)?;
+    let process = process::slot_of(current(), by_port)?;
+    let tag = track(sk, process, FLOW_ACTIVE_OPEN | matched)?;
     if let Some(flow) = record(tag) {
         (*flow).opener_tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     }
@@ -438,13 +458,13 @@ unsafe fn track_at_open<A: Access>(
 
 /// `tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb)`.
 #[inline(always)]
-pub unsafe fn on_retransmit<A: Access>(sk: *const u8) {
-    let Some(tag) = store::flow::<A>(sk) else { return };
-    let tp = A::tcp_sock(sk);
+pub unsafe fn on_retransmit(sk: *const u8) {
+    let Some(tag) = store::flow(sk) else { return };
+    let tp = tcp_sock(sk);
     if tp.is_null() {
         return;
     }
-    refresh::<A>(sk, tp, tag, A::read(tp, TP_MSTAMP.load()));
+    refresh(sk, tp, tag, read(tp, TP_MSTAMP.load()));
     if let Some(flow) = record(tag) {
         (*flow).retransmit_events += 1;
     }
@@ -452,8 +472,8 @@ pub unsafe fn on_retransmit<A: Access>(sk: *const u8) {
 
 /// `tcp_cong_state_set(struct sock *sk, const u8 ca_state)`: before the change.
 #[inline(always)]
-pub unsafe fn on_ca_state<A: Access>(sk: *const u8, new: u32) {
-    let Some(tag) = store::flow::<A>(sk) else { return };
+pub unsafe fn on_ca_state(sk: *const u8, new: u32) {
+    let Some(tag) = store::flow(sk) else { return };
     if let Some(flow) = record(tag) {
         enter_ca_state(flow, new, bpf_ktime_get_ns());
     }
@@ -472,11 +492,11 @@ unsafe fn enter_ca_state(flow: *mut Flow, new: u32, now: u64) {
 
 /// `tcp_send_reset` (its `sk` may be null or not a full socket) and `tcp_receive_reset`.
 #[inline(always)]
-pub unsafe fn on_reset<A: Access>(sk: *const u8, sent: bool) {
+pub unsafe fn on_reset(sk: *const u8, sent: bool) {
     if sk.is_null() {
         return;
     }
-    let Some(tag) = store::flow::<A>(sk) else { return };
+    let Some(tag) = store::flow(sk) else { return };
     if let Some(flow) = record(tag) {
         if sent {
             (*flow).resets_sent += 1;
@@ -488,37 +508,37 @@ pub unsafe fn on_reset<A: Access>(sk: *const u8, sent: bool) {
 
 /// `inet_sk_error_report(const struct sock *sk)`.
 #[inline(always)]
-pub unsafe fn on_error<A: Access>(sk: *const u8) {
-    let Some(tag) = store::flow::<A>(sk) else { return };
+pub unsafe fn on_error(sk: *const u8) {
+    let Some(tag) = store::flow(sk) else { return };
     if let Some(flow) = record(tag) {
         (*flow).errors += 1;
-        (*flow).last_error = A::read(sk, SK_ERR.load());
+        (*flow).last_error = read(sk, SK_ERR.load());
     }
 }
 
 /// `iter/task_file`: finds flows that were open before the observer, and reads tracked ones without waiting for a packet.
 #[inline(always)]
-pub unsafe fn on_sweep<A: Access>(task: *const u8, socket: *const u8) {
-    let sk: *const u8 = A::read(socket, SOCKET_SK.load());
-    if sk.is_null() || !is_tcp::<A>(sk) {
+pub unsafe fn on_sweep(task: *const u8, socket: *const u8) {
+    let sk: *const u8 = read(socket, SOCKET_SK.load());
+    if sk.is_null() || !is_tcp(sk) {
         return;
     }
-    let tp = A::tcp_sock(sk);
-    let state = u32::from(A::read::<u8>(sk, SK_STATE.load()));
+    let tp = tcp_sock(sk);
+    let state = u32::from(read::<u8>(sk, SK_STATE.load()));
     if tp.is_null() || state == TCP_CLOSE || state == TCP_LISTEN {
         return;
     }
-    if let Some(tag) = store::flow::<A>(sk) {
+    if let Some(tag) = store::flow(sk) {
         if let Some(flow) = record(tag) {
-            snapshot::take_unlocked::<A>(sk, tp, &raw mut (*flow).swept);
+            snapshot::take_unlocked(sk, tp, &raw mut (*flow).swept);
         }
         return;
     }
-    let by_port = process::port_matches(ports::<A>(sk));
-    let Some(process) = process::slot_of::<A>(task, by_port) else { return };
+    let by_port = process::port_matches(ports(sk));
+    let Some(process) = process::slot_of(task, by_port) else { return };
     let matched = if by_port { FLOW_PORT_MATCH } else { 0 };
-    let flags = matched | found_open::<A>(sk, 0, 0);
-    let Some(tag) = track::<A>(sk, process, flags) else { return };
+    let flags = matched | found_open(sk, 0, 0);
+    let Some(tag) = track(sk, process, flags) else { return };
     if state != TCP_ESTABLISHED && state != TCP_SYN_SENT && state != TCP_CLOSE_WAIT {
         tag.flags |= FLOW_FIN_SENT;
     }

@@ -8,7 +8,12 @@ use super::{Settings, load_options};
 use crate::{
     config::Config,
     identify::rules::RuleSet,
-    kernel::{Kernel, LoadError, load::KERNEL_BTF, privileged},
+    kernel::{
+        Kernel, LoadError,
+        load::KERNEL_BTF,
+        privileged,
+        survey::{Outcome, survey},
+    },
     publish::ProbeStatus,
 };
 
@@ -16,6 +21,7 @@ const AFTER: &str = "\
 Examples:
   sudo dwcp-observer check                      each probe with the rung it would use
   sudo dwcp-observer check --json | jq .probes
+  sudo dwcp-observer check --programs           each program on every rung, and its size for the verifier
   dwcp-observer check --config FILE             the file alone, without touching the kernel when not root
 
 Exit codes: 0 migrations can be measured (some detail may be missing); 1 they cannot; 2 wrong arguments or configuration.";
@@ -25,6 +31,9 @@ Exit codes: 0 migrations can be measured (some detail may be missing); 1 they ca
 pub(super) struct CheckArgs {
     #[command(flatten)]
     settings: Settings,
+    /// Try every program on every rung of the ladder, and show what this kernel makes of each
+    #[arg(long)]
+    programs: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -58,6 +67,9 @@ struct Fact {
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let config = args.settings.resolve()?;
+    if args.programs {
+        return programs(&config, args.json);
+    }
     let report = examine(&config, args.settings.config.as_deref());
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -66,6 +78,35 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     }
     let only_config = args.settings.config.is_some() && !privileged();
     Ok(if report.can_measure || only_config { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Every program, one line each.
+fn programs(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
+    let tried = survey(&load_options(config))?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&tried)?);
+    } else {
+        println!(
+            "{:7} {:16} {:26} {:9} verified instructions",
+            "object", "program", "attached to", "rung"
+        );
+        for one in &tried {
+            let outcome = match (one.result, one.verified_instructions) {
+                (Outcome::Attached | Outcome::Loaded, Some(count)) => count.to_string(),
+                (Outcome::Attached | Outcome::Loaded, None) => "yes".to_owned(),
+                (Outcome::Absent, _) => "this kernel has no such place".to_owned(),
+                (Outcome::ModuleNotLoaded, _) => "its module is not loaded".to_owned(),
+                (Outcome::Refused, _) => {
+                    format!("REFUSED: {}", one.reason.as_deref().unwrap_or_default())
+                }
+            };
+            println!(
+                "{:7} {:16} {:26} {:9} {outcome}",
+                one.object, one.program, one.target, one.rung
+            );
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn examine(config: &Config, file: Option<&Path>) -> Report {

@@ -52,7 +52,7 @@ struct Settings {
     /// BTF of the running kernel [default: /sys/kernel/btf/vmlinux]
     #[arg(long, value_name = "FILE")]
     btf_path: Option<PathBuf>,
-    /// Use only this rung of the attach ladder [default: auto]
+    /// Attach on this rung of the ladder wherever the kernel has it [default: auto]
     #[arg(long, value_name = "RUNG")]
     rung: Option<RungFlag>,
 }
@@ -73,6 +73,8 @@ enum RungFlag {
     Auto,
     TpBtf,
     RawTp,
+    Fentry,
+    Kprobe,
 }
 
 impl Settings {
@@ -103,6 +105,8 @@ impl Settings {
                 RungFlag::Auto => Rung::Auto,
                 RungFlag::TpBtf => Rung::TpBtf,
                 RungFlag::RawTp => Rung::RawTp,
+                RungFlag::Fentry => Rung::Fentry,
+                RungFlag::Kprobe => Rung::Kprobe,
             };
         }
         Ok(config)

@@ -40,7 +40,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("listen", "an IP address and a port, as \"0.0.0.0:8080\" or \"[::]:8080\""),
     ("log_level", "off, error, warn, info, debug, trace"),
     ("node", NODE),
-    ("probes.rung", "auto, tp_btf, raw_tp"),
+    ("probes.rung", "auto, tp_btf, raw_tp, fentry, kprobe"),
     ("probes.btf_path", "the path of a file"),
     ("probes.program_stats", "off, sampled, always"),
     ("identify.ports", PORTS),

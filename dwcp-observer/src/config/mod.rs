@@ -186,10 +186,14 @@ pub enum Rung {
     /// The best one that attaches.
     #[default]
     Auto,
-    /// BTF-typed raw tracepoints only.
+    /// BTF-typed raw tracepoints wherever the kernel has them.
     TpBtf,
-    /// Raw tracepoints only.
+    /// Raw tracepoints wherever the kernel has them.
     RawTp,
+    /// Functions by BTF instead of the tracepoints that kernels before 6.3 lack.
+    Fentry,
+    /// The same functions by breakpoint.
+    Kprobe,
 }
 
 /// Whether the kernel times each program's runs (`BPF_ENABLE_STATS`), which costs two clock reads per run.

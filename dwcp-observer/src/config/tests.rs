@@ -120,9 +120,9 @@ fn each_mistake_gives_one_line_with_place_key_and_what_is_allowed() {
             &["`log_level`", "`loud`", "off, error, warn, info, debug, trace"],
         ),
         (
-            "[probes]\nrung = 'kprobe'",
+            "[probes]\nrung = 'tracepoint'",
             "2:8",
-            &["`probes.rung`", "`kprobe`", "auto, tp_btf, raw_tp"],
+            &["`probes.rung`", "`tracepoint`", "auto, tp_btf, raw_tp, fentry, kprobe"],
         ),
         ("[probes]\nbtf_path = ''", "2:12", &["`probes.btf_path`", "path"]),
         ("listen = 'localhost'", "1:10", &["`listen`", "0.0.0.0:8080"]),

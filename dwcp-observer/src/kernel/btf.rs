@@ -50,6 +50,7 @@ const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
 const KIND_RESTRICT: u32 = 11;
+const KIND_FUNC: u32 = 12;
 const KIND_TYPE_TAG: u32 = 18;
 
 /// Bytes that follow the 12-byte head of a type.
@@ -171,6 +172,16 @@ impl Layout {
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.named.contains_key(name.as_bytes())
+    }
+
+    /// Whether the kernel has a function of this name, other than by inlining it everywhere.
+    #[must_use]
+    pub fn has_function(&self, name: &str) -> bool {
+        (1..self.types.len() as u32).any(|id| {
+            self.head(id).is_some_and(|(at, kind, ..)| {
+                kind == KIND_FUNC && self.name(self.word(at)) == name.as_bytes()
+            })
+        })
     }
 
     /// The place of `path` (dotted, array elements as numbers) in `strukt`.

@@ -36,7 +36,43 @@ impl Rung {
     }
 }
 
-/// A hook and its programs, one per rung that is implemented.
+/// An eBPF object: the same bodies with typed pointers, or with probe reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// Direct loads of kernel memory, tags in local storage (Linux 5.11).
+    Typed,
+    /// `bpf_probe_read_kernel`, tags in hashes.
+    Probed,
+}
+
+impl Object {
+    /// Best first.
+    pub const ALL: [Self; 2] = [Self::Typed, Self::Probed];
+
+    /// The name in `check --programs`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Typed => "typed",
+            Self::Probed => "probed",
+        }
+    }
+}
+
+/// A way to attach to a hook.
+#[derive(Debug)]
+pub struct Way {
+    /// What kind.
+    pub rung: Rung,
+    /// The object that has its programs.
+    pub object: Object,
+    /// Its programs and what each is attached to: tracepoint, function or iterator target.
+    pub programs: &'static [(&'static str, &'static str)],
+    /// Programs for functions that not every kernel has.
+    pub where_present: &'static [(&'static str, &'static str)],
+}
+
+/// A hook and the ways to attach to it.
 #[derive(Debug)]
 pub struct Hook {
     /// Tracepoint or iterator target.
@@ -47,55 +83,96 @@ pub struct Hook {
     pub required: bool,
     /// Attached only while threads are measured: even an empty program on a scheduler tracepoint costs every task of the host.
     pub on_demand: bool,
-    /// Works on the current task alone, which is a typed pointer on every rung: it finds tags in local storage, too.
-    pub current_task_only: bool,
-    /// Rung and program name, best first.
-    pub programs: &'static [(Rung, &'static str)],
+    /// The module that has it, where it is one: it may be loaded later.
+    pub module: Option<&'static str>,
+    /// Best first within an object.
+    pub ways: &'static [Way],
+}
+
+const fn way(rung: Rung, object: Object, programs: &'static [(&'static str, &'static str)]) -> Way {
+    Way { rung, object, programs, where_present: &[] }
 }
 
 macro_rules! tracepoints {
-    ($($name:literal, $btf:literal, $raw:literal, $required:literal, $on_demand:literal, $purpose:literal;)*) => {
+    ($($name:literal, $btf:literal, $raw:literal, $required:literal, $on_demand:literal, $purpose:literal $(, or $($other:expr),+)?;)*) => {
         &[
             $(Hook {
                 name: $name,
                 purpose: $purpose,
                 required: $required,
                 on_demand: $on_demand,
-                current_task_only: false,
-                programs: &[(Rung::TpBtf, $btf), (Rung::RawTp, $raw)],
+                module: None,
+                ways: &[
+                    way(Rung::TpBtf, Object::Typed, &[($btf, $name)]),
+                    way(Rung::RawTp, Object::Probed, &[($raw, $name)]),
+                    $($($other),+)?
+                ],
             },)*
             Hook {
                 name: "kvm_userspace_exit",
                 purpose: "recognises guest CPUs of KVM whose threads have no names",
                 required: false,
                 on_demand: true,
-                current_task_only: true,
-                programs: &[(Rung::RawTp, "kvm_exit_raw")],
+                module: Some("kvm"),
+                ways: &[
+                    way(Rung::RawTp, Object::Typed, &[("kvm_exit_raw", "kvm_userspace_exit")]),
+                    way(Rung::RawTp, Object::Probed, &[("kvm_exit_raw", "kvm_userspace_exit")]),
+                ],
             },
             Hook {
                 name: "task",
                 purpose: "finds processes and threads that were there before; thread totals each second",
                 required: true,
                 on_demand: false,
-                current_task_only: true,
-                programs: &[(Rung::Iter, "sweep_tasks")],
+                module: None,
+                ways: &[
+                    way(Rung::Iter, Object::Typed, &[("sweep_tasks", "task")]),
+                    way(Rung::Iter, Object::Probed, &[("sweep_tasks", "task")]),
+                ],
             },
             Hook {
                 name: "task_file",
                 purpose: "finds connections that were there before; socket totals each second during a stall",
                 required: true,
                 on_demand: false,
-                current_task_only: true,
-                programs: &[(Rung::Iter, "sweep_sockets")],
+                module: None,
+                ways: &[
+                    way(Rung::Iter, Object::Typed, &[("sweep_sockets", "task_file")]),
+                    way(Rung::Iter, Object::Probed, &[("sweep_sockets", "task_file")]),
+                ],
             },
         ]
     };
 }
 
+/// `tcp_sendmsg`, and `tcp_sendpage` where splice(2) still goes that way (until 6.4).
+const fn sends(rung: Rung, object: Object) -> Way {
+    match rung {
+        Rung::Kprobe => Way {
+            rung,
+            object,
+            programs: &[("send_kprobe", "tcp_sendmsg")],
+            where_present: &[("send_kprobe", "tcp_sendpage")],
+        },
+        _ => Way {
+            rung,
+            object,
+            programs: &[("send_fexit", "tcp_sendmsg")],
+            where_present: &[("page_fexit", "tcp_sendpage")],
+        },
+    }
+}
+
+const RECEIVES: &[(&str, &str)] = &[("recv_fentry", "tcp_cleanup_rbuf")];
+const ERRORS: &[(&str, &str)] = &[("error_fentry", "sock_def_error_report")];
+
 /// Every hook of the observer.
 pub const HOOKS: &[Hook] = tracepoints! {
-    "sock_send_length", "sock_send_btf", "sock_send_raw", true, false, "tags the socket that a migrator sends on, and the sending thread";
-    "sock_recv_length", "sock_recv_btf", "sock_recv_raw", true, false, "tags the socket that a migrator receives on, and the receiving thread";
+    "sock_send_length", "sock_send_btf", "sock_send_raw", true, false, "tags the socket that a migrator sends on, and the sending thread",
+        or sends(Rung::Fentry, Object::Typed), sends(Rung::Fentry, Object::Probed), sends(Rung::Kprobe, Object::Probed);
+    "sock_recv_length", "sock_recv_btf", "sock_recv_raw", true, false, "tags the socket that a migrator receives on, and the receiving thread",
+        or way(Rung::Fentry, Object::Typed, RECEIVES), way(Rung::Fentry, Object::Probed, RECEIVES),
+        way(Rung::Kprobe, Object::Probed, &[("recv_kprobe", "tcp_cleanup_rbuf")]);
     "inet_sock_set_state", "set_state_btf", "set_state_raw", true, false, "opens, closes, exact totals at close";
     "tcp_destroy_sock", "destroy_btf", "destroy_raw", false, false, "closes whose state change was missed";
     "tcp_probe", "tcp_probe_btf", "tcp_probe_raw", false, false, "RTT histogram, totals between two cycles";
@@ -103,7 +180,9 @@ pub const HOOKS: &[Hook] = tracepoints! {
     "tcp_cong_state_set", "ca_state_btf", "ca_state_raw", false, false, "time in each congestion state";
     "tcp_send_reset", "send_reset_btf", "send_reset_raw", false, false, "resets sent";
     "tcp_receive_reset", "recv_reset_btf", "recv_reset_raw", false, false, "resets received";
-    "inet_sk_error_report", "sk_error_btf", "sk_error_raw", false, false, "socket errors";
+    "inet_sk_error_report", "sk_error_btf", "sk_error_raw", false, false, "socket errors",
+        or way(Rung::Fentry, Object::Typed, ERRORS), way(Rung::Fentry, Object::Probed, ERRORS),
+        way(Rung::Kprobe, Object::Probed, &[("error_kprobe", "sock_def_error_report")]);
     "sched_switch", "switch_btf", "switch_raw", false, true, "run-queue wait histogram of migrator threads";
     "sched_wakeup", "wakeup_btf", "wakeup_raw", false, true, "wake-ups of migrator threads";
     "sched_wakeup_new", "wakeup_new_btf", "wakeup_new_raw", false, true, "first wake-up of new migrator threads";
@@ -118,18 +197,32 @@ pub const HOOKS: &[Hook] = tracepoints! {
 pub enum Allowed {
     /// The best that works.
     Auto,
-    /// This one or none; iterators are always allowed.
+    /// Hooks that this kernel has on this rung use it or none, other hooks the best that works.
     Only(Rung),
 }
 
 impl Allowed {
-    /// Whether `rung` may be used.
+    /// The objects that may be loaded, best first.
     #[must_use]
-    pub fn permits(self, rung: Rung) -> bool {
+    pub const fn objects(self) -> &'static [Object] {
         match self {
-            Self::Auto => true,
-            Self::Only(only) => only == rung || rung == Rung::Iter,
+            Self::Only(Rung::TpBtf) => &[Object::Typed],
+            Self::Only(Rung::RawTp | Rung::Kprobe) => &[Object::Probed],
+            _ => &Object::ALL,
         }
+    }
+
+    /// The ways of a hook that may be tried, best first; `present` tells whether this kernel has what a way attaches to.
+    #[must_use]
+    pub fn ways(
+        self,
+        hook: &'static Hook,
+        object: Object,
+        present: impl Fn(&Way) -> bool,
+    ) -> Vec<&'static Way> {
+        let ways: Vec<&Way> = hook.ways.iter().filter(|way| way.object == object).collect();
+        let pinned = ways.iter().find(|way| self == Self::Only(way.rung) && present(way));
+        pinned.map_or_else(|| ways.clone(), |way| vec![*way])
     }
 }
 
@@ -141,24 +234,44 @@ mod tests {
 
     #[test]
     fn program_names_are_distinct_within_the_kernels_fifteen_characters() {
-        let names: Vec<&str> =
-            HOOKS.iter().flat_map(|hook| hook.programs.iter().map(|(_, name)| *name)).collect();
-        assert!(names.iter().all(|name| name.len() <= 15), "{names:?}");
-        assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
-    }
-
-    #[test]
-    fn rungs_are_listed_best_first() {
-        for hook in HOOKS {
-            assert!(hook.programs.is_sorted_by_key(|(rung, _)| *rung), "{}", hook.name);
+        for object in Object::ALL {
+            let of_hook = |hook: &Hook| -> HashSet<&str> {
+                let ways = hook.ways.iter().filter(|way| way.object == object);
+                ways.flat_map(|way| way.programs.iter().chain(way.where_present))
+                    .map(|(program, _)| *program)
+                    .collect()
+            };
+            let names: Vec<&str> = HOOKS.iter().flat_map(of_hook).collect();
+            assert!(names.iter().all(|name| name.len() <= 15), "{names:?}");
+            assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
         }
     }
 
     #[test]
-    fn a_pinned_rung_excludes_the_others_but_not_the_iterators() {
-        let only = Allowed::Only(Rung::RawTp);
-        assert!(
-            only.permits(Rung::RawTp) && only.permits(Rung::Iter) && !only.permits(Rung::TpBtf)
-        );
+    fn ways_are_listed_best_first() {
+        for (hook, object) in HOOKS.iter().flat_map(|hook| Object::ALL.map(|object| (hook, object)))
+        {
+            let ways = hook.ways.iter().filter(|way| way.object == object);
+            assert!(ways.is_sorted_by_key(|way| way.rung), "{}", hook.name);
+        }
+    }
+
+    fn rungs(allowed: Allowed, hook: &str, object: Object, absent: &[Rung]) -> Vec<Rung> {
+        let hook = HOOKS.iter().find(|known| known.name == hook).unwrap();
+        let ways = allowed.ways(hook, object, |way| !absent.contains(&way.rung));
+        ways.iter().map(|way| way.rung).collect()
+    }
+
+    #[test]
+    fn a_pinned_rung_excludes_others_where_the_kernel_has_it() {
+        use Rung::{Fentry, Iter, Kprobe, RawTp, TpBtf};
+        let send = "sock_send_length";
+        assert_eq!(rungs(Allowed::Auto, send, Object::Typed, &[]), [TpBtf, Fentry]);
+        assert_eq!(rungs(Allowed::Only(TpBtf), send, Object::Typed, &[]), [TpBtf]);
+        assert_eq!(rungs(Allowed::Only(Kprobe), send, Object::Probed, &[]), [Kprobe]);
+        assert_eq!(rungs(Allowed::Only(Kprobe), "tcp_probe", Object::Probed, &[]), [RawTp]);
+        assert_eq!(rungs(Allowed::Only(RawTp), "task", Object::Probed, &[]), [Iter]);
+        let before_6_3 = rungs(Allowed::Only(RawTp), send, Object::Probed, &[RawTp]);
+        assert_eq!(before_6_3, [RawTp, Fentry, Kprobe], "raw_tp is tried, and says why not");
     }
 }

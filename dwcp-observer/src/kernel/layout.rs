@@ -2,7 +2,7 @@
 
 use dwcp_observer_ebpf::FIELD_ABSENT;
 
-use super::btf::Layout;
+use super::{btf::Layout, ladder::Object};
 
 /// A field, and the global that carries its offset.
 struct Wanted {
@@ -76,19 +76,34 @@ const FIELDS: &[Wanted] = wanted! {
     TASK_EXIT_CODE: task_struct, "exit_code";
     TASK_ON_CPU: task_struct, "on_cpu";
     SOCKET_SK: socket, "sk";
+    FILE_INODE: file, "f_inode";
+    FILE_DATA: file, "private_data";
+    INODE_MODE: inode, "i_mode";
     SKB_DEV: sk_buff, "dev";
     SKB_PROTOCOL: sk_buff, "protocol";
     DEV_NAME: net_device, "name";
     DEV_NET: net_device, "nd_net.net";
 };
 
+/// Needed by the object with typed pointers alone, and by the other alone.
+const TYPED_ONLY: [&str; 2] = ["SK_STORAGE", "TASK_STORAGE"];
+const PROBED_ONLY: [&str; 3] = ["FILE_INODE", "FILE_DATA", "INODE_MODE"];
+
+/// Whether the programs of an object read a field.
+fn needs(object: Object, global: &str) -> bool {
+    match object {
+        Object::Typed => !PROBED_ONLY.contains(&global),
+        Object::Probed => !TYPED_ONLY.contains(&global),
+    }
+}
+
 /// Values of the globals that the loader injects before the programs are verified.
 #[derive(Debug)]
 pub struct Globals {
     /// Name and value, in a fixed order.
-    pub values: Vec<(&'static str, u32)>,
-    /// Fields that this kernel does not have: what rests on them reads as absent.
-    pub missing: Vec<String>,
+    values: Vec<(&'static str, u32)>,
+    /// Fields that this kernel does not have, by global: what rests on them reads as absent.
+    missing: Vec<(&'static str, String)>,
 }
 
 impl Globals {
@@ -101,7 +116,7 @@ impl Globals {
             .map(|field| {
                 let offset = btf.field(field.strukt, field.path).map_or_else(
                     || {
-                        missing.push(format!("{}.{}", field.strukt, field.path));
+                        missing.push((field.global, format!("{}.{}", field.strukt, field.path)));
                         FIELD_ABSENT
                     },
                     |found| found.offset,
@@ -124,6 +139,19 @@ impl Globals {
         ));
         Self { values, missing }
     }
+
+    /// Those that an object has.
+    pub fn of(&self, object: Object) -> impl Iterator<Item = (&'static str, &u32)> {
+        let values = self.values.iter().map(|(name, value)| (*name, value));
+        values.filter(move |(name, _)| needs(object, name))
+    }
+
+    /// Fields that an object needs and this kernel does not have.
+    #[must_use]
+    pub fn missing(&self, object: Object) -> Vec<String> {
+        let missing = self.missing.iter().filter(|(global, _)| needs(object, global));
+        missing.map(|(_, field)| field.clone()).collect()
+    }
 }
 
 #[cfg(test)]
@@ -135,6 +163,6 @@ mod tests {
     #[test]
     fn the_running_kernel_has_every_field() {
         let btf = Layout::from_file(Path::new("/sys/kernel/btf/vmlinux")).unwrap();
-        assert_eq!(Globals::resolve(&btf).missing, Vec::<String>::new());
+        assert_eq!(Globals::resolve(&btf).missing, []);
     }
 }

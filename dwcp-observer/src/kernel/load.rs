@@ -5,20 +5,24 @@ use std::path::{Path, PathBuf};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     programs::{
-        Program, ProgramError, raw_trace_point::RawTracePointLink, tp_btf::BtfTracePointLink,
+        Program, ProgramError, fentry::FEntryLink, fexit::FExitLink, kprobe::KProbeLink,
+        raw_trace_point::RawTracePointLink, tp_btf::BtfTracePointLink,
     },
 };
 use thiserror::Error;
 
 use super::{
     btf::{BtfError, Layout},
-    ladder::{Allowed, HOOKS, Hook, Rung},
+    ladder::{Allowed, HOOKS, Hook, Object, Rung, Way},
     layout::Globals,
 };
 use crate::publish::ProbeStatus;
 
-/// The eBPF object, built by `cargo xtask build-ebpf`.
-const OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DWCP_EBPF_OBJECT"));
+/// The eBPF objects, built by `cargo xtask build-ebpf`.
+const TYPED: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("DWCP_EBPF_OBJECTS"), "/typed.bpf.o"));
+const PROBED: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("DWCP_EBPF_OBJECTS"), "/probed.bpf.o"));
 
 /// Where the kernel shows its own BTF.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -91,6 +95,8 @@ pub struct Loaded<T> {
     pub probes: Vec<ProbeStatus>,
     /// Kernel fields that were not found.
     pub missing_fields: Vec<String>,
+    /// Why a better object was not used.
+    pub refused: Vec<String>,
 }
 
 /// An attached program: dropping it detaches.
@@ -100,33 +106,64 @@ pub enum Link {
     Typed(BtfTracePointLink),
     /// By name.
     Raw(RawTracePointLink),
+    /// At a function's entry, by trampoline.
+    Entry(FEntryLink),
+    /// At a function's return, by trampoline.
+    Exit(FExitLink),
+    /// At a function's entry, by breakpoint.
+    Kprobe(KProbeLink),
+}
+
+/// Loads a program for what it is to be attached to.
+///
+/// # Errors
+/// What the verifier says.
+pub fn load_program(program: &mut Program, target: &str, btf: &Btf) -> Result<(), ProgramError> {
+    match program {
+        Program::BtfTracePoint(program) => program.load(target, btf),
+        Program::RawTracePoint(program) => program.load(),
+        Program::FEntry(program) => program.load(target, btf),
+        Program::FExit(program) => program.load(target, btf),
+        Program::KProbe(program) if program.fd().is_ok() => Ok(()),
+        Program::KProbe(program) => program.load(),
+        Program::Iter(program) => program.load(target, btf),
+        Program::UProbe(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
 }
 
 /// Attaches a loaded program; an iterator needs no link, each sweep runs it once.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn attach(program: &mut Program, hook: &str) -> Result<Option<Link>, ProgramError> {
+pub fn attach(program: &mut Program, target: &str) -> Result<Option<Link>, ProgramError> {
     match program {
         Program::BtfTracePoint(program) => {
             let id = program.attach()?;
             program.take_link(id).map(|link| Some(Link::Typed(link)))
         }
         Program::RawTracePoint(program) => {
-            let id = program.attach(hook)?;
+            let id = program.attach(target)?;
             program.take_link(id).map(|link| Some(Link::Raw(link)))
+        }
+        Program::FEntry(program) => {
+            let id = program.attach()?;
+            program.take_link(id).map(|link| Some(Link::Entry(link)))
+        }
+        Program::FExit(program) => {
+            let id = program.attach()?;
+            program.take_link(id).map(|link| Some(Link::Exit(link)))
+        }
+        Program::KProbe(program) => {
+            let id = program.attach(target, 0)?;
+            program.take_link(id).map(|link| Some(Link::Kprobe(link)))
         }
         _ => Ok(None),
     }
 }
 
-/// Whether a rung stands for one with typed pointers.
-const fn typed(rung: Rung) -> bool {
-    matches!(rung, Rung::TpBtf | Rung::Iter | Rung::Fentry)
-}
-
-/// Loads and attaches. First every hook on its best rung with local storage; if one that matters fails, once more with
-/// tags in a hash, so that hooks on lower rungs share them.
+/// Loads and attaches: the object with typed pointers first, and if that does not load or a hook that this kernel has fails, the one
+/// with probe reads, since an object shares its tags on sockets and tasks among all of its programs.
 ///
 /// # Errors
 /// [`LoadError`], with everything detached again.
@@ -134,29 +171,34 @@ pub fn load<T>(
     options: &LoadOptions,
     prepare: impl Fn(&mut Ebpf) -> Result<T, LoadError>,
 ) -> Result<Loaded<T>, LoadError> {
-    let path = options.btf_path.as_deref().unwrap_or_else(|| Path::new(KERNEL_BTF));
-    let layout = Layout::from_file(path)?;
-    let globals = Globals::resolve(&layout);
-    let btf = Btf::parse_file(path, aya::Endianness::default())
-        .map_err(|error| LoadError::Object(error.into()))?;
-    let system = System { layout, globals, btf };
-    let only_typed = !matches!(options.rungs, Allowed::Only(rung) if !typed(rung));
-    if only_typed {
-        let attempt = attempt(options, &system, &prepare, false)?;
-        let fell_short = attempt
-            .probes
-            .iter()
-            .any(|probe| probe.rung.is_none() && has_raw(&system.layout, probe.probe));
-        if options.rungs != Allowed::Auto || !fell_short {
-            return check_required(attempt);
+    let system = System::read(options.btf_path.as_deref())?;
+    let mut objects = options.rungs.objects().iter().peekable();
+    let mut refused = Vec::new();
+    while let Some(object) = objects.next() {
+        let last = objects.peek().is_none();
+        match attempt(options, &system, &prepare, *object) {
+            Ok(mut loaded) if last || !system.fell_short(&loaded.probes) => {
+                loaded.refused = refused;
+                return check_required(loaded);
+            }
+            Ok(loaded) => refused.extend(missing(*object, &loaded.probes)),
+            Err(LoadError::Object(error)) if !last => {
+                refused.push(format!("{}: {error:#}", object.as_str()));
+            }
+            Err(error) => return Err(error),
         }
     }
-    check_required(attempt(options, &system, &prepare, true)?)
+    Err(LoadError::Object(anyhow::anyhow!("no object is allowed by the configuration")))
 }
 
-/// Whether the kernel has the tracepoint at all: then a lower rung may work where the first did not.
-fn has_raw(layout: &Layout, probe: &str) -> bool {
-    layout.has(&format!("btf_trace_{probe}"))
+fn missing(object: Object, probes: &[ProbeStatus]) -> Vec<String> {
+    let lacking = probes.iter().filter(|probe| probe.rung.is_none());
+    lacking
+        .map(|probe| {
+            let why = probe.reason.as_deref().unwrap_or_default();
+            format!("{}: {} ({why})", object.as_str(), probe.probe)
+        })
+        .collect()
 }
 
 fn check_required<T>(loaded: Loaded<T>) -> Result<Loaded<T>, LoadError> {
@@ -172,27 +214,57 @@ fn check_required<T>(loaded: Loaded<T>) -> Result<Loaded<T>, LoadError> {
 }
 
 /// What is known of the running kernel.
-struct System {
+pub struct System {
     layout: Layout,
     globals: Globals,
-    btf: Btf,
+    /// For aya.
+    pub btf: Btf,
 }
 
-fn attempt<T>(
-    options: &LoadOptions,
-    system: &System,
-    prepare: impl Fn(&mut Ebpf) -> Result<T, LoadError>,
-    tags_in_hash: bool,
-) -> Result<Loaded<T>, LoadError> {
-    let System { layout: _, globals, btf } = system;
+impl System {
+    /// Reads its BTF.
+    ///
+    /// # Errors
+    /// There is none, or it is broken.
+    pub fn read(btf_path: Option<&Path>) -> Result<Self, LoadError> {
+        let path = btf_path.unwrap_or_else(|| Path::new(KERNEL_BTF));
+        let layout = Layout::from_file(path)?;
+        let globals = Globals::resolve(&layout);
+        let btf = Btf::parse_file(path, aya::Endianness::default())
+            .map_err(|error| LoadError::Object(error.into()))?;
+        Ok(Self { layout, globals, btf })
+    }
+
+    /// Whether this kernel has what a program is attached to.
+    #[must_use]
+    pub fn has(&self, rung: Rung, target: &str) -> bool {
+        match rung {
+            Rung::TpBtf | Rung::RawTp => self.layout.has(&format!("btf_trace_{target}")),
+            Rung::Fentry | Rung::Kprobe => self.layout.has_function(target),
+            Rung::Tracepoint | Rung::Iter => true,
+        }
+    }
+
+    /// Whether a hook has no rung though this kernel has its tracepoint: another object may do better. One that is required may be
+    /// found by a function instead.
+    fn fell_short(&self, probes: &[ProbeStatus]) -> bool {
+        probes.iter().any(|probe| {
+            probe.rung.is_none() && (probe.required || self.has(Rung::RawTp, probe.probe))
+        })
+    }
+}
+
+/// Loads an object's maps with this kernel's offsets; its programs are not loaded yet.
+///
+/// # Errors
+/// The kernel refuses, or the caller may not.
+pub fn open(object: Object, options: &LoadOptions, system: &System) -> Result<Ebpf, LoadError> {
     let log_level = u8::from(options.log_lifecycle) * aya_log_debug_level();
-    let in_hash = u32::from(tags_in_hash);
     let mut loader = EbpfLoader::new();
     loader
-        .btf(Some(btf))
+        .btf(Some(&system.btf))
         .allow_unsupported_maps()
         .override_global("AYA_LOG_LEVEL", &log_level, true)
-        .override_global("TAGS_IN_HASH", &in_hash, true)
         .map_max_entries("FLOWS", options.max_flows)
         .map_max_entries("FLOW_FREE", options.max_flows)
         .map_max_entries("FLOW_RTT", options.max_flows)
@@ -201,25 +273,38 @@ fn attempt<T>(
         .map_max_entries("THREAD_FREE", options.max_threads)
         .map_max_entries("PROCESSES", options.max_processes)
         .map_max_entries("PROCESS_FREE", options.max_processes);
-    if tags_in_hash {
+    if object == Object::Probed {
         // Room for overflowing flows, and for threads of processes that are not watched.
         loader.map_max_entries("FLOW_HASH", options.max_flows.saturating_mul(4));
         loader.map_max_entries("TASK_HASH", options.max_threads.saturating_mul(4));
     }
-    for (name, value) in &globals.values {
+    for (name, value) in system.globals.of(object) {
         loader.override_global(name, value, true);
     }
-    let mut ebpf = loader.load(OBJECT).map_err(|error| {
+    let bytes = match object {
+        Object::Typed => TYPED,
+        Object::Probed => PROBED,
+    };
+    loader.load(bytes).map_err(|error| {
         if denied(&error) { LoadError::Permission } else { LoadError::Object(error.into()) }
-    })?;
+    })
+}
+
+fn attempt<T>(
+    options: &LoadOptions,
+    system: &System,
+    prepare: impl Fn(&mut Ebpf) -> Result<T, LoadError>,
+    object: Object,
+) -> Result<Loaded<T>, LoadError> {
+    let mut ebpf = open(object, options, system)?;
     let prepared = prepare(&mut ebpf)?;
     let mut climbed = Climbed::default();
     for hook in HOOKS {
-        climb(&mut ebpf, hook, options.rungs, system, tags_in_hash, &mut climbed)?;
+        climb(&mut ebpf, hook, object, options.rungs, system, &mut climbed)?;
     }
     let Climbed { probes, links, on_demand } = climbed;
-    let missing_fields = globals.missing.clone();
-    Ok(Loaded { ebpf, prepared, links, on_demand, probes, missing_fields })
+    let missing_fields = system.globals.missing(object);
+    Ok(Loaded { ebpf, prepared, links, on_demand, probes, missing_fields, refused: Vec::new() })
 }
 
 /// `aya_log_common::Level::Debug`; the agent's log level decides what is printed.
@@ -235,69 +320,109 @@ struct Climbed {
     on_demand: Vec<(&'static str, &'static str)>,
 }
 
-/// Tries the hook's rungs, best first, until one works.
+/// Tries the hook's ways, best first, until one works.
 fn climb(
     ebpf: &mut Ebpf,
-    hook: &Hook,
+    hook: &'static Hook,
+    object: Object,
     allowed: Allowed,
     system: &System,
-    tags_in_hash: bool,
     climbed: &mut Climbed,
 ) -> Result<(), LoadError> {
-    let System { layout, btf, .. } = system;
+    let present = |way: &Way| way.programs.iter().all(|(_, target)| system.has(way.rung, target));
     let mut reasons = Vec::new();
     let mut live = None;
-    for (rung, name) in hook.programs {
-        // With tags in local storage, a rung without typed pointers would not find them.
-        let permitted = allowed.permits(*rung) || hook.current_task_only;
-        if !permitted || (!tags_in_hash && !typed(*rung) && !hook.current_task_only) {
-            continue;
-        }
-        if *rung == Rung::TpBtf && !layout.has(&format!("btf_trace_{}", hook.name)) {
-            reasons.push(format!("{}: this kernel has no such tracepoint", rung.as_str()));
-            continue;
-        }
-        let Some(program) = ebpf.program_mut(name) else {
-            reasons.push(format!("{}: not in the object", rung.as_str()));
-            continue;
-        };
-        match load_program(program, hook.name, btf).and_then(|()| attach(program, hook.name)) {
-            Ok(link) => {
-                live = Some(rung.as_str());
-                if hook.on_demand {
-                    // It can be attached: that is enough for now.
-                    climbed.on_demand.push((name, hook.name));
-                } else {
-                    climbed.links.extend(link);
+    for way in allowed.ways(hook, object, present) {
+        match place(ebpf, way, system) {
+            Ok(links) => {
+                live = Some(way);
+                if !hook.on_demand {
+                    climbed.links.extend(links);
                 }
                 break;
             }
             Err(error) if denied(&error) => return Err(LoadError::Permission),
-            Err(error) => reasons.push(format!("{}: {}", rung.as_str(), brief(&error))),
+            // It is attached when it is needed: its module is there by then.
+            Err(error) if hook.on_demand && hook.module.is_some() && error.is_absent() => {
+                reasons.push(format!("{}: {}", way.rung.as_str(), error.brief()));
+                live = Some(way);
+                break;
+            }
+            Err(error) => reasons.push(format!("{}: {}", way.rung.as_str(), error.brief())),
         }
+    }
+    if let Some(way) = live
+        && hook.on_demand
+    {
+        climbed.on_demand.extend(way.programs);
     }
     climbed.probes.push(ProbeStatus {
         probe: hook.name,
         purpose: hook.purpose,
         required: hook.required,
-        rung: live,
+        rung: live.map(|way| way.rung.as_str()),
         attached: live.is_some() && !hook.on_demand,
         reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
     });
     Ok(())
 }
 
-fn load_program(program: &mut Program, hook: &str, btf: &Btf) -> Result<(), ProgramError> {
-    match program {
-        Program::BtfTracePoint(program) => program.load(hook, btf),
-        Program::RawTracePoint(program) => program.load(),
-        Program::Iter(program) => program.load(hook, btf),
-        _ => Err(ProgramError::UnexpectedProgramType),
+/// Loads and attaches all programs of a way, or none.
+fn place(ebpf: &mut Ebpf, way: &Way, system: &System) -> Result<Vec<Link>, PlaceError> {
+    let mut links = Vec::new();
+    let here = way.where_present.iter().filter(|(_, target)| system.has(way.rung, target));
+    for (name, target) in way.programs.iter().chain(here) {
+        // A module's tracepoint is not in the kernel's own BTF: only trying tells.
+        if !matches!(way.rung, Rung::RawTp) && !system.has(way.rung, target) {
+            return Err(PlaceError::Absent(target));
+        }
+        let program = ebpf.program_mut(name).ok_or(PlaceError::NotInObject(name))?;
+        load_program(program, target, &system.btf).map_err(PlaceError::Program)?;
+        links.extend(attach(program, target).map_err(PlaceError::Program)?);
+    }
+    Ok(links)
+}
+
+/// Why a way does not work.
+#[derive(Debug, Error)]
+enum PlaceError {
+    #[error("this kernel has no {0}")]
+    Absent(&'static str),
+    #[error("{0} is not in the object")]
+    NotInObject(&'static str),
+    #[error(transparent)]
+    Program(ProgramError),
+}
+
+impl PlaceError {
+    fn brief(&self) -> String {
+        match self {
+            Self::Program(error) if is_absent(error) => {
+                "this kernel has no such tracepoint or function".to_owned()
+            }
+            Self::Program(error) => brief(error),
+            Self::Absent(_) | Self::NotInObject(_) => self.to_string(),
+        }
+    }
+
+    fn is_absent(&self) -> bool {
+        match self {
+            Self::Absent(_) => true,
+            Self::NotInObject(_) => false,
+            Self::Program(error) => is_absent(error),
+        }
     }
 }
 
+/// Whether what the program attaches to does not exist.
+#[must_use]
+pub fn is_absent(error: &ProgramError) -> bool {
+    first_os_error(error) == Some(libc::ENOENT)
+}
+
 /// One line of an error: its own text, and the last line of the verifier's log that is not statistics.
-fn brief(error: &ProgramError) -> String {
+#[must_use]
+pub fn brief(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else {
         return format!("{:#}", anyhow::anyhow!("{error}"));
     };
@@ -315,12 +440,17 @@ fn brief(error: &ProgramError) -> String {
 
 /// Whether the first cause is a lack of privilege.
 fn denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    first_os_error(error) == Some(libc::EPERM) && !super::privileged()
+}
+
+/// The error of the system call that began it.
+fn first_os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return io.raw_os_error() == Some(libc::EPERM) && !super::privileged();
+            return io.raw_os_error();
         }
         cause = error.source();
     }
-    false
+    None
 }

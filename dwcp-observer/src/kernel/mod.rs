@@ -6,6 +6,7 @@ pub mod ladder;
 pub mod layout;
 pub mod load;
 pub mod stats;
+pub mod survey;
 pub mod sys;
 
 use std::{collections::BTreeSet, io, os::fd::AsFd as _, ptr::NonNull};
@@ -267,6 +268,9 @@ impl Kernel {
         ports: &[u64; PORT_WORDS],
     ) -> Result<Self, LoadError> {
         let loaded = load::load(options, |ebpf| Maps::prepare(ebpf, rules, ports))?;
+        for reason in &loaded.refused {
+            log::info!("a lower rung is used: {reason}");
+        }
         for field in &loaded.missing_fields {
             log::warn!("this kernel has no {field}: what rests on it is missing from the output");
         }
@@ -512,6 +516,8 @@ impl Kernel {
                 let Some(program) = self.ebpf.program_mut(name) else { continue };
                 match load::attach(program, hook) {
                     Ok(link) => self.demanded.extend(link),
+                    // A module that is not loaded yet: then nothing of it runs.
+                    Err(error) if load::is_absent(&error) => log::debug!("{hook}: {error}"),
                     Err(error) => log::warn!("{hook} cannot be attached: {error}"),
                 }
             }
