@@ -69,10 +69,10 @@ fn every_program_of_every_rung_loads_and_attaches() {
         let mut kernel = load(Allowed::Only(rung), &[], &[0; PORT_WORDS]);
         for probe in kernel.probes() {
             let hook = HOOKS.iter().find(|hook| hook.name == probe.probe);
-            let expected = match hook.map(|hook| hook.programs) {
+            let expected = match hook.map(|hook| hook.ways) {
+                Some(ways) if ways.iter().any(|way| way.rung == rung) => rung.as_str(),
                 // One rung, whatever is pinned.
-                Some([(only, _)]) => only.as_str(),
-                Some(_) => rung.as_str(),
+                Some(ways) => ways[0].rung.as_str(),
                 None if probe.probe.ends_with(":return") => "uretprobe",
                 None => "uprobe",
             };

@@ -1,6 +1,9 @@
 //! Bumps the named counters and the host-wide histograms.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::{
+    hint::black_box,
+    intrinsics::{AtomicOrdering, atomic_xadd},
+};
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use dwcp_observer_ebpf::{
@@ -28,11 +31,19 @@ pub fn bump(counter: Counter) {
     }
 }
 
+/// `index` if it is below `limit`, compared right where it is used: LLVM would compare what it was made from, or a copy on the stack,
+/// and the verifier (before 6.3 in particular) would not know the bound.
+#[inline(always)]
+pub fn below(index: usize, limit: usize) -> Option<usize> {
+    let index = black_box(index);
+    (index < limit).then_some(index)
+}
+
 /// Counts a sample in the host-wide histogram `which`; programs in other contexts of this CPU may do so at the same time.
 #[inline(always)]
 pub unsafe fn host_sample(which: u32, bucket: usize, value: u64) {
     if let Some(hist) = HOST_HIST.get_ptr_mut(which)
-        && bucket < RUNQ_BUCKETS
+        && let Some(bucket) = below(bucket, RUNQ_BUCKETS)
     {
         add(&raw mut (*hist).buckets[bucket], 1);
         add(&raw mut (*hist).sum, value);
@@ -44,7 +55,7 @@ pub unsafe fn host_sample(which: u32, bucket: usize, value: u64) {
 #[inline(always)]
 pub unsafe fn host_sample_exclusive(which: u32, bucket: usize, value: u64) {
     if let Some(hist) = HOST_HIST.get_ptr_mut(which)
-        && bucket < RUNQ_BUCKETS
+        && let Some(bucket) = below(bucket, RUNQ_BUCKETS)
     {
         (*hist).buckets[bucket] += 1;
         (*hist).sum += value;

@@ -24,7 +24,7 @@ use crate::{
         TASK_COMM, TASK_EXEC, TASK_MOVES, TASK_NIVCSW, TASK_NVCSW, TASK_ON_CPU, TASK_PCOUNT,
         TASK_PID, TASK_RUN_DELAY, TASK_START, TASK_STATE, TASK_TGID, current, read,
     },
-    counters::{add, bump, host_sample_exclusive},
+    counters::{add, below, bump, host_sample_exclusive},
     levels::{self, LEVEL_THREADS},
     process::PROCESSES,
     store::{self, NO_SLOT, TaskTag},
@@ -184,13 +184,14 @@ unsafe fn departs(prev: *const u8, clock: &mut Clock) -> bool {
 
 #[inline(always)]
 unsafe fn count_wait(slot: u32, role: u32, waited: u64) {
-    // Hides the arithmetic from LLVM, which would otherwise compare `waited` and leave the index unbounded to the verifier.
-    let bucket = black_box(bucket_of(waited));
+    let bucket = bucket_of(waited);
     if bucket >= RUNQ_BUCKETS {
         bump(Counter::RunqDiscarded);
         return;
     }
-    if let Some(waits) = THREAD_WAITS.get_ptr_mut(slot) {
+    if let Some(waits) = THREAD_WAITS.get_ptr_mut(slot)
+        && let Some(bucket) = below(bucket, RUNQ_BUCKETS)
+    {
         (*waits).buckets[bucket] += 1;
         (*waits).sum += waited;
         (*waits).count += 1;
@@ -215,9 +216,8 @@ unsafe fn arrives(next: *const u8, after_migration: bool, clock: &mut Clock) {
     let off_ns = (*last).off_ns;
     (*cpu).on_ns = now;
     if now.wrapping_sub(off_ns) >= ACTIVITY_GAP_NS && (*cpu).activities <= ACTIVITIES as u64 {
-        let index = (*cpu).activities as usize;
-        if index < ACTIVITIES {
-            (*cpu).first[index] = Activity { began_ns: now, guest_ns: 0, off_ns: 0, cpu_ns: 0 };
+        if let Some(activity) = activity(cpu, (*cpu).activities) {
+            *activity = Activity { began_ns: now, guest_ns: 0, off_ns: 0, cpu_ns: 0 };
         }
         (*cpu).activities += 1;
     }
@@ -228,6 +228,12 @@ unsafe fn arrives(next: *const u8, after_migration: bool, clock: &mut Clock) {
         (*cpu).page_waits += 1;
         (*cpu).page_wait_ns += now.wrapping_sub(off_ns);
     }
+}
+
+#[inline(always)]
+unsafe fn activity(cpu: *mut CpuTimes, number: u64) -> Option<*mut Activity> {
+    below(number as usize, ACTIVITIES)
+        .map(|index| (&raw mut (*cpu).first).cast::<Activity>().add(index))
 }
 
 #[inline(always)]
@@ -249,9 +255,7 @@ unsafe fn leave_cpu(cpu: *mut CpuTimes, now: u64) {
     burst.write_volatile(Burst { on_ns, off_ns: now });
     (&raw mut (*cpu).bursts).write_volatile((*cpu).bursts + 1);
     (*cpu).on_ns = 0;
-    let index = (*cpu).activities.wrapping_sub(1) as usize;
-    if index < ACTIVITIES {
-        let activity = &raw mut (*cpu).first[index];
+    if let Some(activity) = activity(cpu, (*cpu).activities.wrapping_sub(1)) {
         let length = now.wrapping_sub(on_ns);
         if (*activity).guest_ns == 0 && length >= GUEST_BURST_NS {
             (*activity).guest_ns = on_ns;

@@ -2,8 +2,6 @@
 
 mod snapshot;
 
-use core::hint::black_box;
-
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_F_MMAPABLE,
@@ -30,7 +28,7 @@ use crate::{
         TP_COPIED_SEQ, TP_DELIVERED, TP_MSTAMP, TP_RACK_RTT, TP_RCV_NXT, TP_SND_UNA, TP_WRITE_SEQ,
         current, read, tcp_sock,
     },
-    counters::{add, bump, host_sample},
+    counters::{add, below, bump, host_sample},
     events::emit,
     levels::{self, LEVEL_FLOWS},
     process::{self, PROCESSES},
@@ -242,8 +240,7 @@ unsafe fn sample_rtt(tp: *const u8, tag: &mut FlowTag) {
     }
     tag.delivered = delivered;
     let rtt_us = u64::from(read::<u32>(tp, TP_RACK_RTT.load()));
-    // As in the scheduler: the verifier must see the index itself compared.
-    let bucket = black_box(bucket_of(rtt_us));
+    let bucket = bucket_of(rtt_us);
     if rtt_us == 0 || bucket >= RTT_BUCKETS {
         bump(Counter::RttDiscarded);
         return;
@@ -251,6 +248,7 @@ unsafe fn sample_rtt(tp: *const u8, tag: &mut FlowTag) {
     host_sample(HOST_HIST_RTT, bucket, rtt_us);
     if let Some(rtt) = FLOW_RTT.get_ptr_mut(tag.slot)
         && record(tag).is_some()
+        && let Some(bucket) = below(bucket, RTT_BUCKETS)
     {
         (*rtt).buckets[bucket] += 1;
         (*rtt).sum += rtt_us;
@@ -412,8 +410,8 @@ pub unsafe fn on_state(ctx: &impl EbpfContext, sk: *const u8, old: u32, new: u32
     if new == TCP_ESTABLISHED {
         addresses(sk, flow);
     }
-    if (new as usize) < TCP_STATES {
-        (*flow).state_ns[new as usize] = now;
+    if let Some(new) = below(new as usize, TCP_STATES) {
+        (*flow).state_ns[new] = now;
     }
     if new == TCP_CLOSE {
         enter_ca_state(flow, (*flow).ca_state, now);
@@ -481,9 +479,8 @@ pub unsafe fn on_ca_state(sk: *const u8, new: u32) {
 
 #[inline(always)]
 unsafe fn enter_ca_state(flow: *mut Flow, new: u32, now: u64) {
-    let old = (*flow).ca_state as usize;
     let since = if (*flow).ca_since_ns == 0 { (*flow).tagged_ns } else { (*flow).ca_since_ns };
-    if old < CA_STATES {
+    if let Some(old) = below((*flow).ca_state as usize, CA_STATES) {
         (*flow).ca_ns[old] += now.wrapping_sub(since);
     }
     (*flow).ca_since_ns = now;

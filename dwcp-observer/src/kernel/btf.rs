@@ -3,7 +3,7 @@
 //! aya-obj keeps struct members private, so this reads what it needs itself: members by path, through anonymous structs and
 //! unions, bit fields, and enum values.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use thiserror::Error;
 
@@ -69,10 +69,14 @@ const fn trailer(kind: u32, vlen: u32) -> Option<u32> {
 pub struct Layout {
     data: Vec<u8>,
     strings: usize,
+    /// Length of the string section.
+    strings_len: u32,
     /// Byte position of each type; id 0 is void.
     types: Vec<u32>,
     /// Structs and typedefs by name.
     named: HashMap<Vec<u8>, u32>,
+    /// A module's BTF goes on where the kernel's ends: its numbers and strings begin after the base's.
+    base: Option<Arc<Self>>,
 }
 
 impl Layout {
@@ -81,10 +85,18 @@ impl Layout {
     /// # Errors
     /// The file cannot be read or is not BTF.
     pub fn from_file(path: &Path) -> Result<Self, BtfError> {
+        Self::from_split_file(path, None)
+    }
+
+    /// Reads and indexes the BTF of a module, which leans on the kernel's.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not BTF.
+    pub fn from_split_file(path: &Path, base: Option<Arc<Self>>) -> Result<Self, BtfError> {
         let name = path.display().to_string();
         let data =
             std::fs::read(path).map_err(|source| BtfError::Read { path: name.clone(), source })?;
-        Self::parse(data).map_err(|what| BtfError::Malformed { path: name, what })
+        Self::parse_split(data, base).map_err(|what| BtfError::Malformed { path: name, what })
     }
 
     /// Indexes BTF of this machine's byte order.
@@ -92,6 +104,10 @@ impl Layout {
     /// # Errors
     /// Names the part of the format that is broken.
     pub fn parse(data: Vec<u8>) -> Result<Self, &'static str> {
+        Self::parse_split(data, None)
+    }
+
+    fn parse_split(data: Vec<u8>, base: Option<Arc<Self>>) -> Result<Self, &'static str> {
         let word = |at: usize| -> Option<u32> {
             Some(u32::from_ne_bytes(data.get(at..at.checked_add(4)?)?.try_into().ok()?))
         };
@@ -100,9 +116,11 @@ impl Layout {
             return Err("wrong magic");
         }
         let header = word(4).ok_or("header cut short")? as usize;
-        let [type_off, type_len, str_off] =
-            [8, 12, 16].map(|at| word(at).map(|value| value as usize));
-        let (Some(type_off), Some(type_len), Some(str_off)) = (type_off, type_len, str_off) else {
+        let [type_off, type_len, str_off, str_len] =
+            [8, 12, 16, 20].map(|at| word(at).map(|value| value as usize));
+        let (Some(type_off), Some(type_len), Some(str_off), Some(str_len)) =
+            (type_off, type_len, str_off, str_len)
+        else {
             return Err("header cut short");
         };
         let begin = header.checked_add(type_off).ok_or("type section out of range")?;
@@ -114,7 +132,10 @@ impl Layout {
             .checked_add(str_off)
             .filter(|at| *at < data.len())
             .ok_or("string section out of range")?;
-        let mut types = vec![0u32];
+        // Type 0, void, is the base's.
+        let (first, base_strings) =
+            base.as_ref().map_or((0, 0), |base| (base.next_id(), base.end_of_strings()));
+        let mut types = if base.is_some() { Vec::new() } else { vec![0u32] };
         let mut named = HashMap::new();
         let mut at = begin;
         while at < end {
@@ -122,17 +143,44 @@ impl Layout {
                 return Err("type cut short");
             };
             let (kind, vlen) = (info >> 24 & 0x1f, info & 0xffff);
-            let id = types.len() as u32;
+            let id = first + types.len() as u32;
             types.push(u32::try_from(at).map_err(|_| "larger than 4 GiB")?);
             if matches!(kind, KIND_STRUCT | KIND_ENUM | KIND_TYPEDEF) && name != 0 {
-                named.entry(cstr(&data, strings + name as usize).to_vec()).or_insert(id);
+                let text = match &base {
+                    Some(base) if name < base_strings => base.name(name),
+                    _ => cstr(&data, strings + (name - base_strings) as usize),
+                };
+                named.entry(text.to_vec()).or_insert(id);
             }
             at += 12 + trailer(kind, vlen).ok_or("unknown kind of type")? as usize;
         }
-        Ok(Self { data, strings, types, named })
+        let strings_len = u32::try_from(str_len).map_err(|_| "larger than 4 GiB")?;
+        Ok(Self { data, strings, strings_len, types, named, base })
+    }
+
+    /// The number that the first type of a module gets.
+    fn next_id(&self) -> u32 {
+        self.base.as_ref().map_or(0, |base| base.next_id()) + self.types.len() as u32
+    }
+
+    /// Where the strings of a module begin.
+    fn end_of_strings(&self) -> u32 {
+        self.base.as_ref().map_or(0, |base| base.end_of_strings()) + self.strings_len
+    }
+
+    /// Where the module's bytes begin when the base's come first.
+    fn first_byte(&self) -> usize {
+        self.base.as_ref().map_or(0, |base| base.first_byte() + base.data.len())
     }
 
     fn word(&self, at: usize) -> u32 {
+        let first = self.first_byte();
+        if let Some(base) = &self.base
+            && at < first
+        {
+            return base.word(at);
+        }
+        let at = at - first;
         self.data
             .get(at..at + 4)
             .and_then(|bytes| bytes.try_into().ok())
@@ -140,13 +188,31 @@ impl Layout {
     }
 
     fn head(&self, id: u32) -> Option<(usize, u32, u32, bool, u32)> {
-        let at = *self.types.get(id as usize).filter(|_| id != 0)? as usize;
+        if let Some(base) = &self.base
+            && id < base.next_id()
+        {
+            return base.head(id);
+        }
+        let own = id - self.base.as_ref().map_or(0, |base| base.next_id());
+        let at = *self.types.get(own as usize).filter(|_| id != 0)? as usize + self.first_byte();
         let info = self.word(at + 4);
         Some((at, info >> 24 & 0x1f, info & 0xffff, info >> 31 != 0, self.word(at + 8)))
     }
 
     fn name(&self, offset: u32) -> &[u8] {
-        cstr(&self.data, self.strings + offset as usize)
+        match &self.base {
+            Some(base) if offset < base.end_of_strings() => base.name(offset),
+            Some(base) => {
+                cstr(&self.data, self.strings + (offset - base.end_of_strings()) as usize)
+            }
+            None => cstr(&self.data, self.strings + offset as usize),
+        }
+    }
+
+    /// The number of a struct, enum or typedef.
+    fn id_of(&self, name: &str) -> Option<u32> {
+        let own = self.named.get(name.as_bytes()).copied();
+        own.or_else(|| self.base.as_ref()?.id_of(name))
     }
 
     /// Follows typedefs and qualifiers.
@@ -171,13 +237,13 @@ impl Layout {
     /// Whether a struct or typedef of this name exists: `btf_trace_NAME` tells of a tracepoint.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
-        self.named.contains_key(name.as_bytes())
+        self.id_of(name).is_some()
     }
 
     /// Whether the kernel has a function of this name, other than by inlining it everywhere.
     #[must_use]
     pub fn has_function(&self, name: &str) -> bool {
-        (1..self.types.len() as u32).any(|id| {
+        (1..self.next_id()).any(|id| {
             self.head(id).is_some_and(|(at, kind, ..)| {
                 kind == KIND_FUNC && self.name(self.word(at)) == name.as_bytes()
             })
@@ -187,7 +253,7 @@ impl Layout {
     /// The place of `path` (dotted, array elements as numbers) in `strukt`.
     #[must_use]
     pub fn field(&self, strukt: &str, path: &str) -> Option<Field> {
-        let mut id = *self.named.get(strukt.as_bytes())?;
+        let mut id = self.id_of(strukt)?;
         let mut bits = 0u32;
         let mut width = 0u32;
         for part in path.split('.') {
@@ -245,7 +311,7 @@ impl Layout {
     /// The value of an enumerator of a named enum.
     #[must_use]
     pub fn enumerator(&self, enumeration: &str, name: &str) -> Option<u32> {
-        let (at, kind, vlen, _, _) = self.head(*self.named.get(enumeration.as_bytes())?)?;
+        let (at, kind, vlen, _, _) = self.head(self.id_of(enumeration)?)?;
         if kind != KIND_ENUM {
             return None;
         }
@@ -325,6 +391,49 @@ mod tests {
         assert_eq!(at("missing"), None);
         assert_eq!(layout.enumerator("state", "SOCK_DONE"), Some(7));
         assert!(layout.has("inner") && !layout.has("a"));
+    }
+
+    /// A module on top of [`sample`]: `struct extra { struct outer first; struct inner *second; int own; }`.
+    fn module(base: &Layout) -> Vec<u8> {
+        let mut strings: Vec<u8> = Vec::new();
+        let first = base.end_of_strings();
+        let mut intern = |text: &str| {
+            let at = first + strings.len() as u32;
+            strings.extend(text.as_bytes());
+            strings.push(0);
+            at
+        };
+        let [extra, own, second] = ["extra", "own", "second"].map(&mut intern);
+        let (outer, inner) = (base.id_of("outer").unwrap(), base.id_of("inner").unwrap());
+        // "a" of the base names the first member, as the kernel's own linker shares strings.
+        let a = (0..first).find(|at| base.name(*at) == b"a").unwrap();
+        let pointer = base.next_id();
+        let mut types: Vec<u32> = vec![0, 2 << 24, inner]; // pointer to struct inner
+        types.extend([extra, 4 << 24 | 3, 48]);
+        types.extend([a, outer, 0, second, pointer, 256, own, 1, 320]);
+        let bytes: Vec<u8> = types.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut data = 0xeb9f_u16.to_ne_bytes().to_vec();
+        data.extend([1, 0]);
+        for word in [24, 0, bytes.len() as u32, bytes.len() as u32, strings.len() as u32] {
+            data.extend(word.to_ne_bytes());
+        }
+        data.extend(bytes);
+        data.extend(strings);
+        data
+    }
+
+    #[test]
+    fn a_modules_types_reach_into_the_kernels() {
+        let base = Arc::new(Layout::parse(sample()).unwrap());
+        let layout = Layout::parse_split(module(&base), Some(base)).unwrap();
+        let offset =
+            |strukt: &str, path: &str| layout.field(strukt, path).map(|field| field.offset);
+        assert_eq!(offset("extra", "own"), Some(40));
+        assert_eq!(offset("extra", "a.in.a"), Some(8), "through the base's structs");
+        assert_eq!(offset("outer", "arr.2"), Some(24), "the base's own");
+        assert_eq!(offset("extra", "second.a"), None, "a pointer leads elsewhere");
+        assert_eq!(layout.enumerator("state", "SOCK_DONE"), Some(7));
+        assert!(layout.has("extra") && layout.has("inner") && !layout.has("own"));
     }
 
     #[test]
