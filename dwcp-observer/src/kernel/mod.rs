@@ -161,6 +161,8 @@ pub struct Kernel {
     probes: Vec<ProbeStatus>,
     maps: Maps,
     jiffy_ns: u64,
+    /// Whether changes of the congestion state are seen (Linux 5.17).
+    congestion: bool,
     /// Whether this kernel's iterators take a process filter (6.1 and later).
     filters: bool,
     /// `None`: the configuration leaves phase functions alone.
@@ -276,6 +278,8 @@ impl Kernel {
         }
         let mut ebpf = loaded.ebpf;
         let mut probes = loaded.probes;
+        let congestion =
+            probes.iter().any(|probe| probe.probe == "tcp_cong_state_set" && probe.rung.is_some());
         if options.phase_functions {
             probes.extend(phase::attach::load(&mut ebpf));
         }
@@ -288,6 +292,7 @@ impl Kernel {
             probes,
             maps: loaded.prepared,
             jiffy_ns: host::jiffy_ns(),
+            congestion,
             filters: true,
             phases: options.phase_functions.then(Attacher::default),
         };
@@ -385,10 +390,11 @@ impl Kernel {
     #[must_use]
     pub fn flows(&mut self, clock: Clock) -> Vec<FlowReading> {
         let mut readings = Vec::with_capacity(self.maps.flows.used as usize);
+        let congestion = self.congestion;
         self.maps.flows.visit(&self.maps.levels, |slot, record| {
             let used = peek!(record, state) != SLOT_FREE;
             if used {
-                readings.push(tcp::read(slot, record, clock));
+                readings.push(tcp::read(slot, record, clock, congestion));
             }
             used
         });

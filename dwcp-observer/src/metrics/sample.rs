@@ -62,7 +62,7 @@ pub(crate) fn stream(role: StreamRole, port: u16) -> Stream {
         busy_seconds: 1.5,
         rwnd_limited_seconds: 0.25,
         sndbuf_limited_seconds: 0.0,
-        congestion_state_seconds: CongestionTimes::default(),
+        congestion_state_seconds: Some(CongestionTimes::default()),
         resets: 0,
         last_error: None,
         tcp_state: "ESTABLISHED",

@@ -381,7 +381,10 @@ fn stream(
     );
     let returned = if pair.source.is_some() { sent.payload.received } else { got.payload.queued };
     let [busy, rwnd, sndbuf] = sent.chrono_seconds;
-    let [open, disorder, cwr, recovery, loss] = sent.ca_ns.map(seconds);
+    let congestion = sent.ca_ns.map(|times| {
+        let [open, disorder, cwr, recovery, loss] = times.map(seconds);
+        CongestionTimes { open, disorder, cwr, recovery, loss }
+    });
     let mut states: Vec<StateChange> = (0u32..)
         .zip(sent.state_ns)
         .filter(|(_, ns)| *ns != 0)
@@ -409,7 +412,7 @@ fn stream(
         busy_seconds: busy,
         rwnd_limited_seconds: rwnd,
         sndbuf_limited_seconds: sndbuf,
-        congestion_state_seconds: CongestionTimes { open, disorder, cwr, recovery, loss },
+        congestion_state_seconds: congestion,
         resets,
         last_error: (error != 0).then(|| errno_name(error)),
         tcp_state: if sent.closed { state_name(7) } else { state_name(sent.snapshot.tcp_state) },

@@ -151,7 +151,7 @@ fn flow(slot: u32, process: u32, port: u16, source: bool, bytes: u64) -> FlowRea
         resets: 0,
         errors: 0,
         last_error: 0,
-        ca_ns: [0; 5],
+        ca_ns: Some([0; 5]),
         snapshot: Snapshot { srtt_us8: 800, ..Snapshot::default() },
         payload,
         arrived_ns: None,

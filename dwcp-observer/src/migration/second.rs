@@ -51,7 +51,8 @@ impl FlowTotals {
             delivered: reading.payload.delivered,
             queued: reading.payload.queued,
             chrono: reading.chrono_seconds,
-            recovering: [reading.ca_ns[3], reading.ca_ns[4]],
+            // Without the tracepoint, retransmissions alone tell of loss.
+            recovering: reading.ca_ns.map_or([0; 2], |times| [times[3], times[4]]),
             retransmitted: reading.snapshot.total_retrans,
             sent: reading.snapshot.data_segs_out,
         }

@@ -57,8 +57,8 @@ pub struct FlowReading {
     pub errors: u32,
     /// Last of these, errno; 0 none.
     pub last_error: u32,
-    /// Time in each congestion state, the current one included, ns.
-    pub ca_ns: [u64; CA_STATES],
+    /// Time in each congestion state, the current one included, ns; `None` where the kernel does not tell (`tcp_cong_state_set`).
+    pub ca_ns: Option<[u64; CA_STATES]>,
     /// The socket's counters.
     pub snapshot: Snapshot,
     /// Payload totals.
@@ -137,9 +137,9 @@ impl FlowReading {
     }
 }
 
-/// Reads a flow.
+/// Reads a flow; `congestion`: changes of the congestion state are seen.
 #[must_use]
-pub fn read(slot: u32, record: NonNull<Flow>, clock: Clock) -> FlowReading {
+pub fn read(slot: u32, record: NonNull<Flow>, clock: Clock, congestion: bool) -> FlowReading {
     let closed = peek!(record, state) == SLOT_CLOSED;
     fence(Ordering::Acquire);
     let event = consistent(|| peek!(record, event));
@@ -180,7 +180,7 @@ pub fn read(slot: u32, record: NonNull<Flow>, clock: Clock) -> FlowReading {
         resets: peek!(record, resets_sent) + peek!(record, resets_received),
         errors: peek!(record, errors),
         last_error: peek!(record, last_error),
-        ca_ns,
+        ca_ns: congestion.then_some(ca_ns),
         payload: snapshot.payload(flags),
         arrived_ns: Some(peek!(record, arrived_us) * 1000).filter(|ns| *ns != 0),
         chrono_seconds: chrono_seconds(&snapshot, (!closed).then_some(clock), clock.jiffy_ns),

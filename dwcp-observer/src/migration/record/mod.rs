@@ -282,8 +282,9 @@ pub struct Stream {
     pub rwnd_limited_seconds: f64,
     /// Of that, limited by the send buffer (`tcpi_sndbuf_limited`).
     pub sndbuf_limited_seconds: f64,
-    /// Seconds in each congestion state of the sending end.
-    pub congestion_state_seconds: CongestionTimes,
+    /// Seconds in each congestion state of the sending end; absent where the kernel does not tell (`tcp_cong_state_set`, Linux 5.17).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub congestion_state_seconds: Option<CongestionTimes>,
     /// RSTs seen by either end on this host.
     pub resets: u64,
     /// Last error reported to an application on this host, as errno name or number.
