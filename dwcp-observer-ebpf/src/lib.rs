@@ -13,6 +13,8 @@ pub mod netdev;
 pub mod phase;
 #[path = "process/abi.rs"]
 pub mod process;
+#[path = "rdma/abi.rs"]
+pub mod rdma;
 #[path = "sched/abi.rs"]
 pub mod sched;
 #[path = "tcp/abi.rs"]

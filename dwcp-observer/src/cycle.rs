@@ -300,6 +300,7 @@ impl Cycle {
             flows: self.kernel.flows(clock),
             threads: self.kernel.threads(),
             processes: self.kernel.processes(),
+            memory: Vec::new(),
             marks: std::mem::take(&mut self.marks),
         }
     }

@@ -12,6 +12,7 @@ pub mod netdev;
 pub mod phase;
 pub mod process;
 pub mod publish;
+pub mod rdma;
 pub mod sched;
 pub mod tcp;
 pub mod verdict;

@@ -55,8 +55,9 @@ fn never_wider_than_120_columns() {
     for stream in &mut record.streams {
         stream.local = "[2001:db8:1234:5678:9abc:def0:1234:5678]:49152".to_owned();
         stream.peer = "[2001:db8:1234:5678:9abc:def0:1234:9999]:49153".to_owned();
-        stream.retransmitted_segments = 1_000_000;
-        stream.srtt_seconds = Some(0.0999);
+        let tcp = stream.tcp.as_mut().unwrap();
+        tcp.retransmitted_segments = 1_000_000;
+        tcp.srtt_seconds = Some(0.0999);
     }
     record.evidence[0].detail = "because ".repeat(40);
     let text = list(&[record.clone()]);

@@ -57,6 +57,8 @@ pub struct FlowFacts {
     pub age_ns: u64,
     /// First sign of the connection, `CLOCK_BOOTTIME` ns.
     pub opened_boottime_ns: u64,
-    /// The socket is closed: no more will be known.
+    /// A queue pair, no socket.
+    pub rdma: bool,
+    /// The socket or queue pair is closed: no more will be known.
     pub closed: bool,
 }

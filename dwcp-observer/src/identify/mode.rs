@@ -18,6 +18,8 @@ pub fn mode(
 ) -> Option<Mode> {
     match transport {
         Transport::Tcp => {}
+        // There is no RTT to go by, and no verbs over the internet.
+        Transport::Rdma => return Some(Mode::Datacenter),
     }
     let srtt = srtt_seconds?;
     Some(if srtt > thresholds.internet_min_rtt_seconds {
@@ -50,6 +52,12 @@ mod tests {
         ] {
             assert_eq!(mode(Transport::Tcp, srtt, rate, &thresholds), expected, "{srtt:?} {rate}");
         }
+    }
+
+    #[test]
+    fn verbs_stay_in_the_datacenter() {
+        let found = mode(Transport::Rdma, None, 0.0, &ModeThresholds::default());
+        assert_eq!(found, Some(Mode::Datacenter));
     }
 
     #[test]

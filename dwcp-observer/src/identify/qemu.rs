@@ -79,6 +79,9 @@ pub(super) fn gather(
     context: &Context<'_>,
 ) -> Refusal {
     support(case, process, flow);
+    if flow.rdma {
+        return queue_pair(case, process, flow);
+    }
     by_thread_name(case, process, flow);
     by_sibling(case, flow, context.siblings);
     if case.decided {
@@ -97,6 +100,19 @@ pub(super) fn gather(
         _ => {}
     }
     refusal(process, flow, called && incoming.is_some())
+}
+
+/// QEMU itself connects queue pairs for migrations alone. A paravirtual RDMA device would for its guest, a Gluster disk for its data.
+fn queue_pair(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refusal {
+    let other = process.cmdline.iter().find_map(|argument| {
+        ["pvrdma", "gluster"].into_iter().find(|name| argument.contains(name))
+    });
+    if let Some(other) = other {
+        return Refusal::Never(format!("queue pairs of a QEMU with {other} may be its own"));
+    }
+    let role = flow.active_open.map(|calls| if calls { Role::Source } else { Role::Destination });
+    case.decide("rdma", "QEMU connected a queue pair".to_owned(), 0.9, role);
+    Refusal::Yet(String::new())
 }
 
 /// Evidence about the process.

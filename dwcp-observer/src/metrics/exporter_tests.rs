@@ -145,7 +145,7 @@ fn what_was_not_measured_is_absent() {
     published.kernel.program_stats_duty = 0.0;
     published.kernel.rtt = Histogram::default();
     let mut record = sample::active("1");
-    record.streams[0].srtt_seconds = None;
+    record.streams[0].tcp.as_mut().unwrap().srtt_seconds = None;
     published.entries = vec![sample::entry(record)];
     let text = render(&published);
     assert!(!text.contains("dwcp_v3_resource_utilization_percent"));

@@ -195,14 +195,15 @@ impl Live {
             ("queued", stream.bytes_queued),
             ("delivered", stream.bytes_delivered),
             ("received", stream.bytes_received),
-            ("retransmitted", stream.bytes_retransmitted),
         ] {
             self.stream_bytes.add(&[id, &index, kind], bytes as f64);
         }
-        self.stream_srtt.add_some(&[id, &index], stream.srtt_seconds);
-        self.stream_retransmitted.add(&[id, &index], stream.retransmitted_segments as f64);
+        let Some(tcp) = &stream.tcp else { return };
+        self.stream_bytes.add(&[id, &index, "retransmitted"], tcp.bytes_retransmitted as f64);
+        self.stream_srtt.add_some(&[id, &index], tcp.srtt_seconds);
+        self.stream_retransmitted.add(&[id, &index], tcp.retransmitted_segments as f64);
         if stream.ended_at.is_none() {
-            let cwnd = f64::from(stream.cwnd_segments) * f64::from(stream.mss_bytes);
+            let cwnd = f64::from(tcp.cwnd_segments) * f64::from(tcp.mss_bytes);
             self.stream_cwnd.add(&[id, &index], cwnd);
         }
     }

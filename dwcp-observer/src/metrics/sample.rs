@@ -16,7 +16,7 @@ use crate::{
         record::{
             Blackout, BlackoutParts, ByMethod, Bytes, CongestionTimes, End, Evidence, Migration,
             Mode, Outcome, Phase, PhaseName, Role, Round, Sample, SocketCounters, State, Stream,
-            StreamRole, Thread, ThreadRole, Transport, Vm,
+            StreamRole, TcpStream, Thread, ThreadRole, Transport, Vm,
         },
     },
     process::host::HostUsage,
@@ -49,27 +49,30 @@ pub(crate) fn stream(role: StreamRole, port: u16) -> Stream {
         bytes_delivered: 1_900_000,
         bytes_received: 0,
         bytes_returned: 300,
-        bytes_retransmitted: 2896,
-        retransmitted_segments: 2,
-        retransmit_events: 2,
-        segments_out: 1400,
-        segments_in: 700,
-        srtt_seconds: Some(0.00025),
-        min_rtt_seconds: Some(0.0001),
-        rtt: None,
-        cwnd_segments: 10,
-        mss_bytes: 1448,
-        busy_seconds: 1.5,
-        rwnd_limited_seconds: 0.25,
-        sndbuf_limited_seconds: 0.0,
-        congestion_state_seconds: Some(CongestionTimes::default()),
-        resets: 0,
-        last_error: None,
-        tcp_state: "ESTABLISHED",
-        socket: SocketCounters::default(),
+        tcp: Some(TcpStream {
+            bytes_retransmitted: 2896,
+            retransmitted_segments: 2,
+            retransmit_events: 2,
+            segments_out: 1400,
+            segments_in: 700,
+            srtt_seconds: Some(0.00025),
+            min_rtt_seconds: Some(0.0001),
+            rtt: None,
+            cwnd_segments: 10,
+            mss_bytes: 1448,
+            busy_seconds: 1.5,
+            rwnd_limited_seconds: 0.25,
+            sndbuf_limited_seconds: 0.0,
+            congestion_state_seconds: Some(CongestionTimes::default()),
+            resets: 0,
+            last_error: None,
+            tcp_state: "ESTABLISHED",
+            socket: SocketCounters::default(),
+            states: Vec::new(),
+        }),
+        queue_pair: None,
         started_at: at() - seconds(4),
         ended_at: None,
-        states: Vec::new(),
     }
 }
 
@@ -127,6 +130,7 @@ pub(crate) fn active(id: &str) -> Migration {
         bytes,
         throughput_bytes_per_second: Some(950_000.0),
         streams: vec![stream(StreamRole::Main, 40000), stream(StreamRole::Multifd, 40001)],
+        registered_memory: Vec::new(),
         streams_without_detail: 0,
         threads: vec![
             thread(Role::Source, ThreadRole::Main, 0.5),
@@ -201,7 +205,9 @@ pub(crate) fn finished(id: &str, outcome: Outcome, age_seconds: i64) -> Migratio
     record.blackout = Some(blackout());
     for stream in &mut record.streams {
         stream.ended_at = Some(ended_at);
-        stream.tcp_state = "CLOSE";
+        if let Some(tcp) = &mut stream.tcp {
+            tcp.tcp_state = "CLOSE";
+        }
     }
     record
 }

@@ -14,7 +14,7 @@ use crate::{
     config::ModeThresholds,
     identify::mode,
     metrics::DURATION_BUCKETS,
-    migration::{look::Observation, record::Transport},
+    migration::look::Observation,
     phase::states::MigratorState,
     publish::{ErrorType, Histogram, Totals},
 };
@@ -229,7 +229,7 @@ fn update_mode(live: &mut Live, now_ns: u64, thresholds: &ModeThresholds) {
         .filter_map(|flow| flow.reading.srtt_seconds())
         .collect();
     let mean = (!rtts.is_empty()).then(|| rtts.iter().sum::<f64>() / rtts.len() as f64);
-    if let Some(found) = mode::mode(Transport::Tcp, mean, live.peak_rate * 8.0, thresholds) {
+    if let Some(found) = mode::mode(live.transport(), mean, live.peak_rate * 8.0, thresholds) {
         live.mode = Some(found);
     }
 }

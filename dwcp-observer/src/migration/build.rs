@@ -10,10 +10,11 @@ use super::{
     live::{EndState, Live, StreamFlow},
     machine::Life,
     phases::{self, Span},
+    rdma,
     record::{
         Blackout, BlackoutParts, ByMethod, Bytes, CongestionTimes, End, Evidence, Migration,
         MigratorStateChange, NetworkBlackout, Outcome, Phase, Postcopy, Role, Round,
-        SocketCounters, State, StateChange, Stream, Thread, ThreadRole, Transport,
+        SocketCounters, State, StateChange, Stream, TcpStream, Thread, ThreadRole, Transport,
     },
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     phase::attach::Coverage,
     process::vm_from_cmdline,
     publish::Path,
-    tcp::state_name,
+    tcp::{FlowReading, state_name},
 };
 
 /// Turns `CLOCK_MONOTONIC` ns into wall time.
@@ -72,7 +73,7 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
             )
             .unwrap_or_default(),
         migrator: live.migrator.clone(),
-        transport: Transport::Tcp,
+        transport: live.transport(),
         mode: live.mode,
         confidence: live.confidence,
         ends: live.roles().map(|(role, end)| end_of(role, end)).collect(),
@@ -92,6 +93,7 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
         bytes: bytes(live),
         throughput_bytes_per_second: if ended_ns.is_some() { None } else { live.rate },
         streams,
+        registered_memory: rdma::registered_memory(live),
         streams_without_detail: live.roles().next().map_or(0, |(_, end)| end.overflow_here().flows),
         threads: live.roles().flat_map(|(role, end)| threads(role, end)).collect(),
         evidence: live.evidence.iter().cloned().chain(methods(live)).chain(endings).collect(),
@@ -169,7 +171,7 @@ fn size_text(bytes: u64) -> String {
 fn connection_key(live: &Live, streams: &[Stream]) -> Option<String> {
     let main = streams.first()?;
     live.roles().next()?;
-    Some(format!("tcp:{}>{}", main.local, main.peer))
+    Some(format!("{}:{}>{}", live.transport().as_str(), main.local, main.peer))
 }
 
 fn blackout(felt: &Felt, wall: WallClock) -> Blackout {
@@ -305,7 +307,9 @@ fn bytes(live: &Live) -> Bytes {
         bytes.retransmitted =
             sum(sender, |flow| flow.reading.snapshot.bytes_retrans) + over.bytes_retrans;
     }
-    if let Some(receiver) = destination.or(source) {
+    if source.is_some() && live.transport() == Transport::Rdma {
+        bytes.received = bytes.delivered;
+    } else if let Some(receiver) = destination.or(source) {
         bytes.received = sum(receiver, |flow| flow.reading.payload.received)
             + receiver.overflow_here().bytes_received;
     }
@@ -370,6 +374,47 @@ fn stream(
         .into_iter()
         .flatten()
         .find_map(|flow| flow.thread_comm.as_deref());
+    let returned = if pair.source.is_some() { sent.payload.received } else { got.payload.queued };
+    let queue_pair = sent.queue_pair.as_ref().map(|qp| {
+        let end = if pair.source.is_some() { Role::Source } else { Role::Destination };
+        rdma::queue_pair(end, qp)
+    });
+    Some(Stream {
+        role: stream_role(index, comm),
+        local: from.to_string(),
+        peer: to.to_string(),
+        bytes_queued: sent.payload.queued,
+        bytes_delivered: sent.payload.delivered,
+        bytes_received: received(pair),
+        bytes_returned: returned,
+        tcp: queue_pair.is_none().then(|| tcp_stream(pair, sender, got, wall)),
+        queue_pair,
+        started_at: wall.at(opened_ns(pair)),
+        ended_at: sent.closed_ns().map(|ns| wall.at(ns)),
+    })
+}
+
+/// What arrived at the receiving end. The target of an RDMA write sees nothing of it: there it is what the source's device has an
+/// acknowledgement for.
+fn received(pair: &Pair<'_>) -> u64 {
+    match (pair.source, pair.destination) {
+        (Some(source), _) if source.reading.queue_pair.is_some() => {
+            source.reading.payload.delivered
+        }
+        (source, destination) => {
+            destination.or(source).map_or(0, |flow| flow.reading.payload.received)
+        }
+    }
+}
+
+/// The figures of sockets: sending from `sender`, receiving from `got`.
+fn tcp_stream(
+    pair: &Pair<'_>,
+    sender: &StreamFlow,
+    got: &FlowReading,
+    wall: WallClock,
+) -> TcpStream {
+    let sent = &sender.reading;
     let (resets, error) = [pair.source, pair.destination].into_iter().flatten().fold(
         (0, 0),
         |(resets, error), flow| {
@@ -379,7 +424,6 @@ fn stream(
             )
         },
     );
-    let returned = if pair.source.is_some() { sent.payload.received } else { got.payload.queued };
     let [busy, rwnd, sndbuf] = sent.chrono_seconds;
     let congestion = sent.ca_ns.map(|times| {
         let [open, disorder, cwr, recovery, loss] = times.map(seconds);
@@ -391,14 +435,7 @@ fn stream(
         .map(|(state, ns)| StateChange { state: state_name(state), at: wall.at(ns) })
         .collect();
     states.sort_by_key(|change| change.at);
-    Some(Stream {
-        role: stream_role(index, comm),
-        local: from.to_string(),
-        peer: to.to_string(),
-        bytes_queued: sent.payload.queued,
-        bytes_delivered: sent.payload.delivered,
-        bytes_received: got.payload.received,
-        bytes_returned: returned,
+    TcpStream {
         bytes_retransmitted: sent.snapshot.bytes_retrans,
         retransmitted_segments: u64::from(sent.snapshot.total_retrans),
         retransmit_events: u64::from(sent.retransmit_events),
@@ -420,10 +457,8 @@ fn stream(
             bytes_acked: sent.snapshot.bytes_acked,
             bytes_received: got.snapshot.bytes_received,
         },
-        started_at: wall.at(opened_ns(pair)),
-        ended_at: sent.closed_ns().map(|ns| wall.at(ns)),
         states,
-    })
+    }
 }
 
 /// The name of the errors that TCP reports; the number of any other.

@@ -12,13 +12,14 @@ use dwcp_observer_ebpf::process::FlowOverflow;
 use super::{
     history::History,
     machine::{Life, Patience, Streams},
-    record::{Evidence, Mode, Outcome, Quantiles, Role, ThreadRole},
+    record::{Evidence, Mode, Outcome, Quantiles, Role, ThreadRole, Transport},
     second,
 };
 use crate::{
     identify::{facts::ProcessFacts, roles::ThreadUse},
     netdev::TapReading,
     phase::{attach::Coverage, timeline::Timeline},
+    rdma::MemoryReading,
     sched::ThreadReading,
     tcp::FlowReading,
     verdict::{Judge, Verdict},
@@ -90,8 +91,45 @@ pub struct EndState {
     pub quota_throttled_ns: Option<u64>,
     /// The process is stopped by a signal.
     pub stopped: bool,
+    /// Memory that it has registered with RDMA devices.
+    pub registered: Option<MemoryReading>,
+    /// What earlier migrations of the process account for of that.
+    pub registered_base: Registrations,
     /// How guest CPUs without telling names were found.
     pub guest_cpus_found: Option<&'static str>,
+}
+
+/// Totals of registrations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Registrations {
+    /// Number.
+    pub count: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Time, ns.
+    pub ns: u64,
+}
+
+impl Registrations {
+    /// The totals of a reading.
+    #[must_use]
+    pub const fn of(reading: &MemoryReading) -> Self {
+        Self {
+            count: reading.registrations,
+            bytes: reading.bytes_registered,
+            ns: reading.nanoseconds,
+        }
+    }
+
+    /// What has come since.
+    #[must_use]
+    pub const fn since(self, base: Self) -> Self {
+        Self {
+            count: self.count.saturating_sub(base.count),
+            bytes: self.bytes.saturating_sub(base.bytes),
+            ns: self.ns.saturating_sub(base.ns),
+        }
+    }
 }
 
 /// What a migrator itself says of its work, totals.
@@ -314,6 +352,13 @@ impl Live {
         [Role::Source, Role::Destination]
             .into_iter()
             .filter_map(|role| Some((role, self.end(role)?)))
+    }
+
+    /// What carries its streams.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        let queue_pairs = self.flows().any(|flow| flow.reading.queue_pair.is_some());
+        if queue_pairs { Transport::Rdma } else { Transport::Tcp }
     }
 
     /// All flows of all ends.

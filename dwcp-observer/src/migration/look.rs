@@ -21,6 +21,7 @@ use crate::{
     identify::facts::{ProcessFacts, ThreadFacts},
     kernel::ProcessReading,
     phase::{MarkReading, attach::Coverage},
+    rdma::MemoryReading,
     sched::ThreadReading,
     tcp::FlowReading,
 };
@@ -66,6 +67,8 @@ pub struct Observation {
     pub threads: Vec<ThreadReading>,
     /// Processes that hold a slot.
     pub processes: Vec<ProcessReading>,
+    /// Memory that processes have registered with RDMA devices.
+    pub memory: Vec<MemoryReading>,
     /// Phase functions passed since the last look, in order.
     pub marks: Vec<MarkReading>,
 }

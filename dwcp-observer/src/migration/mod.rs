@@ -13,6 +13,7 @@ pub mod machine;
 pub mod outcome;
 pub mod phases;
 pub mod quantiles;
+mod rdma;
 pub mod record;
 pub mod registry;
 mod second;

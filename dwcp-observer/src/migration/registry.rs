@@ -15,7 +15,7 @@ use super::{
     ends,
     history::History,
     index::{Index, key},
-    live::{EndState, FlowKey, Live, OwnWork},
+    live::{EndState, FlowKey, Live, OwnWork, Registrations},
     look::{Actions, Observation, Options, World, take_in},
     machine::Life,
     record::{Migration, Outcome, Role},
@@ -28,8 +28,9 @@ use crate::{
     },
     kernel::ProcessReading,
     netdev::TapReading,
-    phase::{attach::Coverage, timeline::Timeline},
+    phase::{MarkReading, attach::Coverage, timeline::Timeline},
     publish::{Entry, Totals},
+    rdma::MemoryReading,
     tcp::FlowReading,
     verdict::Judge,
 };
@@ -44,6 +45,10 @@ struct Known {
     facts: ProcessFacts,
     /// Overflow totals that earlier migrations account for.
     overflow_base: FlowOverflow,
+    /// Memory that it has registered with RDMA devices.
+    registered: Option<MemoryReading>,
+    /// What earlier migrations account for of that.
+    registered_base: Registrations,
     /// A migration into it is over.
     incoming_done: bool,
     /// Its threads were read in this look.
@@ -146,6 +151,7 @@ impl Registry {
     pub fn step(&mut self, observation: &Observation, world: &mut impl World) -> Actions {
         let mut actions = Actions::default();
         self.update_processes(observation, world);
+        self.update_registrations(observation);
         self.update_phases(observation, world);
         self.update_members(observation, world);
         // A flow that is called a migration may settle what its other end and its siblings are.
@@ -186,6 +192,8 @@ impl Registry {
                     reading: reading.clone(),
                     facts,
                     overflow_base: FlowOverflow::default(),
+                    registered: None,
+                    registered_base: Registrations::default(),
                     incoming_done: false,
                     threads_fresh: true,
                     coverage: None,
@@ -210,6 +218,19 @@ impl Registry {
         }
     }
 
+    fn update_registrations(&mut self, observation: &Observation) {
+        for reading in &observation.memory {
+            for known in self.processes.values_mut().filter(|known| known.facts.pid == reading.tgid)
+            {
+                known.registered = Some(reading.clone());
+            }
+            let ends = self.live.iter_mut().flat_map(|live| live.ends.iter_mut());
+            for end in ends.filter(|end| end.facts.pid == reading.tgid) {
+                end.registered = Some(reading.clone());
+            }
+        }
+    }
+
     /// Probes new processes, and takes in what their phase functions told.
     fn update_phases(&mut self, observation: &Observation, world: &mut impl World) {
         for (_, known) in self.processes.iter_mut().filter(|(slot, known)| {
@@ -220,13 +241,17 @@ impl Registry {
                 known.timeline = Timeline::new(*version);
             }
         }
+        let by_queue_pairs = sent_by_queue_pairs(observation, &self.live);
         for mark in &observation.marks {
             let known = self
                 .processes
                 .get_mut(&mark.process)
                 .filter(|known| known.reading.generation == mark.generation);
             if let Some(known) = known {
-                known.timeline.push(mark);
+                // What queue pairs had sent is known as of this look, a few tens of milliseconds after the mark.
+                let more = by_queue_pairs.get(&mark.process).copied().unwrap_or_default();
+                let sent_bytes = mark.sent_bytes + more;
+                known.timeline.push(&MarkReading { sent_bytes, ..*mark });
             }
         }
         let marked: HashSet<u32> = observation.marks.iter().map(|mark| mark.process).collect();
@@ -387,6 +412,7 @@ impl Registry {
             bytes_received: reading.payload.received,
             age_ns: observation.now_ns.saturating_sub(opened_ns),
             opened_boottime_ns: opened_ns + observation.boot_offset_ns,
+            rdma: reading.queue_pair.is_some(),
             closed: reading.closed,
         };
         let context = Context {
@@ -468,6 +494,8 @@ impl Registry {
                 quota_throttled_ns: None,
                 stopped: false,
                 guest_cpus_found: None,
+                registered: known.registered.clone(),
+                registered_base: known.registered_base,
             });
             actions.watch.push((reading.process, true));
         }
@@ -561,6 +589,8 @@ impl Registry {
             for (role, end) in live.roles() {
                 if let Some(known) = self.processes.get_mut(&end.process) {
                     known.overflow_base = end.overflow;
+                    known.registered_base =
+                        end.registered.as_ref().map(Registrations::of).unwrap_or_default();
                     known.incoming_done |= role == Role::Destination;
                 }
                 if !self
@@ -611,6 +641,21 @@ impl Registry {
         actions.release_threads.sort_unstable();
         actions.release_threads.dedup();
     }
+}
+
+/// Payload that each process' queue pairs were posted for, those included that are closed.
+fn sent_by_queue_pairs(observation: &Observation, live: &[Live]) -> HashMap<u32, u64> {
+    let mut sent: HashMap<u32, u64> = HashMap::new();
+    for flow in observation.flows.iter().filter(|flow| flow.queue_pair.is_some()) {
+        *sent.entry(flow.process).or_default() += flow.payload.queued;
+    }
+    for end in live.iter().flat_map(|live| &live.ends) {
+        let flows = end.flows.values().filter(|flow| flow.reading.queue_pair.is_some());
+        let known: u64 = flows.map(|flow| flow.reading.payload.queued).sum();
+        let sent = sent.entry(end.process).or_default();
+        *sent = known.max(*sent);
+    }
+    sent
 }
 
 /// Whether the first packet of the guest is still to come out of the destination's device, for a while after the end.

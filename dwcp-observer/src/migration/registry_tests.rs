@@ -152,6 +152,7 @@ fn flow(slot: u32, process: u32, port: u16, source: bool, bytes: u64) -> FlowRea
         errors: 0,
         last_error: 0,
         ca_ns: Some([0; 5]),
+        queue_pair: None,
         snapshot: Snapshot { srtt_us8: 800, ..Snapshot::default() },
         payload,
         arrived_ns: None,
@@ -195,6 +196,7 @@ fn observation(seconds: f64, flows: Vec<FlowReading>, processes: &[u32]) -> Obse
         flows,
         threads: Vec::new(),
         processes: processes.iter().map(|slot| process(*slot)).collect(),
+        memory: Vec::new(),
         marks: Vec::new(),
     }
 }
@@ -450,4 +452,43 @@ proptest! {
         let by_counter: u64 = registry.totals().finished.values().sum();
         prop_assert_eq!(by_counter, found.len() as u64);
     }
+}
+
+/// The queue pair of the source or of the destination.
+fn queue_pair(process: u32, source: bool, written: u64) -> FlowReading {
+    let qp = crate::rdma::tests::queue_pair();
+    let payload = Payload { queued: written, delivered: written, received: 0 };
+    FlowReading {
+        slot: process | crate::rdma::SLOT_OF_QP,
+        send_tid: 0,
+        recv_tid: 0,
+        ca_ns: None,
+        snapshot: Snapshot::default(),
+        payload: if source { payload } else { Payload::default() },
+        queue_pair: Some(std::sync::Arc::new(qp)),
+        ..flow(0, process, 40000, source, 0)
+    }
+}
+
+#[test]
+fn two_queue_pairs_of_one_connection_are_one_migration_over_rdma() {
+    let (mut registry, mut world) = (registry(), world(&[1, 2]));
+    let pair = |written| vec![queue_pair(1, true, written), queue_pair(2, false, 0)];
+    registry.step(&observation(0.0, pair(0), &[1, 2]), &mut world);
+    let look = observation(1.0, pair(5_000_000), &[1, 2]);
+    registry.step(&look, &mut world);
+    let found = records(&registry, &look);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    let record = &found[0];
+    assert_eq!(record.transport.as_str(), "rdma");
+    assert_eq!(record.mode.map(crate::migration::record::Mode::as_str), Some("datacenter"));
+    let roles: Vec<(Role, u32)> = record.ends.iter().map(|end| (end.role, end.pid)).collect();
+    assert_eq!(roles, [(Role::Source, 1001), (Role::Destination, 1002)]);
+    // The target of a write sees nothing of it.
+    assert_eq!((record.bytes.delivered, record.bytes.received), (5_000_000, 5_000_000));
+    let stream = &record.streams[0];
+    assert!(stream.tcp.is_none(), "no figures of a socket");
+    let qp = stream.queue_pair.as_ref().unwrap();
+    assert_eq!((qp.end, qp.qpn, qp.data_path), (Role::Source, 17, "completions"));
+    assert_eq!(record.connection_key.as_deref(), Some("rdma:127.0.0.1:40000>127.0.0.1:49152"));
 }

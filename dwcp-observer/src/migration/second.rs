@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{
     account::progress,
     guest,
-    live::{EndState, EndThread, FlowKey, Live, StreamFlow},
+    live::{EndState, EndThread, FlowKey, Live, Registrations, StreamFlow},
     phases,
     record::{PhaseName, Role, ThreadRole},
 };
@@ -13,6 +13,7 @@ use crate::{
     identify::roles::stream_role,
     phase::attach::Coverage,
     process::vm_from_cmdline,
+    rdma::{DataPath, QpReading},
     verdict::inputs::{Destination, Phase, Round, Second, Source, Stream, Thread},
 };
 
@@ -27,6 +28,8 @@ pub struct Totals {
     flows: HashMap<FlowKey, FlowTotals>,
     /// CPU time and run-queue wait, ns, and stays on a CPU, by thread.
     threads: HashMap<u32, [u64; 3]>,
+    /// Registrations of memory, by process.
+    registered: HashMap<u32, Registrations>,
     limited_ns: u64,
     quota_ns: Option<u64>,
     stolen_ns: u64,
@@ -42,15 +45,23 @@ struct FlowTotals {
     recovering: [u64; 2],
     retransmitted: u32,
     sent: u32,
+    /// Of a queue pair: RNR waits, and completions.
+    rnr_waits: u64,
+    completions: u64,
 }
 
 impl FlowTotals {
     fn of(flow: &StreamFlow) -> Self {
         let reading = &flow.reading;
+        let qp = reading.queue_pair.as_deref();
         Self {
             delivered: reading.payload.delivered,
             queued: reading.payload.queued,
-            chrono: reading.chrono_seconds,
+            chrono: qp.map_or(reading.chrono_seconds, |qp| {
+                [qp.latency.as_ref().map_or(0.0, |hist| hist.sum as f64 / 1e9), 0.0, 0.0]
+            }),
+            rnr_waits: qp.and_then(|qp| qp.rnr_waits).unwrap_or_default(),
+            completions: qp.and_then(|qp| qp.latency.as_ref()).map_or(0, |hist| hist.count),
             // Without the tracepoint, retransmissions alone tell of loss.
             recovering: reading.ca_ns.map_or([0; 2], |times| [times[3], times[4]]),
             retransmitted: reading.snapshot.total_retrans,
@@ -63,6 +74,13 @@ impl FlowTotals {
 /// no begin: it only sets the start.
 pub(super) fn second(live: &Live, now_ns: u64) -> (Option<Second>, Totals) {
     let totals = totals(live, now_ns);
+    // Nothing can be said of data that are not seen.
+    let hidden = |flow: &StreamFlow| {
+        flow.reading.queue_pair.as_ref().is_some_and(|qp| qp.visible != DataPath::Completions)
+    };
+    if live.flows().any(hidden) {
+        return (None, totals);
+    }
     let first = Totals {
         at_ns: live.started_ns.max(live.observed_ns),
         threads: own_threads(live)
@@ -91,6 +109,11 @@ fn totals(live: &Live, now_ns: u64) -> Totals {
             .collect(),
         threads: own_threads(live)
             .map(|thread| (thread.reading.tid, times(&thread.reading.now)))
+            .collect(),
+        registered: live
+            .ends
+            .iter()
+            .filter_map(|end| Some((end.process, Registrations::of(end.registered.as_ref()?))))
             .collect(),
         limited_ns: source.map_or(0, |end| {
             let [before, now] = end.own_work;
@@ -131,11 +154,12 @@ fn difference(live: &Live, last: &Totals, now: &Totals) -> Second {
         rounds: rounds(live, now.at_ns),
         source: live.end(Role::Source).map(|end| Source {
             pid: end.facts.pid,
-            streams: streams(end, last),
+            streams: streams(end, last, seconds(now.at_ns, last.at_ns)),
             threads: threads(end, last, now),
             throttled_seconds: probes_limiter(end)
                 .then(|| seconds(now.limited_ns, last.limited_ns)),
             limit_bytes_per_second: None,
+            registration_seconds: registration(end, last),
             quota_throttled_seconds: now
                 .quota_ns
                 .map(|quota| seconds(quota, last.quota_ns.unwrap_or(quota))),
@@ -143,18 +167,26 @@ fn difference(live: &Live, last: &Totals, now: &Totals) -> Second {
         destination: live.end(Role::Destination).map(|end| Destination {
             pid: end.facts.pid,
             threads: threads(end, last, now),
-            unread_bytes: Some(unread(end)),
+            unread_bytes: unread(end),
             stopped: end.stopped,
+            registration_seconds: registration(end, last),
         }),
         guest_cpu_stolen_seconds: Some(seconds(now.stolen_ns, last.stolen_ns)),
     }
+}
+
+/// Time in registrations of memory since the last tick.
+fn registration(end: &EndState, last: &Totals) -> Option<f64> {
+    let now = Registrations::of(end.registered.as_ref()?);
+    let was = last.registered.get(&end.process).copied().unwrap_or(end.registered_base);
+    Some(now.since(was).ns as f64 / 1e9)
 }
 
 fn probes_limiter(end: &EndState) -> bool {
     matches!(&end.coverage, Some(Coverage::Probed { missing, .. }) if !missing.contains(&"migration_rate_limit"))
 }
 
-fn streams(end: &EndState, last: &Totals) -> Vec<Stream> {
+fn streams(end: &EndState, last: &Totals, length: f64) -> Vec<Stream> {
     let mut flows: Vec<(&FlowKey, &StreamFlow)> = end.flows.iter().collect();
     flows.sort_by_key(|(_, flow)| flow.reading.opened_ns());
     flows
@@ -165,6 +197,10 @@ fn streams(end: &EndState, last: &Totals) -> Vec<Stream> {
             let (reading, now) = (&flow.reading, FlowTotals::of(flow));
             let was = last.flows.get(key).copied().unwrap_or_default();
             let chrono = |kind: usize| (now.chrono[kind] - was.chrono[kind]).max(0.0);
+            let mut busy = [chrono(0), chrono(1)];
+            if let Some(qp) = &reading.queue_pair {
+                busy = held_up(qp, &was, &now, length);
+            }
             let in_state = |kind: usize| {
                 now.recovering[kind].saturating_sub(was.recovering[kind]) as f64 / 1e9
             };
@@ -174,8 +210,8 @@ fn streams(end: &EndState, last: &Totals) -> Vec<Stream> {
                 delivered_bytes: now.delivered.saturating_sub(was.delivered),
                 queued_bytes: now.queued.saturating_sub(was.queued),
                 in_flight_bytes: now.queued.saturating_sub(now.delivered),
-                busy_seconds: chrono(0),
-                rwnd_limited_seconds: chrono(1),
+                busy_seconds: busy[0],
+                rwnd_limited_seconds: busy[1],
                 sndbuf_limited_seconds: chrono(2),
                 recovery_seconds: in_state(0),
                 loss_seconds: in_state(1),
@@ -190,6 +226,18 @@ fn streams(end: &EndState, last: &Totals) -> Vec<Stream> {
             }
         })
         .collect()
+}
+
+/// How long a queue pair had work outstanding, and how much of that the receiver had no buffer for it.
+///
+/// Work overlaps: the sum of what each request took is at most that time, and a whole second when none of it came back. A receiver
+/// that is not ready makes the sender wait for its RNR timer, which is as long as the receiver says: all of it is the receiver's.
+fn held_up(qp: &QpReading, was: &FlowTotals, now: &FlowTotals, length: f64) -> [f64; 2] {
+    let none_came_back =
+        qp.outstanding.is_some_and(|open| open > 0) && now.completions == was.completions;
+    let busy = if none_came_back { length } else { (now.chrono[0] - was.chrono[0]).min(length) };
+    let not_ready = now.rnr_waits > was.rnr_waits || (none_came_back && now.rnr_waits > 0);
+    [busy, if not_ready { busy } else { 0.0 }]
 }
 
 fn threads(end: &EndState, last: &Totals, now: &Totals) -> Vec<Thread> {
@@ -216,14 +264,19 @@ fn threads(end: &EndState, last: &Totals, now: &Totals) -> Vec<Thread> {
         .collect()
 }
 
-/// In its sockets, and not read by the application.
-fn unread(end: &EndState) -> u64 {
+/// In its sockets, and not read by the application; `None` for queue pairs, which have no such buffer.
+fn unread(end: &EndState) -> Option<u64> {
+    if end.flows.values().any(|flow| flow.reading.queue_pair.is_some()) {
+        return None;
+    }
     let open = end.flows.values().map(|flow| &flow.reading).filter(|reading| !reading.closed);
-    open.map(|reading| reading.snapshot.rcv_nxt.wrapping_sub(reading.snapshot.copied_seq))
+    let unread = open
+        .map(|reading| reading.snapshot.rcv_nxt.wrapping_sub(reading.snapshot.copied_seq))
         // A snapshot between two changes may be a little behind itself.
         .filter(|unread| *unread < u32::MAX / 2)
         .map(u64::from)
-        .sum()
+        .sum();
+    Some(unread)
 }
 
 /// The phase now; `None` where the migrator's functions are not probed.

@@ -3,7 +3,10 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ptr::NonNull,
-    sync::atomic::{Ordering, fence},
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
 };
 
 use dwcp_observer_ebpf::{
@@ -14,12 +17,15 @@ use dwcp_observer_ebpf::{
     },
 };
 
-use crate::kernel::sys::{peek, poke};
+use crate::{
+    kernel::sys::{peek, poke},
+    rdma::QpReading,
+};
 
 const AF_INET6: u16 = 10;
 
 /// One end of one connection at one moment.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct FlowReading {
     /// Its place in the kernel's array.
     pub slot: u32,
@@ -69,6 +75,8 @@ pub struct FlowReading {
     pub chrono_seconds: [f64; 3],
     /// The record is final.
     pub closed: bool,
+    /// The queue pair that stands behind it, where it is no socket: what TCP alone has is zero then.
+    pub queue_pair: Option<Arc<QpReading>>,
 }
 
 /// Clock readings that go with a set of readings.
@@ -186,6 +194,7 @@ pub fn read(slot: u32, record: NonNull<Flow>, clock: Clock, congestion: bool) ->
         chrono_seconds: chrono_seconds(&snapshot, (!closed).then_some(clock), clock.jiffy_ns),
         snapshot,
         closed,
+        queue_pair: None,
     }
 }
 

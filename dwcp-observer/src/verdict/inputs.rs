@@ -54,6 +54,8 @@ pub struct Source {
     pub throttled_seconds: Option<f64>,
     /// The migrator's own limit, bytes per second; without it the sentence gives the rate reached.
     pub limit_bytes_per_second: Option<f64>,
+    /// Time in registrations of memory with an RDMA device: pages are pinned, in the registering thread.
+    pub registration_seconds: Option<f64>,
     /// Time in which the CPU quota of its cgroup was used up (`throttled_usec`).
     pub quota_throttled_seconds: Option<f64>,
 }
@@ -132,4 +134,6 @@ pub struct Destination {
     pub unread_bytes: Option<u64>,
     /// The process is stopped by a signal (state `T`).
     pub stopped: bool,
+    /// Time in registrations of memory with an RDMA device.
+    pub registration_seconds: Option<f64>,
 }

@@ -90,6 +90,8 @@ pub enum Cause {
     Receiver,
     /// The threads want a CPU and have none.
     SourceCpu,
+    /// Memory is registered with an RDMA device, at either end.
+    Registration,
     /// The migrator's own bandwidth limit.
     Throttled,
     /// The migrator has nothing to send.
@@ -100,11 +102,12 @@ pub enum Cause {
 
 impl Cause {
     /// All causes, in the order of [`Fractions`].
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Sending,
         Self::Network,
         Self::Receiver,
         Self::SourceCpu,
+        Self::Registration,
         Self::Throttled,
         Self::Application,
         Self::GuestDirtying,
@@ -118,6 +121,7 @@ impl Cause {
             Self::Network => "network",
             Self::Receiver => "receiver",
             Self::SourceCpu => "source_cpu",
+            Self::Registration => "registration",
             Self::Throttled => "throttled",
             Self::Application => "application",
             Self::GuestDirtying => "guest_dirtying",

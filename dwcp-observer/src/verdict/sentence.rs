@@ -55,6 +55,7 @@ fn healthy(figures: &Figures<'_>) -> String {
         Cause::Network => "the path's own speed is the limit",
         Cause::Receiver => "the receiver's window holds it back",
         Cause::SourceCpu => "its threads wait for a CPU",
+        Cause::Registration => "memory is being registered with the RDMA device",
         Cause::Throttled => "its own limit holds it back",
         Cause::Application if split.main_on_cpu >= SATURATED => {
             "the sending threads wait for the migrator's main thread, which is always on a CPU,"
@@ -134,6 +135,9 @@ fn held(figures: &Figures<'_>) -> String {
         (Some(Cause::Network), Some(source)) => network(figures, source, &share),
         (Some(Cause::Receiver), _) => receiver(figures, &share),
         (Some(Cause::SourceCpu), Some(source)) => source_cpu(source, &share),
+        (Some(Cause::Registration), Some(_)) => format!(
+            "memory is being registered with the RDMA device {share} of the time: `rdma-pin-all` moves that to the set-up"
+        ),
         (Some(Cause::Throttled), Some(source)) => {
             let limit = source.limit_bytes_per_second.map_or_else(
                 || "its own bandwidth limit".to_owned(),

@@ -14,7 +14,10 @@
 //!    as in 4 and 5: the same, for the main thread waits there and this one for the main thread (QEMU gives every channel its
 //!    part of a round before it goes on: one blocked channel stops all);
 //! 7. asleep while the cgroup's CPU quota is used up: `source_cpu`;
-//! 8. the rest: `application`.
+//! 8. asleep while the receiving process registers memory with an RDMA device: `registration`;
+//! 9. the rest: `application`.
+//!
+//! Time in which the source itself registers memory is taken off first, as `registration`.
 //!
 //! The shares are the mean over the sending threads: an idle multifd stream counts as much as a busy one. Chronographs and CPU
 //! times are read a moment apart and are a jiffy coarse: what exceeds the time left is cut.
@@ -174,8 +177,11 @@ fn wall(
     let throttled = source.throttled_seconds.unwrap_or(0.0);
     let [own, all] = held_up.map(|held_up| held_up.by(second.destination.as_ref(), second.seconds));
     let mut wall = Wall::new(second.seconds);
+    // Pages are pinned on the CPU of the thread that registers them: before it counts as sending.
+    let registered = source.registration_seconds.unwrap_or(0.0);
+    wall.give(Cause::Registration, registered);
     if let Some(thread) = thread {
-        wall.give(Cause::Sending, thread.on_cpu_seconds);
+        wall.give(Cause::Sending, thread.on_cpu_seconds - registered);
         wall.give(Cause::SourceCpu, thread.cpu_wait_seconds());
     }
     wall.give(Cause::Throttled, throttled);
@@ -192,6 +198,9 @@ fn wall(
         }
     }
     wall.give(Cause::SourceCpu, source.quota_throttled_seconds.unwrap_or(0.0));
+    // The source asks for a registration and waits for the answer.
+    let there = second.destination.as_ref().and_then(|here| here.registration_seconds);
+    wall.give(Cause::Registration, there.unwrap_or(0.0));
     wall.give(Cause::Application, second.seconds);
     wall.shares
 }

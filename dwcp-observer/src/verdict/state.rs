@@ -47,8 +47,14 @@ const SWITCH_SECONDS: f64 = 2.0;
 /// Causes from outside that hold the sending side back.
 const OUTSIDE: [Cause; 4] = [Cause::Network, Cause::Receiver, Cause::SourceCpu, Cause::Throttled];
 /// All that explain a low rate.
-const EXPLAINS: [Cause; 5] =
-    [Cause::Network, Cause::Receiver, Cause::SourceCpu, Cause::Throttled, Cause::Application];
+const EXPLAINS: [Cause; 6] = [
+    Cause::Network,
+    Cause::Receiver,
+    Cause::SourceCpu,
+    Cause::Registration,
+    Cause::Throttled,
+    Cause::Application,
+];
 
 /// Usual rate of a migration.
 #[derive(Clone, Debug, Default)]

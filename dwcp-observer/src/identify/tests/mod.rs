@@ -68,6 +68,7 @@ fn calls(port: u16) -> FlowFacts {
         bytes_received: 0,
         age_ns: 0,
         opened_boottime_ns: OPENED,
+        rdma: false,
         closed: false,
     }
 }

@@ -101,6 +101,7 @@ fn flows() -> impl Strategy<Value = FlowFacts> {
                 bytes_received: received,
                 age_ns: 0,
                 opened_boottime_ns: opened,
+                rdma: false,
                 closed,
             },
         )

@@ -6,11 +6,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 mod guest;
+mod rdma;
 
 pub use self::guest::{
     Blackout, BlackoutParts, ByMethod, MigratorStateChange, NetworkBlackout, Phase, PhaseName,
     Postcopy, Round,
 };
+pub use self::rdma::{Operations, QueuePair, RegisteredMemory};
 use crate::verdict::{Cause, Fractions, Health, Verdict};
 
 /// One live migration, running or finished.
@@ -26,7 +28,7 @@ pub struct Migration {
     pub vm: Vm,
     /// Kind of migrator: `qemu`, `cloud-hypervisor`, `criu`, `dwcp`, or the name of a rule of the configuration.
     pub migrator: String,
-    /// `tcp`.
+    /// `tcp` or `rdma`.
     pub transport: Transport,
     /// `datacenter`, `internet`, `hybrid`; absent until there is an RTT.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,6 +78,9 @@ pub struct Migration {
     pub throughput_bytes_per_second: Option<f64>,
     /// One per connection, in order of opening.
     pub streams: Vec<Stream>,
+    /// Memory that the migrators have registered with RDMA devices; empty without queue pairs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub registered_memory: Vec<RegisteredMemory>,
     /// Streams that found no slot in the kernel: they count in `bytes` only.
     #[serde(skip_serializing_if = "is_zero")]
     pub streams_without_detail: u64,
@@ -138,6 +143,8 @@ impl Outcome {
 pub enum Transport {
     /// TCP over IPv4 or IPv6.
     Tcp,
+    /// RDMA verbs: InfiniBand, RoCE or iWARP.
+    Rdma,
 }
 
 impl Transport {
@@ -146,6 +153,7 @@ impl Transport {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
+            Self::Rdma => "rdma",
         }
     }
 }
@@ -253,6 +261,22 @@ pub struct Stream {
     pub bytes_received: u64,
     /// Payload that travelled the other way (QEMU's return path).
     pub bytes_returned: u64,
+    /// The socket behind it; its fields stand beside those above. Absent for a queue pair.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<TcpStream>,
+    /// The queue pair behind it; absent for a socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_pair: Option<QueuePair>,
+    /// First sign of the connection: SYN sent, established, or first data.
+    pub started_at: Timestamp,
+    /// When the sending end reached CLOSE; absent while open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+}
+
+/// What a socket tells of its stream.
+#[derive(Clone, Debug, Serialize)]
+pub struct TcpStream {
     /// Payload bytes retransmitted.
     pub bytes_retransmitted: u64,
     /// Segments retransmitted (`tcp_sock.total_retrans`).
@@ -294,11 +318,6 @@ pub struct Stream {
     pub tcp_state: &'static str,
     /// The socket's own counters of the sending end: with the sequence numbers of SYN and FIN, as `ss -ti` prints them.
     pub socket: SocketCounters,
-    /// First sign of the connection: SYN sent, established, or first data.
-    pub started_at: Timestamp,
-    /// When the sending end reached CLOSE; absent while open.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ended_at: Option<Timestamp>,
     /// When each TCP state of the sending end was entered.
     pub states: Vec<StateChange>,
 }

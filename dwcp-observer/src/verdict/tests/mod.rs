@@ -142,6 +142,7 @@ pub(super) fn destination(on_cpu: f64, unread: u64) -> Destination {
         threads: vec![thread(900, on_cpu, 0.0)],
         unread_bytes: Some(unread),
         stopped: false,
+        registration_seconds: None,
     }
 }
 

@@ -40,21 +40,29 @@ fn any_thread() -> impl Strategy<Value = Thread> {
 }
 
 fn any_source() -> impl Strategy<Value = Source> {
-    (vec(any_stream(), 0..5), vec(any_thread(), 0..6), of(time()), of(ANY), of(time())).prop_map(
-        |(streams, threads, throttled, limit, quota)| Source {
+    let times = (of(time()), of(ANY), of(time()), of(time()));
+    (vec(any_stream(), 0..5), vec(any_thread(), 0..6), times).prop_map(
+        |(streams, threads, (throttled, limit, quota, registration))| Source {
             pid: 1,
             streams,
             threads,
             throttled_seconds: throttled,
             limit_bytes_per_second: limit,
             quota_throttled_seconds: quota,
+            registration_seconds: registration,
         },
     )
 }
 
 fn any_destination() -> impl Strategy<Value = Destination> {
-    (vec(any_thread(), 0..3), of(any::<u64>()), any::<bool>()).prop_map(
-        |(threads, unread_bytes, stopped)| Destination { pid: 2, threads, unread_bytes, stopped },
+    (vec(any_thread(), 0..3), of(any::<u64>()), any::<bool>(), of(time())).prop_map(
+        |(threads, unread_bytes, stopped, registration_seconds)| Destination {
+            pid: 2,
+            threads,
+            unread_bytes,
+            stopped,
+            registration_seconds,
+        },
     )
 }
 

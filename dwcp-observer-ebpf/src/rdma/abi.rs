@@ -1,0 +1,393 @@
+//! RDMA: queue pairs, registered memory and connection events. A separate object with its own maps: nothing here is shared with TCP.
+
+use crate::hist::{Hist, RUNQ_BUCKETS};
+
+/// Length of a task's `comm`, including its NUL.
+pub const COMM_LEN: usize = 16;
+
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+        /// What a work request or a completion does, without the variants (immediate data, invalidate) of each.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Operation { $($(#[$doc])* $name,)* }
+
+        impl Operation {
+            /// Every operation, in index order.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The name in metrics.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+        }
+    };
+}
+
+operations! {
+    /// Send, into a buffer that the peer has posted.
+    Send = "send",
+    /// RDMA write, into the peer's memory.
+    Write = "rdma_write",
+    /// RDMA read, from the peer's memory.
+    Read = "rdma_read",
+    /// Compare and swap, fetch and add, atomic write.
+    Atomic = "atomic",
+    /// A message received.
+    Recv = "recv",
+    /// The peer's RDMA write with immediate data has arrived.
+    RecvWrite = "recv_rdma_with_imm",
+    /// Anything else: memory windows, invalidation.
+    Other = "other",
+}
+
+/// Number of operations.
+pub const OPERATIONS: usize = Operation::ALL.len();
+
+impl Operation {
+    /// The operation of a work request (`enum ib_uverbs_wr_opcode`).
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_request(opcode: u32) -> Self {
+        match opcode {
+            0 | 1 => Self::Write,
+            2 | 3 | 9 | 10 => Self::Send,
+            4 | 11 => Self::Read,
+            5 | 6 | 12 | 13 | 15 => Self::Atomic,
+            _ => Self::Other,
+        }
+    }
+
+    /// The operation of a successful completion (`enum ib_uverbs_wc_opcode`, and the receive bit of `enum ib_wc_opcode`).
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_completion(opcode: u32) -> Self {
+        match opcode {
+            0 | 7 => Self::Send,
+            1 => Self::Write,
+            2 => Self::Read,
+            3 | 4 | 9 => Self::Atomic,
+            128 => Self::Recv,
+            129 => Self::RecvWrite,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Completion statuses that are told apart (`enum ib_wc_status`); the last holds all that are unknown here.
+pub const STATUSES: usize = 24;
+
+/// How many and how much.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Count {
+    /// Operations.
+    pub operations: u64,
+    /// Payload, bytes.
+    pub bytes: u64,
+}
+
+/// The record began with `rdma_restrack_add`: it holds everything since the queue pair was created.
+pub const QP_FROM_CREATION: u32 = 1 << 0;
+/// The send queue can be read: posts are counted by operation, and completions find their post.
+pub const QP_SEND_QUEUE: u32 = 1 << 1;
+/// The process was exiting when the queue pair was destroyed.
+pub const QP_CLOSER_EXITING: u32 = 1 << 2;
+/// The number came back before its end was seen.
+pub const QP_REPLACED: u32 = 1 << 3;
+
+/// What the kernel keeps of a queue pair. Slot 0 holds the sum of all that found no slot.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Qp {
+    /// `SLOT_*`; written last when a record is begun or finished.
+    pub state: u32,
+    /// Bumped by the agent when it frees the slot.
+    pub generation: u32,
+    /// `ib_device.index`, as in netlink's `RDMA_NLDEV_ATTR_DEV_INDEX`.
+    pub device: u32,
+    /// Queue pair number.
+    pub qpn: u32,
+    /// Queue pair number of the peer, once set; 0 before.
+    pub remote_qpn: u32,
+    /// `enum ib_qp_type`.
+    pub kind: u32,
+    /// `enum ib_qp_state` last set by the owner.
+    pub qp_state: u32,
+    /// `enum rdma_driver_id`.
+    pub driver: u32,
+    /// Process that created it, in the initial pid namespace.
+    pub tgid: u32,
+    /// Process that destroyed it: the owner, or the one that removed the device.
+    pub closer_tgid: u32,
+    /// Thread that last rang the doorbell; 0 none.
+    pub send_tid: u32,
+    /// `QP_*` bits.
+    pub flags: u32,
+    /// `task_struct.start_boottime` of the process: ns since boot.
+    pub start_boottime: u64,
+    /// Name of the process when it created the queue pair.
+    pub comm: [u8; COMM_LEN],
+    /// GID of the peer, once set: for RoCE v2 its address, IPv4-mapped or IPv6.
+    pub remote_gid: [u8; 16],
+    /// When it was created, `CLOCK_MONOTONIC` ns.
+    pub opened_ns: u64,
+    /// When it became ready to send, `CLOCK_MONOTONIC` ns; 0 not yet.
+    pub ready_ns: u64,
+    /// When its owner put it into the error state, `CLOCK_MONOTONIC` ns; 0 not.
+    pub error_ns: u64,
+    /// When it was destroyed, `CLOCK_MONOTONIC` ns; 0 while it lives.
+    pub closed_ns: u64,
+    /// Doorbells: `rxe_post_send`, or `ib_uverbs_post_send` for other providers.
+    pub doorbells: u64,
+    /// When the last doorbell rang, `CLOCK_MONOTONIC` ns.
+    pub doorbell_ns: u64,
+    /// When the last completion was written, `CLOCK_MONOTONIC` ns.
+    pub completion_ns: u64,
+    /// Work requests seen in the send queue.
+    pub posted: [Count; OPERATIONS],
+    /// Completions written, by operation; only those that the owner asked for.
+    pub completed: [Count; OPERATIONS],
+    /// Completions with an error, by status; index 0 unused.
+    pub statuses: [u32; STATUSES],
+    /// Payload of sends and RDMA writes known to be done, whether or not their completions were asked for.
+    pub sent_bytes: u64,
+    /// Signalled requests whose completion came before their doorbell was seen: without a latency.
+    pub late_doorbells: u64,
+    /// Requests that were in the queue while another thread of the process rang: seen by the next doorbell.
+    pub shared_doorbells: u64,
+    /// Waits after `RNR NAK` that ended: the peer had no receive posted.
+    pub rnr_waits: u64,
+    /// Requests ever seen in the send queue; modulo the queue's length the producer's index.
+    pub produced: u64,
+    /// Number of the last request that is done, plus one.
+    pub consumed: u64,
+    /// Non-zero while a doorbell reads the queue.
+    pub busy: u64,
+    /// `ib_qp`'s address, while it lives.
+    pub address: u64,
+    /// Address of the shared buffer of the send queue.
+    pub queue: u64,
+    /// Its `rxe_queue`.
+    pub queue_head: u64,
+    /// Index mask of the send queue.
+    pub queue_mask: u32,
+    /// Shift from an index to a byte position in the send queue.
+    pub queue_shift: u32,
+    /// Slot of the send queue's post times; 0 none.
+    pub ring: u32,
+    /// Unused; keeps the layout free of padding.
+    pub reserved: u32,
+}
+
+/// Requests whose post time is remembered per queue pair.
+pub const RING: usize = 1024;
+
+/// One request in the send queue.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Posted {
+    /// Its number, plus one; 0 none.
+    pub number: u64,
+    /// When its doorbell was seen, `CLOCK_MONOTONIC` ns.
+    pub at_ns: u64,
+    /// Payload of sends and RDMA writes up to and including this one.
+    pub sent_bytes: u64,
+}
+
+/// Doorbell to completion, ns, of the signalled requests of one queue pair.
+pub type Latency = Hist<RUNQ_BUCKETS>;
+
+/// Who owns memory and waits for completions: a process for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct ProcessKey {
+    /// `task_struct.start_boottime` of the process: ns since boot.
+    pub start_boottime: u64,
+    /// Process id in the initial pid namespace.
+    pub tgid: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What one process has registered, and how often it was woken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Memory {
+    /// Registrations begun.
+    pub started: u64,
+    /// Registrations that succeeded.
+    pub registrations: u64,
+    /// Deregistrations.
+    pub deregistrations: u64,
+    /// Bytes registered since the beginning.
+    pub bytes: u64,
+    /// Bytes registered now.
+    pub bytes_now: u64,
+    /// Most bytes registered at a time.
+    pub bytes_peak: u64,
+    /// Time in successful registrations, ns.
+    pub ns: u64,
+    /// When the last registration ended, `CLOCK_MONOTONIC` ns.
+    pub last_ns: u64,
+    /// Completion events read: wake-ups of threads that wait on a completion channel.
+    pub completion_events: u64,
+    /// Name of the process.
+    pub comm: [u8; COMM_LEN],
+}
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+        /// What a [`CmEvent`] tells.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum CmKind { $($(#[$doc])* $name = $number,)* }
+
+        impl CmKind {
+            /// The kind for its number.
+            #[must_use]
+            pub const fn from_number(number: u32) -> Option<Self> {
+                match number { $($number => Some(Self::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// `cm_send_req`: the active side asks.
+    SendRequest = 1,
+    /// `cm_send_rep`: the passive side accepts.
+    SendReply = 2,
+    /// `cm_send_rtu`: the active side is ready.
+    SendReady = 3,
+    /// `cm_send_rej`: this side refuses.
+    SendReject = 4,
+    /// `cm_event_handler`: `event` is an `enum rdma_cm_event_type`.
+    Event = 5,
+    /// `cm_disconnect`: this side ends the connection.
+    Disconnect = 6,
+    /// `cm_sent_dreq`: the request to disconnect has gone out.
+    SentDisconnect = 7,
+    /// `cm_id_destroy`.
+    Destroy = 8,
+}
+
+/// One step in the life of a connection. Travels in the ring buffer: about thirty per migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct CmEvent {
+    /// Number of the [`CmKind`].
+    pub kind: u32,
+    /// Kernel's number of the connection identifier; unique per device only.
+    pub cm_id: u32,
+    /// `CLOCK_MONOTONIC` ns.
+    pub at_ns: u64,
+    /// Process in whose context it happened; a kernel worker for events from the wire.
+    pub tgid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Queue pair number, where the event has one.
+    pub qpn: u32,
+    /// `enum rdma_cm_event_type`, for [`CmKind::Event`].
+    pub event: u32,
+    /// Negative errno, or the reason of a rejection.
+    pub status: i32,
+    /// Bytes of private data that the application gave, plus one; 0 not seen.
+    pub private_data: u32,
+    /// `struct sockaddr_in6` of this side, or the start of it.
+    pub source: [u8; 28],
+    /// The same of the peer.
+    pub destination: [u8; 28],
+}
+
+const _: () = assert!(size_of::<CmEvent>() == 96);
+
+macro_rules! losses {
+    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+        /// Index of a loss counter in the per-CPU bank.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Loss { $($(#[$doc])* $name,)* }
+
+        impl Loss {
+            /// Every counter, in index order.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The counter's name in metrics: `map:reason`.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+        }
+    };
+}
+
+losses! {
+    /// No free slot: the queue pair counts in slot 0 only.
+    QpsFull = "rdma_qps:full",
+    /// No room in the index of queue pairs.
+    QpIndexFull = "rdma_qp_index:full",
+    /// No free ring: the queue pair's posts are counted as doorbells only.
+    RingsFull = "rdma_rings:full",
+    /// No room for another process with registered memory.
+    ProcessesFull = "rdma_processes:full",
+    /// No room to remember a memory region: its end is not seen.
+    RegionsFull = "rdma_regions:full",
+    /// No room to remember a call until it returns.
+    CallsFull = "rdma_calls:full",
+    /// The ring buffer was full: a step of a connection is missing.
+    EventsFull = "rdma_events:full",
+    /// More requests behind one doorbell than are read at a time: the next doorbell reads the rest.
+    BatchCut = "rdma_posts:batch",
+    /// A latency below zero or beyond the histogram.
+    LatencyDiscarded = "rdma_latency:discarded",
+    /// A signalled request whose post was no longer in the ring.
+    PostForgotten = "rdma_posts:forgotten",
+    /// A helper refused: nested on the same CPU, or a map's lock was taken.
+    HelperBusy = "rdma_helpers:busy",
+}
+
+/// Number of loss counters.
+pub const LOSSES: usize = Loss::ALL.len();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opcodes_fall_under_the_operation_that_the_specification_gives_them() {
+        for (opcode, operation) in [
+            (0, Operation::Write),
+            (1, Operation::Write),
+            (2, Operation::Send),
+            (3, Operation::Send),
+            (4, Operation::Read),
+            (5, Operation::Atomic),
+            (7, Operation::Other),
+            (9, Operation::Send),
+            (15, Operation::Atomic),
+        ] {
+            assert_eq!(Operation::of_request(opcode), operation, "request {opcode}");
+        }
+        for (opcode, operation) in [
+            (0, Operation::Send),
+            (1, Operation::Write),
+            (2, Operation::Read),
+            (4, Operation::Atomic),
+            (128, Operation::Recv),
+            (129, Operation::RecvWrite),
+            (5, Operation::Other),
+        ] {
+            assert_eq!(Operation::of_completion(opcode), operation, "completion {opcode}");
+        }
+    }
+
+    #[test]
+    fn losses_have_names_of_their_own() {
+        for (index, loss) in Loss::ALL.iter().enumerate() {
+            assert_eq!(*loss as usize, index);
+            assert!(Loss::ALL[..index].iter().all(|other| other.label() != loss.label()));
+        }
+    }
+}

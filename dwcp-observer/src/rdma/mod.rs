@@ -1,0 +1,72 @@
+//! RDMA verbs: queue pairs, connections and registered memory, measured apart from TCP by an object of their own.
+//!
+//! Processes are told by id, name and start time, so that a reader can join them to migrations.
+
+mod flow;
+mod reading;
+pub mod verbs;
+
+pub use flow::{Flows, SLOT_OF_QP};
+pub use reading::{
+    CloseReason, Connection, ConnectionState, DataPath, Device, MemoryReading, Overflow, Port,
+    QpReading, Snapshot, Status,
+};
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use dwcp_observer_ebpf::rdma::{Count, OPERATIONS, STATUSES};
+
+    use super::{
+        DataPath, QpReading,
+        verbs::{Operation, QpState},
+    };
+
+    /// A connected queue pair of process 4711 that has written.
+    pub(crate) fn queue_pair() -> QpReading {
+        let mut posted = [Count::default(); OPERATIONS];
+        posted[Operation::Write as usize] = Count { operations: 2, bytes: 70_000 };
+        let mut completed = [Count::default(); OPERATIONS];
+        completed[Operation::Write as usize] = Count { operations: 1, bytes: 66_000 };
+        QpReading {
+            slot: 7,
+            generation: 1,
+            device: "rxe0".to_owned(),
+            device_index: 0,
+            driver: "rxe",
+            qpn: 17,
+            remote_qpn: Some(18),
+            tgid: 4711,
+            comm: "qemu-system-x86".to_owned(),
+            start_boottime_ns: Some(1),
+            kind: "RC",
+            state: QpState::ReadyToSend,
+            local: Some("10.9.0.1:40000".parse().unwrap()),
+            peer: Some("10.9.0.1:4444".parse().unwrap()),
+            remote_address: None,
+            active_open: Some(true),
+            found_open: false,
+            opened_ns: 5,
+            connected_ns: Some(6),
+            connect_seconds: Some(0.01),
+            error_ns: None,
+            disconnected_ns: None,
+            closed_ns: None,
+            close_reason: None,
+            visible: DataPath::Completions,
+            posted: Some(posted),
+            completed: Some(completed),
+            bytes_sent: Some(66_000),
+            bytes_received: Some(0),
+            bytes_read: Some(0),
+            errors: [0; STATUSES],
+            doorbells: Some(2),
+            last_post_ns: Some(8),
+            last_completion_ns: Some(8),
+            last_send_tid: Some(4712),
+            outstanding: Some(1),
+            latency: None,
+            late_doorbells: 0,
+            rnr_waits: Some(0),
+        }
+    }
+}
