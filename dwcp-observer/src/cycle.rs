@@ -38,6 +38,7 @@ use crate::{
     phase::{self, MarkReading, attach::Coverage},
     process::{self, Scanner, host::HostSampler},
     publish::{Board, CycleStats, Histogram, KernelStatus, Published},
+    rdma::RdmaStatus,
     sched,
 };
 
@@ -74,6 +75,7 @@ pub struct Cycle {
     last_look: Duration,
     kernel_status: KernelStatus,
     cycle: CycleStats,
+    rdma_status: RdmaStatus,
     /// Phase functions passed since the last look.
     marks: Vec<MarkReading>,
 }
@@ -153,6 +155,7 @@ impl Cycle {
             last_look: Duration::ZERO,
             kernel_status: KernelStatus::default(),
             marks: Vec::new(),
+            rdma_status: RdmaStatus::default(),
             cycle: CycleStats {
                 duration: histogram(),
                 jitter: histogram(),
@@ -378,6 +381,7 @@ impl Cycle {
             totals: self.registry.totals().clone(),
             host: self.host_usage,
             kernel: self.kernel_status.clone(),
+            rdma: self.rdma_status.clone(),
             cycle: self.cycle.clone(),
         });
     }

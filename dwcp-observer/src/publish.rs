@@ -16,6 +16,7 @@ use crate::{
         record::{Migration, Mode, Outcome, Role, ThreadRole},
     },
     process::host::HostUsage,
+    rdma::RdmaStatus,
     verdict::{Cause, Health},
 };
 
@@ -34,6 +35,8 @@ pub struct Published {
     pub host: Option<HostUsage>,
     /// The kernel side.
     pub kernel: KernelStatus,
+    /// RDMA on this host.
+    pub rdma: RdmaStatus,
     /// The cycle itself.
     pub cycle: CycleStats,
 }

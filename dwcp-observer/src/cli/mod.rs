@@ -4,6 +4,7 @@ mod check;
 pub mod client;
 pub mod join;
 pub mod migrations;
+mod rdma;
 mod run;
 mod table;
 
@@ -17,7 +18,8 @@ const AFTER: &str = "\
 Examples:
   sudo dwcp-observer run                  watch this host, serve http://0.0.0.0:8080/metrics
   sudo dwcp-observer check                what this host can measure, and what to do about each lack
-  dwcp-observer migrations --watch        live and finished migrations, every second";
+  dwcp-observer migrations --watch        live and finished migrations, every second
+  dwcp-observer rdma                      queue pairs of this host, migrations or not";
 
 /// Observes VM live migrations from inside the kernel.
 #[derive(Debug, Parser)]
@@ -35,6 +37,7 @@ enum Command {
     Check(check::CheckArgs),
     Migrations(migrations::MigrationsArgs),
     Join(join::JoinArgs),
+    Rdma(rdma::RdmaArgs),
 }
 
 /// Settings that a flag may override; the configuration file gives the rest.
@@ -121,6 +124,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Migrations(args) => migrations::run(&args),
         Command::Join(args) => join::run(&args),
+        Command::Rdma(args) => rdma::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("dwcp-observer: {}", one_line(&error));

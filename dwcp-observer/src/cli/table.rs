@@ -166,6 +166,9 @@ pub(super) fn render_detail(record: &Value) -> String {
     parts(record, &mut output);
     phases(record, &mut output);
     streams(record, &mut output);
+    if text(record, "transport") == "rdma" {
+        queue_pairs(record, &mut output);
+    }
     threads(record, &mut output);
     evidence(record, &mut output);
     history(record, &mut output);
@@ -275,10 +278,11 @@ fn streams(record: &Value, output: &mut String) {
             text(stream, "peer"),
             bytes(integer(stream, "bytes_delivered")),
             bytes(integer(stream, "bytes_received")),
-            integer(stream, "retransmitted_segments").to_string(),
+            number(stream, "retransmitted_segments")
+                .map_or_else(|| NONE.to_owned(), |count| format!("{count}")),
             rtt(number(stream, "srtt_seconds")),
             rtt(number(stream, "min_rtt_seconds")),
-            text_or(stream, "last_error", &text_or(stream, "tcp_state", NONE)),
+            text_or(stream, "last_error", &text_or(stream, "tcp_state", &qp_state(stream))),
         ]);
     }
     section("STREAMS", &table, output);
@@ -286,6 +290,68 @@ fn streams(record: &Value, output: &mut String) {
     if without > 0 {
         let _ = writeln!(output, "and {without} streams without detail: the kernel table was full");
     }
+}
+
+fn qp_state(stream: &Value) -> String {
+    stream.get("queue_pair").map_or_else(|| NONE.to_owned(), |qp| text(qp, "qp_state"))
+}
+
+/// What stands behind the streams of an RDMA migration.
+fn queue_pairs(record: &Value, output: &mut String) {
+    let mut pairs = Table::new(&[
+        "#",
+        "DEVICE",
+        "QPN",
+        "DATA PATH",
+        "SENDS",
+        "WRITES",
+        "P50",
+        "P99",
+        "RNR",
+        "ERRORS",
+    ]);
+    pairs.right(&[0, 2, 4, 5, 6, 7, 8]);
+    for (index, stream) in array(record, "streams").iter().enumerate() {
+        let Some(qp) = stream.get("queue_pair") else { continue };
+        let completed = |operation: &str| {
+            let found = qp.get("operations").and_then(|all| all.get(operation));
+            found.map_or(0, |found| integer(found, "completed")).to_string()
+        };
+        let latency =
+            |key: &str| rtt(qp.get("completion_latency").and_then(|found| number(found, key)));
+        pairs.row(vec![
+            index.to_string(),
+            text(qp, "device"),
+            integer(qp, "qpn").to_string(),
+            text(qp, "data_path"),
+            completed("send"),
+            completed("rdma_write"),
+            latency("p50_seconds"),
+            latency("p99_seconds"),
+            number(qp, "rnr_waits").map_or_else(|| NONE.to_owned(), |count| format!("{count}")),
+            completion_errors(qp),
+        ]);
+    }
+    let mut memory = Table::new(&["END", "REGISTRATIONS", "REGISTERED", "MOST PINNED", "TOOK"]);
+    memory.right(&[1, 2, 3, 4]);
+    for end in array(record, "registered_memory") {
+        memory.row(vec![
+            text(end, "end"),
+            integer(end, "registrations").to_string(),
+            bytes(integer(end, "bytes")),
+            bytes(integer(end, "pinned_peak_bytes")),
+            duration(number(end, "seconds")),
+        ]);
+    }
+    section("QUEUE PAIRS", &pairs, output);
+    section("REGISTERED MEMORY", &memory, output);
+}
+
+/// Completions that failed, by status.
+pub(super) fn completion_errors(qp: &Value) -> String {
+    let errors = qp.get("completion_errors").and_then(Value::as_object);
+    let texts = errors.into_iter().flatten().map(|(status, count)| format!("{count} {status}"));
+    texts.collect::<Vec<_>>().join(", ")
 }
 
 fn threads(record: &Value, output: &mut String) {
@@ -356,14 +422,14 @@ fn history(record: &Value, output: &mut String) {
     section("LAST SECONDS", &table, output);
 }
 
-fn section(title: &str, table: &Table, output: &mut String) {
+pub(super) fn section(title: &str, table: &Table, output: &mut String) {
     if !table.rows.is_empty() {
         let _ = write!(output, "\n{title}\n{}", table.render(WIDTH));
     }
 }
 
 /// Columns that are as wide as what they hold.
-struct Table {
+pub(super) struct Table {
     header: Vec<String>,
     rows: Vec<Vec<String>>,
     right: Vec<usize>,
@@ -371,20 +437,20 @@ struct Table {
 }
 
 impl Table {
-    fn new(header: &[&str]) -> Self {
+    pub(super) fn new(header: &[&str]) -> Self {
         let header = header.iter().map(|name| (*name).to_owned()).collect();
         Self { header, rows: Vec::new(), right: Vec::new(), shrinks: Vec::new() }
     }
 
-    fn right(&mut self, columns: &[usize]) {
+    pub(super) fn right(&mut self, columns: &[usize]) {
         self.right = columns.to_vec();
     }
 
-    fn shrinks(&mut self, columns: &[usize]) {
+    pub(super) fn shrinks(&mut self, columns: &[usize]) {
         self.shrinks = columns.to_vec();
     }
 
-    fn row(&mut self, cells: Vec<String>) {
+    pub(super) fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 
@@ -444,23 +510,23 @@ fn clean(text: &str) -> String {
     text.chars().map(printable).collect()
 }
 
-fn array<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+pub(super) fn array<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-fn text(value: &Value, key: &str) -> String {
+pub(super) fn text(value: &Value, key: &str) -> String {
     text_or(value, key, NONE)
 }
 
-fn text_or(value: &Value, key: &str, default: &str) -> String {
+pub(super) fn text_or(value: &Value, key: &str, default: &str) -> String {
     value.get(key).and_then(Value::as_str).map_or_else(|| default.to_owned(), clean)
 }
 
-fn number(value: &Value, key: &str) -> Option<f64> {
+pub(super) fn number(value: &Value, key: &str) -> Option<f64> {
     value.get(key).and_then(Value::as_f64)
 }
 
-fn integer(value: &Value, key: &str) -> u64 {
+pub(super) fn integer(value: &Value, key: &str) -> u64 {
     value.get(key).and_then(Value::as_u64).unwrap_or(0)
 }
 
@@ -548,7 +614,7 @@ fn duration(seconds: Option<f64>) -> String {
     format!("{}h{:02}m", whole / 3600, whole % 3600 / 60)
 }
 
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     scaled(count as f64, "B")
 }
 
@@ -578,7 +644,7 @@ fn scaled(value: f64, unit: &str) -> String {
     format!("{value:.2} {prefix}{unit}")
 }
 
-fn rtt(seconds: Option<f64>) -> String {
+pub(super) fn rtt(seconds: Option<f64>) -> String {
     let Some(seconds) = seconds else {
         return NONE.to_owned();
     };

@@ -13,6 +13,7 @@ use crate::{
     metrics::{Exporter, Input, ProcessUsage},
     migration::record::Migration,
     publish::{Board, Published},
+    rdma::{Snapshot, View},
 };
 
 const JSON: &str = "application/json";
@@ -30,6 +31,7 @@ GET /health                   200 healthy or degraded, 503 with the reason when 
 GET /ready                    200 or 503, as /health
 GET /api/v1/migrations        running and finished migrations as JSON
 GET /api/v1/migrations/{id}   one of them with its per-second history
+GET /api/v1/rdma              every queue pair of this host, migrations or not
 ";
 
 /// What the endpoints read from.
@@ -92,6 +94,7 @@ impl Endpoints {
                 json_answer(endpoint, status, &body)
             }
             "/api/v1/migrations" => self.list(endpoint, published.as_ref()),
+            "/api/v1/rdma" => rdma(endpoint, published.as_deref()),
             _ => one(endpoint, published.as_deref(), path.strip_prefix(MIGRATION).unwrap_or("")),
         }
     }
@@ -139,8 +142,15 @@ impl Endpoints {
 
 /// The label of a path; empty when there is no such endpoint.
 fn endpoint(path: &str) -> &'static str {
-    const PLAIN: [&str; 6] =
-        ["/", "/metrics", "/metrics/summary", "/health", "/ready", "/api/v1/migrations"];
+    const PLAIN: [&str; 7] = [
+        "/",
+        "/metrics",
+        "/metrics/summary",
+        "/health",
+        "/ready",
+        "/api/v1/migrations",
+        "/api/v1/rdma",
+    ];
     if let Some(plain) = PLAIN.iter().find(|plain| **plain == path) {
         return plain;
     }
@@ -163,6 +173,12 @@ fn one(endpoint: &'static str, published: Option<&Published>, id: &str) -> Answe
     let history = entry.history.lock().unwrap_or_else(std::sync::PoisonError::into_inner).samples();
     record.history = Some(history);
     json_answer(endpoint, StatusCode::OK, &record)
+}
+
+fn rdma(endpoint: &'static str, published: Option<&Published>) -> Answer {
+    let none = Snapshot::default();
+    let snapshot = published.and_then(|published| published.rdma.snapshot.as_deref());
+    json_answer(endpoint, StatusCode::OK, &View::new(snapshot.unwrap_or(&none)))
 }
 
 fn json_answer(endpoint: &'static str, status: StatusCode, body: &impl Serialize) -> Answer {

@@ -118,7 +118,7 @@ fn the_index_lists_every_endpoint() {
         .lines()
         .filter_map(|line| line.strip_prefix("GET ")?.split_whitespace().next())
         .collect();
-    assert_eq!(paths.len(), 6);
+    assert_eq!(paths.len(), 7);
     for path in paths {
         let path = path.replace("{id}", "1795350596500-4711");
         let answer = endpoints.answer(&Method::GET, &path, sample::at());

@@ -81,6 +81,7 @@ impl Exporter {
         let mut families = Vec::new();
         if let Some(published) = input.published {
             self.migrations(published, &mut families);
+            super::rdma::rdma(&published.rdma, &mut families);
             let dropped = live::families(published, self.limits, &mut families);
             build_info(&mut families);
             kernel(&published.kernel, &mut families);

@@ -4,6 +4,7 @@ mod exporter;
 mod family;
 mod live;
 mod process_usage;
+mod rdma;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod table;

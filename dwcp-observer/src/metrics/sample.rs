@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use dwcp_observer_ebpf::hist::{Hist, RUNQ_BUCKETS, bucket_of};
 use jiff::Timestamp;
 
 use super::{DURATION_BUCKETS, HttpCounts, ProcessUsage};
@@ -24,6 +25,7 @@ use crate::{
         Blackouts, ByteTotals, CycleStats, Entry, ErrorType, Histogram, KernelStatus, MapUse, Path,
         ProbeStatus, ProgramStats, Published, Totals,
     },
+    rdma::RdmaStatus,
     verdict::{Cause, Fractions, Health, Verdict, eta::Eta, streams::Balance},
 };
 
@@ -74,6 +76,18 @@ pub(crate) fn stream(role: StreamRole, port: u16) -> Stream {
         started_at: at() - seconds(4),
         ended_at: None,
     }
+}
+
+/// One queue pair that has written, with a failed completion.
+fn rdma_status() -> RdmaStatus {
+    let mut qp = crate::rdma::tests::queue_pair();
+    qp.errors[10] = 1;
+    let mut latency = Hist { sum: 20_000, count: 1, buckets: [0; RUNQ_BUCKETS] };
+    latency.buckets[bucket_of(20_000)] = 1;
+    qp.latency = Some(Box::new(latency));
+    let mut totals = crate::rdma::Totals::default();
+    totals.add(&[Arc::new(qp)]);
+    RdmaStatus { snapshot: Some(Arc::default()), totals }
 }
 
 pub(crate) fn thread(end: Role, role: ThreadRole, on_cpu_seconds: f64) -> Thread {
@@ -331,6 +345,7 @@ pub(crate) fn published() -> Published {
         totals: totals(),
         host: Some(HostUsage { cpu_percent: Some(12.5), memory_percent: Some(40.25) }),
         kernel: kernel(),
+        rdma: rdma_status(),
         cycle: CycleStats {
             duration: histogram(&[0.001, 0.01], &[0.0005, 0.002]),
             jitter: histogram(&[0.001, 0.01], &[0.0001, 0.0001]),

@@ -139,6 +139,32 @@ metrics! {
         "task_struct.sched_info.run_delay at each switch away from a CPU, histogram in the kernel",
         absent: "the kernel side gives no histogram";
 
+    // RDMA by device, migrations or not.
+    RDMA_BYTES = Counter "dwcp_v3_rdma_bytes_total" ["device", "direction"] "bytes",
+        "Payload of completed sends and RDMA writes (sent), of receive completions (received) and of RDMA reads (read).",
+        "completions of queue pairs (rxe_cq_post)",
+        absent: "no queue pair was seen on the device";
+    RDMA_OPERATIONS = Counter "dwcp_v3_rdma_operations_total" ["device", "operation"] "completions",
+        "Completions by operation.",
+        "completions of queue pairs (rxe_cq_post)",
+        absent: "no queue pair was seen on the device";
+    RDMA_ERRORS = Counter "dwcp_v3_rdma_completion_errors_total" ["device", "status"] "completions",
+        "Failed completions by status (enum ib_wc_status).",
+        "completions of queue pairs (rxe_cq_post)",
+        absent: "no completion failed with that status";
+    RDMA_QUEUE_PAIRS = Gauge "dwcp_v3_rdma_queue_pairs" ["device"] "queue pairs",
+        "Open queue pairs of processes.",
+        "rdma_restrack_add",
+        absent: "no queue pair was seen on the device";
+    RDMA_LATENCY = Histogram "dwcp_v3_rdma_completion_latency_seconds" ["device"] "seconds",
+        "Doorbell to completion of work requests.",
+        "doorbell and completion in the kernel",
+        absent: "the device posts without the kernel, or nothing was posted";
+    RDMA_REGISTERED = Gauge "dwcp_v3_rdma_registered_bytes" [] "bytes",
+        "Memory that processes have registered with RDMA devices now.",
+        "ib_umem_get",
+        absent: "this host has no RDMA";
+
     // One set per migration, capped; gone a while after the end.
     MIGRATION_INFO = Gauge "dwcp_v3_migration_info" ["migration_id", "vm", "uuid", "migrator", "role", "transport", "mode"] "1",
         "A live or just finished migration; role is source, destination or both.",

@@ -13,7 +13,7 @@ use super::{
     rdma,
     record::{
         Blackout, BlackoutParts, ByMethod, Bytes, CongestionTimes, End, Evidence, Migration,
-        MigratorStateChange, NetworkBlackout, Outcome, Phase, Postcopy, Role, Round,
+        MigratorStateChange, NetworkBlackout, Outcome, Phase, Postcopy, QueuePair, Role, Round,
         SocketCounters, State, StateChange, Stream, TcpStream, Thread, ThreadRole, Transport,
     },
 };
@@ -377,7 +377,7 @@ fn stream(
     let returned = if pair.source.is_some() { sent.payload.received } else { got.payload.queued };
     let queue_pair = sent.queue_pair.as_ref().map(|qp| {
         let end = if pair.source.is_some() { Role::Source } else { Role::Destination };
-        rdma::queue_pair(end, qp)
+        QueuePair::of(Some(end), qp)
     });
     Some(Stream {
         role: stream_role(index, comm),

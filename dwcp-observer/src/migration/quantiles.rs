@@ -31,13 +31,33 @@ pub fn quantiles<const N: usize>(hist: &Hist<N>, unit: f64) -> Option<Quantiles>
     })
 }
 
-/// A host-wide histogram with one bound per power of two: bounds that are exact bucket edges, so no sample is misplaced.
+/// A host-wide histogram with one bound per power of two.
 #[must_use]
 pub fn exposition(hist: &HostHist, unit: f64, powers: std::ops::RangeInclusive<u32>) -> Histogram {
+    by_powers(hist.buckets.iter().copied(), hist.sum, unit, powers)
+}
+
+/// The same of a histogram with one writer.
+#[must_use]
+pub fn spread<const N: usize>(
+    hist: &Hist<N>,
+    unit: f64,
+    powers: std::ops::RangeInclusive<u32>,
+) -> Histogram {
+    by_powers(hist.buckets.iter().copied().map(u64::from), hist.sum, unit, powers)
+}
+
+/// Bounds that are exact bucket edges, so no sample is misplaced.
+fn by_powers(
+    buckets: impl Iterator<Item = u64>,
+    sum: u64,
+    unit: f64,
+    powers: std::ops::RangeInclusive<u32>,
+) -> Histogram {
     let bounds: Arc<[f64]> = powers.clone().map(|power| (1u64 << power) as f64 * unit).collect();
     let mut exposed = Histogram::new(bounds);
-    exposed.sum = hist.sum as f64 * unit;
-    for (index, count) in hist.buckets.iter().enumerate().filter(|(_, count)| **count != 0) {
+    exposed.sum = sum as f64 * unit;
+    for (index, count) in buckets.enumerate().filter(|(_, count)| *count != 0) {
         // The bucket below 2^power holds values up to 2^power - 1: `le` is an upper bound.
         let (_, high) = bucket_bounds(index);
         let place =

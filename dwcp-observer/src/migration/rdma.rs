@@ -12,38 +12,42 @@ use crate::rdma::{
     verbs::{Operation, status_name},
 };
 
-/// The queue pair of one end.
-pub(super) fn queue_pair(end: Role, qp: &QpReading) -> QueuePair {
-    let operations = Operation::ALL.iter().filter_map(|operation| {
-        let posted = qp.posted(*operation);
-        let completed = qp.completed(*operation).unwrap_or_default();
-        let seen = completed.operations > 0 || posted.is_some_and(|posted| posted.operations > 0);
-        seen.then_some((
-            operation.label(),
-            Operations {
-                posted: posted.map(|posted| posted.operations),
-                completed: completed.operations,
-                bytes: completed.bytes,
-            },
-        ))
-    });
-    let errors = qp.errors.iter().enumerate().filter(|(_, count)| **count > 0);
-    QueuePair {
-        end,
-        device: qp.device.clone(),
-        qpn: qp.qpn,
-        remote_qpn: qp.remote_qpn,
-        kind: qp.kind,
-        qp_state: qp.state.as_str(),
-        data_path: qp.visible.as_str(),
-        connect_seconds: qp.connect_seconds,
-        operations: operations.collect(),
-        completion_latency: qp.latency.as_ref().and_then(|hist| quantiles(hist, 1e-9)),
-        completion_errors: errors
-            .map(|(status, count)| (status_name(status), u64::from(*count)))
-            .collect::<BTreeMap<_, _>>(),
-        rnr_waits: qp.rnr_waits,
-        outstanding: qp.outstanding,
+impl QueuePair {
+    /// What is shown of a queue pair; `end`: of a migration.
+    #[must_use]
+    pub fn of(end: Option<Role>, qp: &QpReading) -> Self {
+        let operations = Operation::ALL.iter().filter_map(|operation| {
+            let posted = qp.posted(*operation);
+            let completed = qp.completed(*operation).unwrap_or_default();
+            let seen =
+                completed.operations > 0 || posted.is_some_and(|posted| posted.operations > 0);
+            seen.then_some((
+                operation.label(),
+                Operations {
+                    posted: posted.map(|posted| posted.operations),
+                    completed: completed.operations,
+                    bytes: completed.bytes,
+                },
+            ))
+        });
+        let errors = qp.errors.iter().enumerate().filter(|(_, count)| **count > 0);
+        Self {
+            end,
+            device: qp.device.clone(),
+            qpn: qp.qpn,
+            remote_qpn: qp.remote_qpn,
+            kind: qp.kind,
+            qp_state: qp.state.as_str(),
+            data_path: qp.visible.as_str(),
+            connect_seconds: qp.connect_seconds,
+            operations: operations.collect(),
+            completion_latency: qp.latency.as_ref().and_then(|hist| quantiles(hist, 1e-9)),
+            completion_errors: errors
+                .map(|(status, count)| (status_name(status), u64::from(*count)))
+                .collect::<BTreeMap<_, _>>(),
+            rnr_waits: qp.rnr_waits,
+            outstanding: qp.outstanding,
+        }
     }
 }
 

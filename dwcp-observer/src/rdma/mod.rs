@@ -4,13 +4,26 @@
 
 mod flow;
 mod reading;
+mod totals;
 pub mod verbs;
+mod view;
 
 pub use flow::{Flows, SLOT_OF_QP};
 pub use reading::{
     CloseReason, Connection, ConnectionState, DataPath, Device, MemoryReading, Overflow, Port,
     QpReading, Snapshot, Status,
 };
+pub use totals::{DeviceTotals, Totals};
+pub use view::View;
+
+/// What readers see of RDMA.
+#[derive(Clone, Debug, Default)]
+pub struct RdmaStatus {
+    /// The last poll; `None` on a host without RDMA.
+    pub snapshot: Option<std::sync::Arc<Snapshot>>,
+    /// Counters since the start.
+    pub totals: Totals,
+}
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -9,8 +9,9 @@ use super::{Quantiles, Role};
 /// The queue pair behind a stream, at the source, or where only the destination is on this host, there.
 #[derive(Clone, Debug, Serialize)]
 pub struct QueuePair {
-    /// The end whose queue pair this is.
-    pub end: Role,
+    /// The end of the migration whose queue pair this is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end: Option<Role>,
     /// Device, as in `/sys/class/infiniband`.
     pub device: String,
     /// Queue pair number.
