@@ -7,7 +7,7 @@ use std::{
 };
 
 /// What `cargo xtask build-ebpf` makes.
-const OBJECTS: [&str; 2] = ["typed.bpf.o", "probed.bpf.o"];
+const OBJECTS: [&str; 3] = ["typed.bpf.o", "probed.bpf.o", "rdma.bpf.o"];
 
 fn main() {
     println!("cargo::rerun-if-env-changed=DWCP_EBPF_OBJECTS");

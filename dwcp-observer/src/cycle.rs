@@ -26,7 +26,7 @@ use crate::{
         facts::{ProcessFacts, ThreadFacts},
         rules::RuleSet,
     },
-    kernel::{self, Kernel, clock_error_seconds, clock_ns, decode_event, stats},
+    kernel::{self, Kernel, ProcessReading, clock_error_seconds, clock_ns, decode_event, stats},
     migration::{
         build::WallClock,
         look::{Actions, Observation, World},
@@ -38,8 +38,9 @@ use crate::{
     phase::{self, MarkReading, attach::Coverage},
     process::{self, Scanner, host::HostSampler},
     publish::{Board, CycleStats, Histogram, KernelStatus, Published},
-    rdma::RdmaStatus,
+    rdma::{self, MemoryReading, QpReading, Rdma, RdmaStatus},
     sched,
+    tcp::FlowReading,
 };
 
 /// Length of a cycle.
@@ -75,6 +76,8 @@ pub struct Cycle {
     last_look: Duration,
     kernel_status: KernelStatus,
     cycle: CycleStats,
+    rdma: Rdma,
+    rdma_flows: rdma::Flows,
     rdma_status: RdmaStatus,
     /// Phase functions passed since the last look.
     marks: Vec<MarkReading>,
@@ -138,6 +141,7 @@ impl Cycle {
         rules: RuleSet,
         board: Board,
         stats_mode: StatsMode,
+        rdma: Rdma,
     ) -> Self {
         let histogram = || Histogram::new(Arc::from(CYCLE_BUCKETS));
         Self {
@@ -155,6 +159,8 @@ impl Cycle {
             last_look: Duration::ZERO,
             kernel_status: KernelStatus::default(),
             marks: Vec::new(),
+            rdma,
+            rdma_flows: rdma::Flows::default(),
             rdma_status: RdmaStatus::default(),
             cycle: CycleStats {
                 duration: histogram(),
@@ -188,6 +194,7 @@ impl Cycle {
         let mut ticks = interval_at(due, PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut early: Option<tokio::time::Instant> = None;
+        let mut connections = None;
         let mut last_early = tokio::time::Instant::now();
         let mut stats_until: Option<tokio::time::Instant> = None;
         loop {
@@ -204,6 +211,11 @@ impl Cycle {
                     self.find_by_proc();
                     self.drain(events.get_mut());
                     self.look(true);
+                    // RDMA may come later than the observer.
+                    connections = connections.or_else(|| self.rdma.wake_fd().and_then(listen));
+                }
+                () = readable(connections.as_ref()), if early.is_none() => {
+                    early = Some(self.next_look(last_early));
                 }
                 () = wait(stats_until) => {
                     self.stats_fd = None;
@@ -220,12 +232,16 @@ impl Cycle {
                     let mut guard = guard?;
                     self.drain(guard.get_inner_mut());
                     guard.clear_ready();
-                    let now = tokio::time::Instant::now();
-                    let gap = LEAST_GAP.max(self.last_look * LEAST_GAP_LOOKS);
-                    early = Some((now + GATHER).max(last_early + gap));
+                    early = Some(self.next_look(last_early));
                 }
             }
         }
+    }
+
+    /// When an event that has just come is looked at.
+    fn next_look(&self, last_early: tokio::time::Instant) -> tokio::time::Instant {
+        let gap = LEAST_GAP.max(self.last_look * LEAST_GAP_LOOKS);
+        (tokio::time::Instant::now() + GATHER).max(last_early + gap)
     }
 
     fn keep_time(&mut self, at: tokio::time::Instant, due: &mut tokio::time::Instant) {
@@ -292,6 +308,9 @@ impl Cycle {
 
     fn observe(&mut self, tick: bool) -> Observation {
         let clock = self.kernel.clock();
+        let processes = self.kernel.processes();
+        let mut flows = self.kernel.flows(clock);
+        let memory = self.look_at_rdma(clock.monotonic_ns, &processes, &mut flows);
         let offset_ns = i128::from(clock_ns(libc::CLOCK_REALTIME))
             - i128::from(clock_ns(libc::CLOCK_MONOTONIC));
         Observation {
@@ -300,12 +319,34 @@ impl Cycle {
                 .saturating_sub(clock_ns(libc::CLOCK_MONOTONIC)),
             wall: WallClock { offset_ns, max_error_seconds: clock_error_seconds() },
             tick,
-            flows: self.kernel.flows(clock),
+            flows,
             threads: self.kernel.threads(),
-            processes: self.kernel.processes(),
-            memory: Vec::new(),
+            processes,
+            memory,
             marks: std::mem::take(&mut self.marks),
         }
+    }
+
+    /// Queue pairs of processes that may migrate become flows; what is registered is handed back.
+    fn look_at_rdma(
+        &mut self,
+        now_ns: u64,
+        processes: &[ProcessReading],
+        flows: &mut Vec<FlowReading>,
+    ) -> Vec<MemoryReading> {
+        let Some(snapshot) = self.rdma.poll(now_ns) else { return Vec::new() };
+        let queue_pairs: Vec<Arc<QpReading>> =
+            snapshot.qps.iter().map(|qp| Arc::new(qp.clone())).collect();
+        let slots = processes
+            .iter()
+            .filter(|process| process.slot != 0)
+            .map(|process| (process.tgid, process.slot))
+            .collect();
+        flows.extend(self.rdma_flows.of(&queue_pairs, &slots));
+        self.rdma_status.totals.add(&queue_pairs);
+        let memory = snapshot.memory.clone();
+        self.rdma_status.take(snapshot);
+        memory
     }
 
     fn act(&mut self, actions: &Actions) {
@@ -362,11 +403,17 @@ impl Cycle {
                 Some((role, host(HOST_HIST_RUNQ + sched::role_number(role), 1e-9, 10..=34)?))
             })
             .collect();
+        let mut probes = self.kernel.probes().to_vec();
+        let mut losses = self.kernel.losses();
+        if let Some(snapshot) = &self.rdma_status.snapshot {
+            probes.extend(snapshot.probes.iter().cloned());
+            losses.extend(snapshot.losses.iter().copied());
+        }
         KernelStatus {
-            probes: self.kernel.probes().to_vec(),
+            probes,
             programs: stats::programs(self.kernel.ebpf()).unwrap_or_default(),
             program_stats_duty,
-            losses: self.kernel.losses(),
+            losses,
             maps: self.kernel.map_use(),
             rtt,
             runqueue,
@@ -401,6 +448,23 @@ async fn wait(until: Option<tokio::time::Instant>) {
     match until {
         Some(until) => sleep_until(until).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Registers a descriptor that becomes readable with the runtime.
+fn listen(fd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
+    pollable(fd)
+        .inspect_err(|error| log::debug!("RDMA connections are looked at each second: {error}"))
+        .ok()
+}
+
+/// Ready when the descriptor is, never without one.
+async fn readable(fd: Option<&AsyncFd<OwnedFd>>) {
+    let Some(fd) = fd else { return std::future::pending().await };
+    match fd.readable().await {
+        // The next look empties what is behind it.
+        Ok(mut guard) => guard.clear_ready(),
+        Err(_) => std::future::pending().await,
     }
 }
 

@@ -22,9 +22,10 @@ struct Object {
 }
 
 /// Every object that the agent includes.
-const OBJECTS: [Object; 2] = [
+const OBJECTS: [Object; 3] = [
     Object { name: "typed", bin: "dwcp-observer-ebpf", features: "typed" },
     Object { name: "probed", bin: "dwcp-observer-ebpf", features: "" },
+    Object { name: "rdma", bin: "rdma", features: "" },
 ];
 
 /// Where the object files go, which is where the agent's build looks for them.

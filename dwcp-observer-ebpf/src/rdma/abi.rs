@@ -303,6 +303,116 @@ pub struct CmEvent {
 
 const _: () = assert!(size_of::<CmEvent>() == 96);
 
+macro_rules! offsets {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Where fields lie: from the BTF of the kernel and of its modules, and from tracefs. In a map and not in frozen globals,
+        /// because modules come and go while the object is loaded; the programs read through a helper, which takes any offset.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(C)]
+        pub struct Offsets { $($(#[$doc])* pub $name: u32,)* }
+
+        impl Offsets {
+            /// Nothing is known.
+            pub const ABSENT: Self = Self { $($name: crate::FIELD_ABSENT,)* };
+        }
+    };
+}
+
+offsets! {
+    /// `rdma_restrack_entry.type`.
+    res_type,
+    /// `rdma_restrack_entry.task`.
+    res_task,
+    /// `RDMA_RESTRACK_QP`.
+    restrack_qp,
+    /// `RDMA_RESTRACK_MR`.
+    restrack_mr,
+    /// `ib_qp.device`.
+    qp_device,
+    /// `ib_qp.qp_num`.
+    qp_number,
+    /// `ib_qp.qp_type`.
+    qp_type,
+    /// `ib_qp.res`.
+    qp_res,
+    /// `ib_qp.uobject`.
+    qp_uobject,
+    /// `ib_qp_attr.qp_state`.
+    attr_state,
+    /// `ib_qp_attr.dest_qp_num`.
+    attr_dest,
+    /// `ib_qp_attr.ah_attr.grh.dgid`.
+    attr_gid,
+    /// `ib_cq.device`.
+    cq_device,
+    /// `ib_cq.uobject`.
+    cq_uobject,
+    /// `ib_mr.res`.
+    mr_res,
+    /// `ib_mr.length`.
+    mr_length,
+    /// `ib_device.index`.
+    dev_index,
+    /// `ib_device.ops.driver_id`.
+    dev_driver,
+    /// `rdma_conn_param.private_data_len`.
+    private_len,
+    /// `task_struct.group_leader`.
+    task_leader,
+    /// `task_struct.start_boottime`.
+    task_start,
+    /// `task_struct.comm`.
+    task_comm,
+    /// `task_struct.flags`.
+    task_flags,
+    /// `rxe_qp.ibqp`.
+    rxe_ibqp,
+    /// `rxe_qp.sq.queue`.
+    rxe_queue,
+    /// `rxe_qp.rnr_nak_timer`.
+    rxe_rnr_timer,
+    /// `rxe_queue.buf`.
+    queue_buf,
+    /// `rxe_queue.index_mask`.
+    queue_mask,
+    /// `rxe_queue.log2_elem_size`.
+    queue_shift,
+    /// `rxe_queue.index`.
+    queue_index,
+    /// `rxe_queue_buf.producer_index`.
+    buf_producer,
+    /// `rxe_queue_buf.data`.
+    buf_data,
+    /// `rxe_send_wqe.wr.opcode`.
+    wqe_opcode,
+    /// `rxe_send_wqe.dma.length`.
+    wqe_length,
+    /// `cm_id` of the tracepoint class `cma_fsm_class`.
+    step_id,
+    /// Its `srcaddr`.
+    step_source,
+    /// Its `dstaddr`.
+    step_destination,
+    /// `cm_id` of the tracepoint class `cma_qp_class`.
+    pair_id,
+    /// Its `qp_num`.
+    pair_qpn,
+    /// Its `srcaddr`.
+    pair_source,
+    /// Its `dstaddr`.
+    pair_destination,
+    /// `cm_id` of `cm_event_handler`.
+    event_id,
+    /// Its `event`.
+    event_type,
+    /// Its `status`.
+    event_status,
+    /// Its `srcaddr`.
+    event_source,
+    /// Its `dstaddr`.
+    event_destination,
+}
+
 macro_rules! losses {
     ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
         /// Index of a loss counter in the per-CPU bank.

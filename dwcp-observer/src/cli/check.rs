@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::ExitCode};
 
 use serde::Serialize;
 
-use super::{Settings, load_options};
+use super::{Settings, load_options, rdma_options};
 use crate::{
     config::Config,
     identify::rules::RuleSet,
@@ -15,6 +15,7 @@ use crate::{
         survey::{Outcome, survey},
     },
     publish::ProbeStatus,
+    rdma::{Rdma, Status},
 };
 
 const AFTER: &str = "\
@@ -111,6 +112,9 @@ fn programs(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
 
 fn examine(config: &Config, file: Option<&Path>) -> Report {
     let mut facts = vec![btf(config), capabilities(), port(config)];
+    if privileged() {
+        facts.push(rdma(config));
+    }
     let rules = RuleSet::new(config);
     let loaded = Kernel::load(&load_options(config), rules.comm_rules(), &rules.port_bitmap());
     let probes = match &loaded {
@@ -164,6 +168,17 @@ fn capabilities() -> Fact {
             "neither CAP_SYS_ADMIN nor CAP_BPF with CAP_PERFMON".to_owned()
         },
         advice: (!ok).then(|| "run as root: sudo dwcp-observer check".to_owned()),
+    }
+}
+
+fn rdma(config: &Config) -> Fact {
+    let status = Rdma::new(rdma_options(config)).status();
+    let failed = matches!(status, Status::Failed(_));
+    Fact {
+        name: "RDMA",
+        ok: !failed,
+        found: status.to_string(),
+        advice: failed.then(|| "migrations over TCP are measured all the same".to_owned()),
     }
 }
 

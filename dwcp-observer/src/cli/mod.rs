@@ -146,6 +146,14 @@ fn one_line(error: &anyhow::Error) -> String {
     line
 }
 
+/// What the RDMA side is told to do by a configuration.
+fn rdma_options(config: &Config) -> crate::rdma::Options {
+    crate::rdma::Options {
+        btf_path: config.probes.btf_path.clone(),
+        ..crate::rdma::Options::default()
+    }
+}
+
 /// What the kernel side is told to do by a configuration.
 fn load_options(config: &Config) -> crate::kernel::LoadOptions {
     crate::kernel::LoadOptions {

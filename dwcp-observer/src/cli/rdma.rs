@@ -122,16 +122,18 @@ fn carried(port: &Value, direction: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rdma::{Snapshot, View, tests::queue_pair};
+    use crate::rdma::{RdmaStatus, Snapshot, View, tests::queue_pair};
 
     #[test]
     fn a_queue_pair_and_a_host_without_any() {
-        let empty = serde_json::to_value(View::new(&Snapshot::default())).unwrap();
+        let empty = serde_json::to_value(View::new(&RdmaStatus::default())).unwrap();
         assert_eq!(render(&empty), "no RDMA device and no queue pair on this host\n");
         let mut qp = queue_pair();
         qp.errors[10] = 2;
         let snapshot = Snapshot { qps: vec![qp], ..Snapshot::default() };
-        let page = render(&serde_json::to_value(View::new(&snapshot)).unwrap());
+        let mut status = RdmaStatus::default();
+        status.take(snapshot);
+        let page = render(&serde_json::to_value(View::new(&status)).unwrap());
         for expected in ["qemu-system-x86", "rxe0", "10.9.0.1:4444", "RTS", "2 REM_ACCESS_ERR"] {
             assert!(page.contains(expected), "{expected} in\n{page}");
         }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Settings, load_options};
+use super::{Settings, load_options, rdma_options};
 use crate::{
     config::{Config, LogLevel},
     cycle::{Cycle, bound_memory, pollable, trim_memory},
@@ -15,6 +15,7 @@ use crate::{
     metrics::{Exporter, SeriesLimits},
     migration::{look::Options, registry::Registry},
     publish::Board,
+    rdma::Rdma,
 };
 
 const AFTER: &str = "\
@@ -88,12 +89,15 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     };
+    let rdma = Rdma::new(rdma_options(config));
+    log::info!("RDMA: {}", rdma.status());
     let mut cycle = Cycle::new(
         kernel,
         Registry::new(rules.clone(), options),
         rules,
         board,
         config.probes.program_stats,
+        rdma,
     );
     cycle.run(stop).await?;
     drop(logger);

@@ -13,7 +13,7 @@ use crate::{
     metrics::{Exporter, Input, ProcessUsage},
     migration::record::Migration,
     publish::{Board, Published},
-    rdma::{Snapshot, View},
+    rdma::{RdmaStatus, View},
 };
 
 const JSON: &str = "application/json";
@@ -176,9 +176,9 @@ fn one(endpoint: &'static str, published: Option<&Published>, id: &str) -> Answe
 }
 
 fn rdma(endpoint: &'static str, published: Option<&Published>) -> Answer {
-    let none = Snapshot::default();
-    let snapshot = published.and_then(|published| published.rdma.snapshot.as_deref());
-    json_answer(endpoint, StatusCode::OK, &View::new(snapshot.unwrap_or(&none)))
+    let none = RdmaStatus::default();
+    let status = published.map_or(&none, |published| &published.rdma);
+    json_answer(endpoint, StatusCode::OK, &View::new(status))
 }
 
 fn json_answer(endpoint: &'static str, status: StatusCode, body: &impl Serialize) -> Answer {

@@ -87,7 +87,7 @@ fn rdma_status() -> RdmaStatus {
     qp.latency = Some(Box::new(latency));
     let mut totals = crate::rdma::Totals::default();
     totals.add(&[Arc::new(qp)]);
-    RdmaStatus { snapshot: Some(Arc::default()), totals }
+    RdmaStatus { snapshot: Some(Arc::default()), totals, ..RdmaStatus::default() }
 }
 
 pub(crate) fn thread(end: Role, role: ThreadRole, on_cpu_seconds: f64) -> Thread {

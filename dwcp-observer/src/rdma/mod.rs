@@ -2,13 +2,26 @@
 //!
 //! Processes are told by id, name and start time, so that a reader can join them to migrations.
 
+mod attach;
+mod connection;
+mod device;
 mod flow;
+mod format;
+mod join;
+mod kernel;
+mod layout;
+mod netlink;
+mod reader;
 mod reading;
 mod totals;
 pub mod verbs;
 mod view;
 
+use std::{collections::VecDeque, sync::Arc};
+
+pub use attach::RdmaError;
 pub use flow::{Flows, SLOT_OF_QP};
+pub use reader::{Options, Rdma};
 pub use reading::{
     CloseReason, Connection, ConnectionState, DataPath, Device, MemoryReading, Overflow, Port,
     QpReading, Snapshot, Status,
@@ -20,9 +33,28 @@ pub use view::View;
 #[derive(Clone, Debug, Default)]
 pub struct RdmaStatus {
     /// The last poll; `None` on a host without RDMA.
-    pub snapshot: Option<std::sync::Arc<Snapshot>>,
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// Queue pairs that closed lately, oldest first.
+    pub closed: VecDeque<Arc<QpReading>>,
     /// Counters since the start.
     pub totals: Totals,
+}
+
+/// Closed queue pairs that are still shown.
+const MAX_CLOSED: usize = 256;
+
+impl RdmaStatus {
+    /// Takes in a poll: closed queue pairs, which are in one poll only, stay to be seen.
+    pub fn take(&mut self, mut snapshot: Snapshot) {
+        let open = |qp: &QpReading| qp.closed_ns.is_none();
+        let (open, closed): (Vec<_>, Vec<_>) = snapshot.qps.into_iter().partition(open);
+        snapshot.qps = open;
+        self.closed.extend(closed.into_iter().map(Arc::new));
+        while self.closed.len() > MAX_CLOSED {
+            self.closed.pop_front();
+        }
+        self.snapshot = Some(Arc::new(snapshot));
+    }
 }
 
 #[cfg(test)]

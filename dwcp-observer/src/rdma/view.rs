@@ -1,8 +1,10 @@
 //! What `/api/v1/rdma` shows: every queue pair of the host, migrations or not.
 
+use std::sync::LazyLock;
+
 use serde::Serialize;
 
-use super::{ConnectionState, Device, MemoryReading, Snapshot};
+use super::{ConnectionState, Device, MemoryReading, RdmaStatus, Snapshot};
 use crate::migration::record::QueuePair;
 
 /// RDMA on this host.
@@ -86,14 +88,17 @@ struct MemoryView<'a> {
 }
 
 impl<'a> View<'a> {
-    /// The view of a snapshot.
+    /// The view of what is known.
     #[must_use]
-    pub fn new(snapshot: &'a Snapshot) -> Self {
+    pub fn new(status: &'a RdmaStatus) -> Self {
+        static NONE: LazyLock<Snapshot> = LazyLock::new(Snapshot::default);
+        let snapshot = status.snapshot.as_deref().unwrap_or(&NONE);
         Self {
             devices: snapshot.devices.iter().map(device).collect(),
             queue_pairs: snapshot
                 .qps
                 .iter()
+                .chain(status.closed.iter().map(AsRef::as_ref))
                 .map(|qp| QueuePairView {
                     pid: qp.tgid,
                     comm: &qp.comm,

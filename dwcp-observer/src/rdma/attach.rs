@@ -1,0 +1,401 @@
+//! Loads the RDMA object and places its programs: as soon as a module is there, and again when it comes back.
+
+use std::{os::unix::fs::MetadataExt as _, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, MapData, Stack},
+    programs::{ProbeKind, Program, ProgramError, kprobe::KProbeLink, trace_point::TracePointLink},
+};
+use dwcp_observer_ebpf::rdma::Offsets;
+use thiserror::Error;
+
+use super::{layout, reader::Options};
+use crate::{
+    kernel::{btf::BtfError, load::KERNEL_BTF},
+    publish::ProbeStatus,
+};
+
+/// The object, built by `cargo xtask build-ebpf`.
+const OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("DWCP_EBPF_OBJECTS"), "/rdma.bpf.o"));
+
+/// Why RDMA cannot be measured.
+#[derive(Debug, Error)]
+pub enum RdmaError {
+    /// No BTF: offsets would be guesses.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// BTF has no verbs in it.
+    #[error("the BTF of this kernel and of ib_core lacks {0}")]
+    Fields(String),
+    /// The object does not load.
+    #[error("the kernel refuses the RDMA object: {0:#}")]
+    Object(anyhow::Error),
+    /// A map is missing or has another shape than the agent expects.
+    #[error("map {map}: {source}")]
+    Map {
+        /// Name of the map.
+        map: &'static str,
+        /// What went wrong.
+        source: anyhow::Error,
+    },
+}
+
+/// Where a program goes.
+struct Place {
+    /// Function, or event of `rdma_cma`.
+    name: &'static str,
+    /// Program in the object.
+    program: &'static str,
+    /// Module that has it.
+    module: &'static str,
+    /// What it is for.
+    purpose: &'static str,
+}
+
+macro_rules! places {
+    ($($module:literal { $($name:literal => $program:literal, $purpose:literal;)* })*) => {
+        &[$($(Place { name: $name, program: $program, module: $module, purpose: $purpose },)*)*]
+    };
+}
+
+const PLACES: &[Place] = places! {
+    "ib_core" {
+        "rdma_restrack_add" => "rdma_tracked", "new queue pairs and memory regions";
+        "ib_modify_qp_with_udata" => "rdma_modify", "state, peer and peer's address of queue pairs";
+        "ib_modify_qp_with_udata" => "rdma_modified", "whether the change took place";
+        "ib_destroy_qp_user" => "rdma_destroy", "last look into the send queue";
+        "ib_destroy_qp_user" => "rdma_destroyed", "end of queue pairs";
+        "ib_dereg_mr_user" => "rdma_deregister", "end of memory regions";
+    }
+    "ib_uverbs" {
+        "ib_uverbs_reg_mr" => "rdma_register", "time that registrations take";
+        "ib_uverbs_comp_event_read" => "rdma_comp_event", "wake-ups by completion events";
+    }
+    "rdma_rxe" {
+        "rxe_post_send" => "rdma_post", "doorbells of Soft-RoCE and the requests behind them";
+        "rxe_cq_post" => "rdma_rxe_cqe", "completions of Soft-RoCE: operations, bytes, errors, latency";
+        "rnr_nak_timer" => "rdma_rxe_rnr", "waits for a receive that the peer has not posted";
+    }
+    "siw" {
+        "siw_post_send" => "rdma_post", "doorbells of software iWARP";
+    }
+    "rdma_cm" {
+        "rdma_connect_ece" => "rdma_connect", "size of private data, active side";
+        "rdma_accept_ece" => "rdma_connect", "size of private data, passive side";
+        "cm_send_req" => "cm_send_req", "connections: request";
+        "cm_send_rep" => "cm_send_rep", "connections: reply";
+        "cm_send_rtu" => "cm_send_rtu", "connections: ready";
+        "cm_send_rej" => "cm_send_rej", "connections: refusal";
+        "cm_event_handler" => "cm_event", "connections: what the wire brings";
+        "cm_disconnect" => "cm_disconnect", "connections: disconnection by this side";
+        "cm_sent_dreq" => "cm_sent_dreq", "connections: request to disconnect";
+        "cm_id_destroy" => "cm_id_destroy", "connections: end";
+    }
+};
+
+/// Category of the connection manager's tracepoints.
+const CATEGORY: &str = "rdma_cma";
+
+/// An attached program: dropping it detaches.
+enum Link {
+    Function(#[expect(dead_code, reason = "held for its drop")] KProbeLink),
+    Event(#[expect(dead_code, reason = "held for its drop")] TracePointLink),
+}
+
+/// The loaded object and what is attached of it.
+pub(super) struct Attached {
+    ebpf: Ebpf,
+    /// One per place.
+    links: Vec<Option<Link>>,
+    reasons: Vec<Option<String>>,
+    /// Modules that were there at the last look, in the order of [`modules`]: each load has an inode of its own.
+    present: Vec<Option<u64>>,
+    pub(super) found: layout::Found,
+}
+
+/// The modules of all places, once each.
+fn modules() -> Vec<&'static str> {
+    let mut modules: Vec<_> = PLACES.iter().map(|place| place.module).collect();
+    modules.dedup();
+    modules
+}
+
+/// Tells one load of a module from the next; `None` while it is not loaded.
+fn incarnation(module: &str) -> Option<u64> {
+    std::fs::metadata(Path::new("/sys/module").join(module)).ok().map(|meta| meta.ino())
+}
+
+fn is_loaded(module: &str) -> bool {
+    incarnation(module).is_some()
+}
+
+/// Whether this host has anything to do with RDMA: a device, or the modules that user space needs.
+pub(super) fn is_possible() -> bool {
+    Path::new(super::device::CLASS).is_dir()
+        && (is_loaded("ib_uverbs")
+            || is_loaded("rdma_cm")
+            || std::fs::read_dir(super::device::CLASS).is_ok_and(|mut all| all.next().is_some()))
+}
+
+impl Attached {
+    /// Loads the object and every program, and attaches what can be.
+    ///
+    /// # Errors
+    /// [`RdmaError`]; nothing stays in the kernel.
+    pub(super) fn load(
+        options: &Options,
+        prepare: impl FnOnce(&mut Ebpf) -> Result<(), RdmaError>,
+    ) -> Result<Self, RdmaError> {
+        let path = options.btf_path.as_deref().unwrap_or_else(|| Path::new(KERNEL_BTF));
+        let found = layout::find(path)?;
+        if !found.queue_pairs() {
+            return Err(RdmaError::Fields(found.missing.join(", ")));
+        }
+        let mut loader = EbpfLoader::new();
+        loader
+            .map_max_entries("QPS", options.max_qps + 1)
+            .map_max_entries("QP_FREE", options.max_qps)
+            .map_max_entries("QP_LATENCY", options.max_qps + 1)
+            .map_max_entries("QP_INDEX", options.max_qps * 2)
+            .map_max_entries("RINGS", options.max_send_queues + 1)
+            .map_max_entries("RING_FREE", options.max_send_queues)
+            .map_max_entries("MEMORY", options.max_processes)
+            .map_max_entries("REGIONS", options.max_regions);
+        let mut ebpf = loader.load(OBJECT).map_err(|error| RdmaError::Object(error.into()))?;
+        write_offsets(&mut ebpf, found.offsets)?;
+        prepare(&mut ebpf)?;
+        let mut refused: Vec<(String, String)> = Vec::new();
+        for (name, program) in ebpf.programs_mut() {
+            if let Err(error) = load_program(program) {
+                refused.push((name.to_owned(), brief(&error)));
+            }
+        }
+        let mut attached = Self {
+            ebpf,
+            links: PLACES.iter().map(|_| None).collect(),
+            reasons: vec![None; PLACES.len()],
+            present: modules().into_iter().map(incarnation).collect(),
+            found,
+        };
+        for (index, place) in PLACES.iter().enumerate() {
+            if let Some((_, reason)) = refused.iter().find(|(name, _)| name == place.program) {
+                attached.reasons[index] = Some(reason.clone());
+            } else {
+                attached.place(index);
+            }
+        }
+        Ok(attached)
+    }
+
+    fn place(&mut self, index: usize) {
+        let place = &PLACES[index];
+        match attach(&mut self.ebpf, place) {
+            Ok(link) => {
+                self.links[index] = Some(link);
+                self.reasons[index] = None;
+            }
+            Err(_) if !is_loaded(place.module) => {
+                self.reasons[index] = Some(format!("{} is not loaded", place.module));
+            }
+            Err(error) => self.reasons[index] = Some(brief(&error)),
+        }
+    }
+
+    /// Looks which modules have come or gone. A probe on a module that is unloaded is dead, also when it comes back.
+    pub(super) fn refresh(&mut self, options: &Options) {
+        let modules = modules();
+        let present: Vec<_> = modules.iter().map(|module| incarnation(module)).collect();
+        if present == self.present {
+            return;
+        }
+        if present.iter().zip(&self.present).any(|(now, before)| now.is_some() && now != before) {
+            let path = options.btf_path.as_deref().unwrap_or_else(|| Path::new(KERNEL_BTF));
+            match layout::find(path).map(|found| {
+                let written = write_offsets(&mut self.ebpf, found.offsets);
+                self.found = found;
+                written
+            }) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => log::warn!("RDMA: {error}"),
+                Err(error) => log::warn!("RDMA: {error}"),
+            }
+        }
+        for (module, (now, before)) in modules.iter().zip(present.iter().zip(self.present.clone()))
+        {
+            if *now == before {
+                continue;
+            }
+            let there = now.is_some();
+            log::info!("RDMA: module {module} is {}", if there { "there" } else { "gone" });
+            let of_module = PLACES.iter().enumerate().filter(|(_, place)| place.module == *module);
+            for (index, _) in of_module {
+                self.links[index] = None;
+                if there {
+                    self.place(index);
+                } else {
+                    self.reasons[index] = Some(format!("{module} is not loaded"));
+                }
+            }
+        }
+        self.present = present;
+    }
+
+    /// Whether a function or event is probed.
+    pub(super) fn is_attached(&self, name: &str) -> bool {
+        PLACES.iter().zip(&self.links).any(|(place, link)| place.name == name && link.is_some())
+    }
+
+    /// One per place.
+    pub(super) fn probes(&self) -> Vec<ProbeStatus> {
+        let rows = PLACES.iter().zip(&self.links).zip(&self.reasons);
+        rows.map(|((place, link), reason)| ProbeStatus {
+            probe: place.name,
+            purpose: place.purpose,
+            required: false,
+            rung: link.is_some().then(|| rung(&self.ebpf, place.program)),
+            attached: link.is_some(),
+            reason: reason.clone(),
+        })
+        .collect()
+    }
+
+    pub(super) const fn ebpf(&self) -> &Ebpf {
+        &self.ebpf
+    }
+}
+
+fn rung(ebpf: &Ebpf, program: &str) -> &'static str {
+    match ebpf.program(program) {
+        Some(Program::KProbe(program)) if matches!(program.kind(), ProbeKind::Return) => {
+            "kretprobe"
+        }
+        Some(Program::TracePoint(_)) => "tracepoint",
+        _ => "kprobe",
+    }
+}
+
+/// An offset map that can be written.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PodOffsets(Offsets);
+
+// SAFETY: repr(C), all fields u32, no padding, valid for any bit pattern.
+unsafe impl aya::Pod for PodOffsets {}
+
+fn write_offsets(ebpf: &mut Ebpf, offsets: Offsets) -> Result<(), RdmaError> {
+    let mut map: Array<&mut MapData, PodOffsets> = borrow(ebpf, "OFFSETS")?;
+    map.set(0, PodOffsets(offsets), 0).map_err(|error| map_error("OFFSETS", error))
+}
+
+/// An array of the object.
+pub(super) fn borrow<'a, T: aya::Pod>(
+    ebpf: &'a mut Ebpf,
+    map: &'static str,
+) -> Result<Array<&'a mut MapData, T>, RdmaError> {
+    let found = ebpf.map_mut(map).ok_or_else(|| absent(map))?;
+    found.try_into().map_err(|error| map_error(map, error))
+}
+
+/// Takes a map out of the object.
+pub(super) fn take<T>(ebpf: &mut Ebpf, map: &'static str) -> Result<T, RdmaError>
+where
+    T: TryFrom<aya::maps::Map>,
+    T::Error: std::error::Error + Send + Sync + 'static,
+{
+    let found = ebpf.take_map(map).ok_or_else(|| absent(map))?;
+    found.try_into().map_err(|error| map_error(map, error))
+}
+
+/// Fills a stack of free slots, the low ones on top.
+pub(super) fn fill(
+    ebpf: &mut Ebpf,
+    map: &'static str,
+    highest: u32,
+) -> Result<Stack<MapData, u32>, RdmaError> {
+    let mut stack: Stack<MapData, u32> = take(ebpf, map)?;
+    for slot in (1..=highest).rev() {
+        stack.push(slot, 0).map_err(|error| map_error(map, error))?;
+    }
+    Ok(stack)
+}
+
+fn absent(map: &'static str) -> RdmaError {
+    RdmaError::Map { map, source: anyhow::anyhow!("not in the object") }
+}
+
+pub(super) fn map_error(
+    map: &'static str,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> RdmaError {
+    RdmaError::Map { map, source: error.into() }
+}
+
+fn load_program(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::KProbe(program) => program.load(),
+        Program::TracePoint(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+fn attach(ebpf: &mut Ebpf, place: &Place) -> Result<Link, ProgramError> {
+    match ebpf.program_mut(place.program) {
+        Some(Program::KProbe(program)) => {
+            let id = program.attach(place.name, 0)?;
+            program.take_link(id).map(Link::Function)
+        }
+        Some(Program::TracePoint(program)) => {
+            let id = program.attach(CATEGORY, place.name)?;
+            program.take_link(id).map(Link::Event)
+        }
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// One line of an error: the cause, and the verifier's last word that is not statistics.
+fn brief(error: &ProgramError) -> String {
+    if let ProgramError::LoadError { io_error, verifier_log } = error {
+        let log = verifier_log.to_string();
+        let last = log.lines().rev().find(|line| {
+            !line.is_empty()
+                && !["processed ", "verification time", "stack depth"]
+                    .iter()
+                    .any(|noise| line.starts_with(noise))
+        });
+        return last.map_or_else(|| io_error.to_string(), |last| format!("{io_error}: {last}"));
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_place_has_its_program_in_the_object_under_a_name_that_the_kernel_keeps_whole() {
+        use object::{Object as _, ObjectSymbol as _};
+        let file = object::File::parse(OBJECT).unwrap();
+        let symbols: HashSet<&str> =
+            file.symbols().filter_map(|symbol| symbol.name().ok()).collect();
+        for place in PLACES {
+            assert!(symbols.contains(place.program), "{} is missing", place.program);
+            assert!(place.program.len() <= 15, "{}", place.program);
+        }
+    }
+
+    #[test]
+    fn places_are_grouped_by_module() {
+        let modules = modules();
+        assert_eq!(modules.iter().collect::<HashSet<_>>().len(), modules.len());
+    }
+}

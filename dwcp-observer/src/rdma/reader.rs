@@ -1,0 +1,336 @@
+//! Loads the kernel side when there is RDMA, and puts together what it and the kernel's own lists say.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
+};
+
+use aya::Ebpf;
+use dwcp_observer_ebpf::{SLOT_CLOSED, SLOT_LIVE, rdma::ProcessKey};
+
+use super::{
+    attach::{self, Attached, RdmaError},
+    connection::Connections,
+    device, join,
+    kernel::{self, Maps},
+    netlink::Netlink,
+    reading::{Device, MemoryReading, QpReading, Snapshot, Status},
+    verbs,
+};
+use crate::kernel::sys::peek;
+
+/// Sizes of the kernel side; all of it is allocated only where there is RDMA.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Queue pairs with a record of their own; further ones add to one sum.
+    pub max_qps: u32,
+    /// Soft-RoCE queue pairs whose send queue is followed; 24 KiB each.
+    pub max_send_queues: u32,
+    /// Processes with registered memory.
+    pub max_processes: u32,
+    /// Memory regions at a time.
+    pub max_regions: u32,
+    /// BTF of the running kernel, when it is not in the usual place; modules' BTF is looked for beside it.
+    pub btf_path: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_qps: 1024,
+            max_send_queues: 64,
+            max_processes: 256,
+            max_regions: 16_384,
+            btf_path: None,
+        }
+    }
+}
+
+/// Polls between two looks at the kernel's own list of queue pairs: on hardware it takes a command for each.
+const RECONCILE_EVERY: u32 = 30;
+/// Polls between two readings of the counters of a device that nobody uses.
+const IDLE_COUNTERS_EVERY: u32 = 10;
+
+/// What is loaded and attached.
+struct Active {
+    attached: Attached,
+    maps: Maps,
+    netlink: Netlink,
+    connections: Connections,
+    joined: join::Joined,
+    /// Slots of queue pairs that were shown closed: freed at the next poll.
+    shown: Vec<u32>,
+    /// Queue pairs that the kernel's list did not have at the last look.
+    missing: BTreeSet<(u32, u32)>,
+    /// Highest `VmPin` seen, by process.
+    pinned: BTreeMap<ProcessKey, u64>,
+    devices: Vec<Device>,
+    /// Polls so far.
+    polls: u32,
+}
+
+/// The reader of everything about RDMA.
+pub struct Rdma {
+    options: Options,
+    state: State,
+}
+
+enum State {
+    /// No RDMA on this host, so far.
+    Absent,
+    Active(Box<Active>),
+    /// Loading failed; it is not tried again, since nothing changes by itself.
+    Failed(String),
+}
+
+impl Rdma {
+    /// Loads the kernel side if there is RDMA on this host; otherwise [`Self::poll`] does so as soon as there is.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        let mut rdma = Self { options, state: State::Absent };
+        rdma.load_if_possible();
+        rdma
+    }
+
+    fn load_if_possible(&mut self) {
+        if !matches!(self.state, State::Absent) || !attach::is_possible() {
+            return;
+        }
+        self.state = match Active::load(&self.options) {
+            Ok(active) => State::Active(Box::new(active)),
+            Err(error) => {
+                log::warn!("RDMA is not measured: {error}");
+                State::Failed(error.to_string())
+            }
+        };
+    }
+
+    /// What `check` says.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        match &self.state {
+            State::Absent => Status::Absent,
+            State::Failed(reason) => Status::Failed(reason.clone()),
+            State::Active(active) => {
+                let probes = active.attached.probes();
+                Status::Active {
+                    devices: active.devices.len(),
+                    attached: probes.iter().filter(|probe| probe.attached).count(),
+                    hooks: probes.len(),
+                }
+            }
+        }
+    }
+
+    /// Becomes readable when a connection takes a step: a reader need not wait for its next cycle.
+    #[must_use]
+    pub fn wake_fd(&self) -> Option<OwnedFd> {
+        match &self.state {
+            State::Active(active) => active.maps.events().as_fd().try_clone_to_owned().ok(),
+            _ => None,
+        }
+    }
+
+    /// The loaded object, for its programs' figures.
+    #[must_use]
+    pub fn ebpf(&self) -> Option<&Ebpf> {
+        match &self.state {
+            State::Active(active) => Some(active.attached.ebpf()),
+            _ => None,
+        }
+    }
+
+    /// Looks at everything; `None` while there is no RDMA or it cannot be measured. A closed queue pair and an ended connection are in exactly one snapshot with their final values.
+    ///
+    /// `now_ns` is `CLOCK_MONOTONIC`.
+    pub fn poll(&mut self, now_ns: u64) -> Option<Snapshot> {
+        self.load_if_possible();
+        match &mut self.state {
+            State::Active(active) => Some(active.poll(&self.options, now_ns)),
+            _ => None,
+        }
+    }
+}
+
+impl Active {
+    fn load(options: &Options) -> Result<Self, RdmaError> {
+        let netlink = Netlink::open().map_err(|error| RdmaError::Object(error.into()))?;
+        let mut maps = None;
+        let attached = Attached::load(options, |ebpf| {
+            maps = Some(Maps::prepare(ebpf, options.max_qps, options.max_send_queues)?);
+            Ok(())
+        })?;
+        let maps = maps.ok_or_else(|| RdmaError::Object(anyhow::anyhow!("has no maps")))?;
+        log::debug!("RDMA: not in BTF or tracefs: {}", attached.found.missing.join(", "));
+        Ok(Self {
+            attached,
+            maps,
+            netlink,
+            connections: Connections::default(),
+            joined: join::Joined::new(),
+            shown: Vec::new(),
+            missing: BTreeSet::new(),
+            pinned: BTreeMap::new(),
+            devices: Vec::new(),
+            polls: 0,
+        })
+    }
+
+    fn poll(&mut self, options: &Options, now_ns: u64) -> Snapshot {
+        self.attached.refresh(options);
+        for slot in std::mem::take(&mut self.shown) {
+            self.maps.release(slot);
+        }
+        let before = self.devices.iter().map(|device| device.index).collect::<Vec<_>>();
+        let mut live = false;
+        self.maps.visit(|_, record| live |= peek!(record, state) == SLOT_LIVE);
+        match device::look(
+            &mut self.netlink,
+            live || self.polls.is_multiple_of(IDLE_COUNTERS_EVERY),
+        ) {
+            Ok(devices) => {
+                let before = std::mem::replace(&mut self.devices, devices);
+                device::keep_counters(&mut self.devices, &before);
+            }
+            Err(error) => log::debug!("RDMA: devices: {error}"),
+        }
+        let changed = !self.devices.iter().map(|device| device.index).eq(before);
+        if changed || self.polls.is_multiple_of(RECONCILE_EVERY) {
+            self.reconcile(now_ns);
+        }
+        self.polls = self.polls.wrapping_add(1);
+        let Self { maps, connections, .. } = self;
+        maps.steps(|step| connections.step(step));
+        let mut qps = self.queue_pairs();
+        let connections = self.connections.take();
+        join::connections(&mut qps, &connections, &mut self.joined);
+        let mut losses = self.maps.losses();
+        losses.push(("rdma_connections:full", self.connections.dropped()));
+        Snapshot {
+            devices: self.devices.clone(),
+            qps,
+            overflow: self.maps.overflow(),
+            connections,
+            memory: self.memory(),
+            probes: self.attached.probes(),
+            losses,
+        }
+    }
+
+    fn queue_pairs(&mut self) -> Vec<QpReading> {
+        let Self { attached, maps, devices, shown, .. } = self;
+        let device = |index: u32| {
+            devices.iter().find(|device| device.index == index).map(|device| device.name.clone())
+        };
+        let counters = |index: u32| {
+            devices.iter().find(|device| device.index == index).is_some_and(|device| {
+                device
+                    .ports
+                    .iter()
+                    .any(|port| port.sent_bytes.is_some() || !port.hardware.is_empty())
+            })
+        };
+        let (rxe, siw) =
+            (attached.is_attached("rxe_post_send"), attached.is_attached("siw_post_send"));
+        let doorbells = |driver: u32| match driver {
+            verbs::DRIVER_RXE => rxe,
+            verbs::DRIVER_SIW => siw,
+            _ => false,
+        };
+        let context = kernel::Context {
+            device: &device,
+            counters: &counters,
+            completions: attached.is_attached("rxe_cq_post"),
+            rnr: attached.is_attached("rnr_nak_timer") && attached.found.send_queues(),
+            doorbells: &doorbells,
+        };
+        let mut readings = Vec::new();
+        maps.visit(|slot, record| {
+            // SAFETY: the slot lies in a live mapping and all its bit patterns are valid.
+            let qp = unsafe { record.as_ptr().read_volatile() };
+            readings.push(kernel::read(slot, &qp, maps.latency(slot), &context));
+            if qp.state == SLOT_CLOSED {
+                shown.push(slot);
+            }
+        });
+        readings
+    }
+
+    /// Compares with the kernel's own list: finds what was open before the observer, and what ended unseen.
+    fn reconcile(&mut self, now_ns: u64) {
+        let mut known = BTreeMap::new();
+        self.maps.visit(|slot, record| {
+            if peek!(record, state) == SLOT_LIVE {
+                known.insert((peek!(record, device), peek!(record, qpn)), slot);
+            }
+        });
+        let mut gone: BTreeMap<(u32, u32), u32> = known.clone();
+        for device in &self.devices {
+            let listed = match self.netlink.queue_pairs(device.index) {
+                Ok(listed) => listed,
+                Err(error) => {
+                    log::debug!("RDMA: queue pairs of {}: {error}", device.name);
+                    gone.retain(|(index, _), _| *index != device.index);
+                    continue;
+                }
+            };
+            let driver = self.netlink.driver(device.index).ok().flatten().unwrap_or_default();
+            for qp in listed {
+                let key = (device.index, qp.qpn);
+                gone.remove(&key);
+                if !known.contains_key(&key) {
+                    let comm = process_name(qp.pid);
+                    self.maps.adopt(device.index, &qp, driver, comm, now_ns);
+                }
+            }
+        }
+        // Missing once may be a race with the list; missing twice is not.
+        let missing = std::mem::take(&mut self.missing);
+        for (key, slot) in gone {
+            if missing.contains(&key) {
+                self.maps.forget(slot, now_ns);
+            } else {
+                self.missing.insert(key);
+            }
+        }
+    }
+
+    fn memory(&mut self) -> Vec<MemoryReading> {
+        let all = self.maps.memory();
+        let mut readings = Vec::with_capacity(all.len());
+        for (key, memory) in all {
+            let pinned_now = pinned(key);
+            let peak = self.pinned.entry(key).or_default();
+            *peak = (*peak).max(pinned_now.unwrap_or_default());
+            let reading = join::memory(key, &memory, pinned_now, *peak);
+            if reading.ended {
+                self.maps.forget_process(key);
+                self.pinned.remove(&key);
+            }
+            readings.push(reading);
+        }
+        readings
+    }
+}
+
+/// `VmPin` of a process, bytes; `None` when it is gone or its number is another's.
+fn pinned(key: ProcessKey) -> Option<u64> {
+    let process = procfs::process::Process::new(key.tgid.cast_signed()).ok()?;
+    let started = process.stat().ok()?.starttime;
+    // /proc counts in clock ticks.
+    let ticks = key.start_boottime / (1_000_000_000 / procfs::ticks_per_second());
+    if started.abs_diff(ticks) > 1 {
+        return None;
+    }
+    Some(process.status().ok()?.vmpin? * 1024)
+}
+
+fn process_name(pid: u32) -> [u8; 16] {
+    let mut name = [0; 16];
+    let text = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    for (to, from) in name[..15].iter_mut().zip(text.iter().filter(|byte| **byte != b'\n')) {
+        *to = *from;
+    }
+    name
+}
