@@ -133,6 +133,8 @@ pub enum ErrorType {
     NetworkTimeout,
     /// Another socket error.
     SocketError,
+    /// A work request failed; its status is in `dwcp_v3_rdma_completion_errors_total`.
+    RdmaCompletion,
     /// A migrator process died with streams open.
     ProcessDied,
     /// A migration failed, and no process died of it.
@@ -143,11 +145,12 @@ pub enum ErrorType {
 
 impl ErrorType {
     /// All types, for counters that start at zero.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ConnectionReset,
         Self::ConnectionRefused,
         Self::NetworkTimeout,
         Self::SocketError,
+        Self::RdmaCompletion,
         Self::ProcessDied,
         Self::MigrationFailed,
         Self::MigrationCancelled,
@@ -161,6 +164,7 @@ impl ErrorType {
             Self::ConnectionRefused => "connection_refused",
             Self::NetworkTimeout => "network_timeout",
             Self::SocketError => "socket_error",
+            Self::RdmaCompletion => "rdma_completion_error",
             Self::ProcessDied => "process_died",
             Self::MigrationFailed => "migration_failed",
             Self::MigrationCancelled => "migration_cancelled",

@@ -28,6 +28,20 @@ pub struct MigrationPlan {
     pub port: u16,
     /// Both ends are ready for postcopy, which [`Pair::start_postcopy`] begins. Not with multifd.
     pub postcopy: bool,
+    /// What carries it.
+    pub transport: Transport,
+}
+
+/// What carries a migration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// RDMA verbs, memory registered as it is sent.
+    Rdma,
+    /// RDMA verbs, all memory registered before (`rdma-pin-all`).
+    RdmaPinAll,
 }
 
 impl Default for MigrationPlan {
@@ -40,6 +54,7 @@ impl Default for MigrationPlan {
             host: None,
             port: 49152,
             postcopy: false,
+            transport: Transport::Tcp,
         }
     }
 }
@@ -60,7 +75,11 @@ impl MigrationPlan {
     /// How QEMU writes the address.
     #[must_use]
     pub fn uri(&self) -> String {
-        format!("tcp:{}", self.address())
+        let transport = match self.transport {
+            Transport::Tcp => "tcp",
+            Transport::Rdma | Transport::RdmaPinAll => "rdma",
+        };
+        format!("{transport}:{}", self.address())
     }
 }
 
@@ -191,6 +210,7 @@ impl Pair {
             { "capability": "multifd", "state": plan.multifd_channels.is_some() },
             { "capability": "events", "state": true },
             { "capability": "postcopy-ram", "state": plan.postcopy },
+            { "capability": "rdma-pin-all", "state": plan.transport == Transport::RdmaPinAll },
         ]});
         for end in [&mut self.source, &mut self.destination] {
             end.qmp().execute("migrate-set-capabilities", &capabilities)?;

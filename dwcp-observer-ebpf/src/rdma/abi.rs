@@ -196,6 +196,21 @@ pub struct Posted {
     pub sent_bytes: u64,
 }
 
+/// Which request has just completed, counted from 1, and whether it was done before its doorbell was seen.
+///
+/// `produced` requests were seen in a queue of `mask + 1` places, `consumer` is the queue's index behind the completed one, and
+/// `before` was the last to complete. Requests complete in the order of the queue: a number that would not go up is one round further.
+#[inline(always)]
+#[must_use]
+pub const fn completed_number(produced: u64, consumer: u32, mask: u32, before: u64) -> (u64, bool) {
+    let waiting = ((produced as u32).wrapping_sub(consumer) & mask) as u64;
+    if waiting <= produced && produced - waiting > before {
+        (produced - waiting, false)
+    } else {
+        (produced.wrapping_sub(waiting).wrapping_add(mask as u64 + 1), true)
+    }
+}
+
 /// Doorbell to completion, ns, of the signalled requests of one queue pair.
 pub type Latency = Hist<RUNQ_BUCKETS>;
 
@@ -491,6 +506,31 @@ mod tests {
         ] {
             assert_eq!(Operation::of_completion(opcode), operation, "completion {opcode}");
         }
+    }
+
+    #[test]
+    fn completions_find_their_request_over_many_rounds_of_the_queue() {
+        const MASK: u32 = 15;
+        let (mut posted, mut done) = (0u64, 0u64);
+        // Of up to 15 requests in the queue, some are done; between 0 and 3 were not seen at a doorbell yet.
+        for round in 0..10_000u64 {
+            posted += (round * 7 % 5).min(15 - (posted - done));
+            let unseen = (round % 4).min(posted - done);
+            let seen = posted - unseen;
+            let step = (round * 3 % 4).min(posted - done);
+            if step == 0 {
+                continue;
+            }
+            let before = done;
+            done += step;
+            let (number, late) = completed_number(seen, done as u32 & MASK, MASK, before);
+            assert_eq!(
+                (number, late),
+                (done, done > seen),
+                "round {round}: {seen} of {posted} seen"
+            );
+        }
+        assert!(done > 10 * u64::from(MASK));
     }
 
     #[test]

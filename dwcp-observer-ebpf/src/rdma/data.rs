@@ -10,6 +10,7 @@ use dwcp_observer_ebpf::{
     hist::{RUNQ_BUCKETS, bucket_of},
     rdma::{
         Latency, Loss, OPERATIONS, Offsets, Operation, Posted, QP_SEND_QUEUE, Qp, RING, STATUSES,
+        completed_number,
     },
 };
 
@@ -31,7 +32,7 @@ static QP_LATENCY: Array<Latency> = Array::with_max_entries(1, 0);
 /// `RDMA_DRIVER_RXE`, include/uapi/rdma/ib_user_ioctl_verbs.h.
 const DRIVER_RXE: u32 = 14;
 /// Requests that one doorbell reads; what is left, the next one does.
-const BATCH: u32 = 64;
+const BATCH: u32 = 256;
 
 /// Operation of each request opcode, four bits each: [`Operation::of_request`] without a branch.
 const REQUESTS: u64 = {
@@ -234,18 +235,13 @@ unsafe fn on_sent(o: &Offsets, slot: u32, qp: *mut Qp, now: u64) {
     }
     let Some(ring) = RINGS.get_ptr_mut((*qp).ring) else { return };
     let consumer: u32 = read((*qp).queue_head as *const u8, o.queue_index);
-    let mask = (*qp).queue_mask;
     let produced = (&raw const (*qp).produced).read_volatile();
-    let waiting = u64::from((produced as u32).wrapping_sub(consumer) & mask);
-    let before = (*qp).consumed;
-    // Modulo the queue's length; completions come in the order of the queue, so it can only have gone up.
-    if waiting > produced || produced - waiting <= before {
-        (*qp).consumed = produced.wrapping_sub(waiting).wrapping_add(u64::from(mask) + 1);
+    let (number, late) = completed_number(produced, consumer, (*qp).queue_mask, (*qp).consumed);
+    (*qp).consumed = number;
+    if late {
         add(&raw mut (*qp).late_doorbells, 1);
         return;
     }
-    let number = produced - waiting;
-    (*qp).consumed = number;
     let Some(at_ns) = settle(qp, ring, number) else {
         bump(Loss::PostForgotten);
         return;

@@ -245,6 +245,7 @@ fn errors(totals: &Totals, families: &mut Vec<MetricFamily>) {
             | ErrorType::ConnectionRefused
             | ErrorType::NetworkTimeout
             | ErrorType::SocketError
+            | ErrorType::RdmaCompletion
             | ErrorType::MigrationCancelled => "warning",
         };
         let count = totals.errors.get(&error).copied().unwrap_or(0);

@@ -4,7 +4,7 @@ use super::{
     blackout::Method,
     build::{self, errno_name},
     guest,
-    live::{EndState, EndTotals, Live, Tick},
+    live::{EndState, EndTotals, Live, StreamFlow, Tick},
     machine::Life,
     outcome::{EndEnding, Ending, outcome},
     record::{Outcome, Role, Sample, ThreadRole},
@@ -17,6 +17,7 @@ use crate::{
     migration::look::Observation,
     phase::states::MigratorState,
     publish::{ErrorType, Histogram, Totals},
+    rdma::verbs::{STATUS_FLUSHED, status_name},
 };
 use dwcp_observer_ebpf::tcp::FLOW_FIN_SENT;
 
@@ -260,7 +261,12 @@ fn count_errors(live: &mut Live, totals: &mut Totals) {
     for flow in live.flows() {
         let reading = &flow.reading;
         let key = (reading.slot, reading.generation);
-        if let Some(error) = error_type(reading.last_error, reading.resets) {
+        let failed = reading.queue_pair.as_ref().is_some_and(|qp| qp.failures() > 0);
+        let error = match error_type(reading.last_error, reading.resets) {
+            None if failed => Some(ErrorType::RdmaCompletion),
+            other => other,
+        };
+        if let Some(error) = error {
             found.push(((key, error as u32), error));
         }
     }
@@ -288,6 +294,12 @@ fn ending(live: &Live, now_ns: u64, rested: bool) -> Ending {
     for flow in sender.into_iter().flat_map(|end| end.flows.values()) {
         let reading = &flow.reading;
         ending.streams += 1;
+        if let Some(qp) = &reading.queue_pair {
+            ending.queue_pairs = true;
+            ending.orderly += u32::from(qp.disconnected_ns.is_some() && qp.failures() == 0);
+            ending.reset += u32::from(qp.failures() > 0);
+            continue;
+        }
         // An orphaned socket in FIN_WAIT2 is gone before the peer's FIN comes (tcp_time_wait): one FIN is enough.
         let fin = reading.flags & FLOW_FIN_SENT != 0 || reading.snapshot.fin_received != 0;
         let all_acked = reading.snapshot.snd_una == reading.snapshot.write_seq;
@@ -323,10 +335,20 @@ fn ending(live: &Live, now_ns: u64, rested: bool) -> Ending {
         .flows()
         .filter(|flow| flow.reading.last_error != 0)
         .map(|flow| errno_name(flow.reading.last_error))
+        .chain(live.flows().flat_map(failed_completions))
         .collect::<std::collections::BTreeSet<_>>()
         .into_iter()
         .collect();
     ending
+}
+
+/// Statuses of failed completions, but for work that was flushed because something else had failed.
+fn failed_completions(flow: &StreamFlow) -> Vec<String> {
+    let errors = flow.reading.queue_pair.iter().flat_map(|qp| qp.errors.iter().enumerate());
+    errors
+        .filter(|(status, count)| **count > 0 && *status != STATUS_FLUSHED)
+        .map(|(status, _)| status_name(status).to_owned())
+        .collect()
 }
 
 /// A hypervisor that exited while its streams were open; other migrators end by exiting.

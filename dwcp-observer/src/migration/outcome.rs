@@ -28,9 +28,11 @@ pub struct Ending {
     pub handed_over: bool,
     /// Streams.
     pub streams: u32,
-    /// Streams closed by FIN with everything acknowledged.
+    /// Whether they are queue pairs.
+    pub queue_pairs: bool,
+    /// Sockets closed by FIN with everything acknowledged; queue pairs disconnected without a failed completion.
     pub orderly: u32,
-    /// Streams with an RST seen on this host.
+    /// Sockets with an RST seen on this host; queue pairs with a failed completion.
     pub reset: u32,
     /// Payload bytes that the source queued and that were never acknowledged.
     pub undelivered_bytes: u64,
@@ -87,15 +89,19 @@ pub fn outcome(ending: &Ending) -> (Outcome, Vec<Evidence>) {
     if ending.handed_over {
         say("vcpu", "guest CPUs stopped at the source and ran at the destination".to_owned());
     }
-    say(
-        "close",
+    let Ending { orderly, streams, reset, .. } = ending;
+    let close = if ending.queue_pairs {
         format!(
-            "{} of {} streams closed by FIN with all bytes acknowledged, {} reset",
-            ending.orderly, ending.streams, ending.reset
-        ),
-    );
+            "{orderly} of {streams} queue pairs disconnected without a failed completion, {reset} with one"
+        )
+    } else {
+        format!(
+            "{orderly} of {streams} streams closed by FIN with all bytes acknowledged, {reset} reset"
+        )
+    };
+    say("close", close);
     for error in &ending.errors {
-        say("error", format!("the kernel reported {error} on a stream"));
+        say("error", format!("{error} was reported on a stream"));
     }
     if ending.undelivered_bytes > 0 {
         say(

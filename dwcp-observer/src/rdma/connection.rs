@@ -7,7 +7,10 @@ use std::{
 
 use dwcp_observer_ebpf::rdma::{CmEvent, CmKind};
 
-use super::reading::{Connection, ConnectionState};
+use super::{
+    netlink::CmInfo,
+    reading::{Connection, ConnectionState},
+};
 
 /// Connections that are remembered; beyond, the oldest ended one makes room.
 const MAX_CONNECTIONS: usize = 4096;
@@ -64,6 +67,22 @@ impl Connections {
         if let Some(connection) = self.known.get_mut(&key) {
             apply(connection, kind, step);
         }
+    }
+
+    /// Takes over a connection that the kernel lists and whose beginning was not seen.
+    pub(super) fn adopt(&mut self, listed: &CmInfo, now_ns: u64) {
+        let key = Key { local: listed.local, peer: listed.peer, cm_id: listed.cm_id };
+        if self.known.contains_key(&key) || !self.make_room() {
+            return;
+        }
+        let connection = Connection {
+            qpn: Some(listed.qpn),
+            tgid: Some(listed.pid),
+            // Its queue pair has been given to it: the request or the reply has gone out.
+            state: ConnectionState::Established,
+            ..begin(key, now_ns)
+        };
+        self.known.insert(key, connection);
     }
 
     /// An identifier gets its number when it is bound to a device: until then it is 0.
@@ -178,10 +197,11 @@ fn apply(connection: &mut Connection, kind: CmKind, step: &CmEvent) {
     }
 }
 
+/// Also for a connection that was listed before its events came.
 fn establish(connection: &mut Connection, at_ns: u64) {
-    if connection.state == ConnectionState::Connecting {
+    if matches!(connection.state, ConnectionState::Connecting | ConnectionState::Established) {
         connection.state = ConnectionState::Established;
-        connection.established_ns = Some(at_ns);
+        connection.established_ns.get_or_insert(at_ns);
     }
 }
 
@@ -307,6 +327,26 @@ mod tests {
         let left = connections.take();
         assert_eq!(left.len(), 1);
         assert_eq!(left[0].active_open, Some(false));
+    }
+
+    #[test]
+    fn a_connection_from_before_the_observer_is_followed_to_its_end() {
+        let mut connections = Connections::default();
+        let listed = CmInfo {
+            cm_id: 5,
+            qpn: 17,
+            pid: 4711,
+            local: "10.9.0.1:40000".parse().unwrap(),
+            peer: "10.9.0.1:4445".parse().unwrap(),
+        };
+        connections.adopt(&listed, 50);
+        connections.adopt(&listed, 60);
+        connections.step(&wire(event::DISCONNECTED, 0, 5, 95, 40_000, 4445));
+        let all = connections.take();
+        assert_eq!(all.len(), 1);
+        assert_eq!((all[0].qpn, all[0].tgid, all[0].first_ns), (Some(17), Some(4711), 50));
+        assert_eq!((all[0].active_open, all[0].connect_seconds()), (None, None));
+        assert_eq!((all[0].state, all[0].ended_ns), (ConnectionState::Disconnected, Some(95)));
     }
 
     #[test]

@@ -142,6 +142,9 @@ impl Maps {
         poke!(record, tgid, qp.pid);
         poke!(record, comm, comm);
         poke!(record, opened_ns, now_ns);
+        if QpState::from_number(qp.state) == QpState::ReadyToSend {
+            poke!(record, ready_ns, now_ns);
+        }
         fence(Ordering::Release);
         poke!(record, state, SLOT_LIVE);
         let key = u64::from(device) << 32 | u64::from(qp.qpn);
@@ -349,7 +352,8 @@ pub(super) fn read(
         last_post_ns: nonzero(qp.doorbell_ns),
         last_completion_ns: nonzero(qp.completion_ns),
         last_send_tid: (qp.send_tid != 0).then_some(qp.send_tid),
-        outstanding: queue.then(|| qp.produced.saturating_sub(qp.consumed)),
+        outstanding: (queue && QpState::from_number(qp.qp_state) != QpState::Error)
+            .then(|| qp.produced.saturating_sub(qp.consumed)),
         latency: latency.filter(|_| queue),
         late_doorbells: qp.late_doorbells,
         rnr_waits: (rxe && context.rnr).then_some(qp.rnr_waits),

@@ -1,13 +1,15 @@
 //! RDMA's netlink: devices, queue pairs and counters as the kernel's resource tracking has them
 //! (`include/uapi/rdma/rdma_netlink.h`).
 
-use std::io;
+use std::{io, net::SocketAddr};
 
 use netlink_packet_core::{
     Emitable as _, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
     NetlinkBuffer, NetlinkHeader, NlasIterator, parse_string, parse_u8, parse_u32, parse_u64,
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_RDMA};
+use netlink_sys::{Socket, protocols::NETLINK_RDMA};
+
+use super::connection;
 
 /// `RDMA_NL_GET_TYPE(RDMA_NL_NLDEV, command)`.
 const fn nldev(command: u16) -> u16 {
@@ -16,6 +18,7 @@ const fn nldev(command: u16) -> u16 {
 
 const GET: u16 = nldev(1);
 const RES_QP_GET: u16 = nldev(10);
+const RES_CM_ID_GET: u16 = nldev(11);
 const GET_CHARDEV: u16 = nldev(15);
 const STAT_GET: u16 = nldev(17);
 
@@ -29,6 +32,11 @@ const RES_RQPN: u16 = 22;
 const RES_TYPE: u16 = 26;
 const RES_STATE: u16 = 27;
 const RES_PID: u16 = 28;
+const RES_CM_ID: u16 = 30;
+const RES_CM_ID_ENTRY: u16 = 31;
+const RES_SRC_ADDR: u16 = 33;
+const RES_DST_ADDR: u16 = 34;
+const RES_CM_IDN: u16 = 63;
 const CHARDEV_TYPE: u16 = 69;
 const UVERBS_DRIVER_ID: u16 = 73;
 const HWCOUNTERS: u16 = 80;
@@ -55,6 +63,16 @@ pub(super) struct QpInfo {
     pub(super) pid: u32,
 }
 
+/// An identifier of the connection manager with both its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CmInfo {
+    pub(super) cm_id: u32,
+    pub(super) qpn: u32,
+    pub(super) pid: u32,
+    pub(super) local: SocketAddr,
+    pub(super) peer: SocketAddr,
+}
+
 /// A connection to the kernel's resource tracking.
 pub(super) struct Netlink {
     socket: Socket,
@@ -67,7 +85,7 @@ impl Netlink {
     pub(super) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_RDMA)?;
         socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
         // Answers are queued before the request returns: nothing to wait for.
         socket.set_non_blocking(true)?;
         Ok(Self { socket, sequence: 0 })
@@ -89,6 +107,17 @@ impl Netlink {
         let mut found = Vec::new();
         let request = attribute(DEV_INDEX, &device.to_ne_bytes());
         self.ask(RES_QP_GET, NLM_F_DUMP, &request, |payload| found.extend(queue_pairs(payload)))?;
+        Ok(found)
+    }
+
+    /// Connections whose queue pair is known.
+    ///
+    /// # Errors
+    /// What the kernel says: `EINVAL` when the device is gone.
+    pub(super) fn connections(&mut self, device: u32) -> io::Result<Vec<CmInfo>> {
+        let mut found = Vec::new();
+        let request = attribute(DEV_INDEX, &device.to_ne_bytes());
+        self.ask(RES_CM_ID_GET, NLM_F_DUMP, &request, |payload| found.extend(cm_ids(payload)))?;
         Ok(found)
     }
 
@@ -233,6 +262,35 @@ fn queue_pairs(payload: &[u8]) -> Vec<QpInfo> {
     found
 }
 
+fn cm_ids(payload: &[u8]) -> Vec<CmInfo> {
+    let tables = attributes(payload).filter(|(kind, _)| *kind == RES_CM_ID);
+    let mut found = Vec::new();
+    for (_, table) in tables {
+        for (_, entry) in attributes(&table).filter(|(kind, _)| *kind == RES_CM_ID_ENTRY) {
+            let (mut cm_id, mut qpn, mut pid, mut local, mut peer) = (0, 0, 0, None, None);
+            for (kind, value) in attributes(&entry) {
+                // `struct __kernel_sockaddr_storage`, which begins as any other.
+                let address = || value.first_chunk().and_then(connection::address);
+                match kind {
+                    RES_CM_IDN => cm_id = parse_u32(&value).unwrap_or_default(),
+                    RES_LQPN => qpn = parse_u32(&value).unwrap_or_default(),
+                    RES_PID => pid = parse_u32(&value).unwrap_or_default(),
+                    RES_SRC_ADDR => local = address(),
+                    RES_DST_ADDR => peer = address(),
+                    _ => {}
+                }
+            }
+            if let (Some(local), Some(peer)) = (local, peer)
+                && qpn != 0
+                && pid != 0
+            {
+                found.push(CmInfo { cm_id, qpn, pid, local, peer });
+            }
+        }
+    }
+    found
+}
+
 fn counters(payload: &[u8]) -> Vec<(String, u64)> {
     let tables = attributes(payload).filter(|(kind, _)| *kind == HWCOUNTERS);
     let mut found = Vec::new();
@@ -304,6 +362,41 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_connection_is_listed_with_both_addresses_and_a_listener_is_not() {
+        let sockaddr = |port: u16| {
+            let mut bytes = vec![0u8; 128];
+            bytes[..2].copy_from_slice(&2u16.to_ne_bytes());
+            bytes[2..4].copy_from_slice(&port.to_be_bytes());
+            bytes[4..8].copy_from_slice(&[10, 9, 0, 1]);
+            bytes
+        };
+        let connected = nested(
+            RES_CM_ID_ENTRY,
+            &[
+                number(RES_CM_IDN, 4),
+                number(RES_LQPN, 17),
+                number(RES_PID, 4711),
+                attribute(RES_SRC_ADDR, &sockaddr(40_000)),
+                attribute(RES_DST_ADDR, &sockaddr(4445)),
+            ],
+        );
+        let listener = nested(
+            RES_CM_ID_ENTRY,
+            &[
+                number(RES_CM_IDN, 3),
+                number(RES_PID, 4712),
+                attribute(RES_SRC_ADDR, &sockaddr(4445)),
+                attribute(RES_DST_ADDR, &[0; 128]),
+            ],
+        );
+        let seen = cm_ids(&nested(RES_CM_ID, &[listener, connected]));
+        assert_eq!(seen.len(), 1);
+        assert_eq!((seen[0].cm_id, seen[0].qpn, seen[0].pid), (4, 17, 4711));
+        assert_eq!(seen[0].local.to_string(), "10.9.0.1:40000");
+        assert_eq!(seen[0].peer.to_string(), "10.9.0.1:4445");
+    }
+
     fn message(kind: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
         let mut bytes = ((16 + payload.len()) as u32).to_ne_bytes().to_vec();
         bytes.extend(kind.to_ne_bytes());
@@ -333,6 +426,7 @@ mod tests {
         fn survives_damage(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = device(&bytes);
             let _ = counters(&bytes);
+            let _ = cm_ids(&bytes);
             let _ = deliver(&bytes, 1, &mut |payload| { let _ = queue_pairs(payload); });
             prop_assert!(queue_pairs(&bytes).len() <= bytes.len());
         }

@@ -52,6 +52,9 @@ const RECONCILE_EVERY: u32 = 30;
 /// Polls between two readings of the counters of a device that nobody uses.
 const IDLE_COUNTERS_EVERY: u32 = 10;
 
+/// Names of devices that are remembered: each device that is made anew has an index of its own.
+const MAX_NAMES: usize = 1024;
+
 /// What is loaded and attached.
 struct Active {
     attached: Attached,
@@ -63,9 +66,11 @@ struct Active {
     shown: Vec<u32>,
     /// Queue pairs that the kernel's list did not have at the last look.
     missing: BTreeSet<(u32, u32)>,
-    /// Highest `VmPin` seen, by process.
-    pinned: BTreeMap<ProcessKey, u64>,
+    /// Highest `VmPin` seen, by process, and whether it was gone at the last poll.
+    pinned: BTreeMap<ProcessKey, (u64, bool)>,
     devices: Vec<Device>,
+    /// Names of devices, also of those that are gone: their queue pairs may still end.
+    names: BTreeMap<u32, String>,
     /// Polls so far.
     polls: u32,
 }
@@ -141,7 +146,8 @@ impl Rdma {
         }
     }
 
-    /// Looks at everything; `None` while there is no RDMA or it cannot be measured. A closed queue pair and an ended connection are in exactly one snapshot with their final values.
+    /// Looks at everything; `None` while there is no RDMA or it cannot be measured. A closed queue pair and an ended connection are
+    /// in exactly one snapshot with their final values.
     ///
     /// `now_ns` is `CLOCK_MONOTONIC`.
     pub fn poll(&mut self, now_ns: u64) -> Option<Snapshot> {
@@ -155,7 +161,7 @@ impl Rdma {
 
 impl Active {
     fn load(options: &Options) -> Result<Self, RdmaError> {
-        let netlink = Netlink::open().map_err(|error| RdmaError::Object(error.into()))?;
+        let mut netlink = Netlink::open().map_err(|error| RdmaError::Object(error.into()))?;
         let mut maps = None;
         let attached = Attached::load(options, |ebpf| {
             maps = Some(Maps::prepare(ebpf, options.max_qps, options.max_send_queues)?);
@@ -163,6 +169,7 @@ impl Active {
         })?;
         let maps = maps.ok_or_else(|| RdmaError::Object(anyhow::anyhow!("has no maps")))?;
         log::debug!("RDMA: not in BTF or tracefs: {}", attached.found.missing.join(", "));
+        let devices = device::look(&mut netlink, false).unwrap_or_default();
         Ok(Self {
             attached,
             maps,
@@ -172,7 +179,8 @@ impl Active {
             shown: Vec::new(),
             missing: BTreeSet::new(),
             pinned: BTreeMap::new(),
-            devices: Vec::new(),
+            devices,
+            names: BTreeMap::new(),
             polls: 0,
         })
     }
@@ -192,19 +200,28 @@ impl Active {
             Ok(devices) => {
                 let before = std::mem::replace(&mut self.devices, devices);
                 device::keep_counters(&mut self.devices, &before);
+                if self.names.len() >= MAX_NAMES {
+                    self.names.clear();
+                }
+                for device in &self.devices {
+                    self.names.insert(device.index, device.name.clone());
+                }
             }
             Err(error) => log::debug!("RDMA: devices: {error}"),
         }
         let changed = !self.devices.iter().map(|device| device.index).eq(before);
+        let Self { maps, connections, .. } = self;
+        maps.steps(|step| connections.step(step));
         if changed || self.polls.is_multiple_of(RECONCILE_EVERY) {
             self.reconcile(now_ns);
         }
         self.polls = self.polls.wrapping_add(1);
-        let Self { maps, connections, .. } = self;
-        maps.steps(|step| connections.step(step));
         let mut qps = self.queue_pairs();
         let connections = self.connections.take();
         join::connections(&mut qps, &connections, &mut self.joined);
+        if qps.iter().any(|qp| qp.local.is_none() && qp.closed_ns.is_none()) {
+            self.list_connections(now_ns);
+        }
         let mut losses = self.maps.losses();
         losses.push(("rdma_connections:full", self.connections.dropped()));
         Snapshot {
@@ -219,10 +236,8 @@ impl Active {
     }
 
     fn queue_pairs(&mut self) -> Vec<QpReading> {
-        let Self { attached, maps, devices, shown, .. } = self;
-        let device = |index: u32| {
-            devices.iter().find(|device| device.index == index).map(|device| device.name.clone())
-        };
+        let Self { attached, maps, devices, names, shown, .. } = self;
+        let device = |index: u32| names.get(&index).cloned();
         let counters = |index: u32| {
             devices.iter().find(|device| device.index == index).is_some_and(|device| {
                 device
@@ -296,15 +311,31 @@ impl Active {
         }
     }
 
+    /// Takes over what the kernel lists and no event told: connections from before the observer, and those of iWARP, whose
+    /// requests pass no tracepoint. Seen in the next snapshot.
+    fn list_connections(&mut self, now_ns: u64) {
+        for device in &self.devices {
+            // Without the connection manager's module there is nothing to list.
+            let listed = self.netlink.connections(device.index).unwrap_or_default();
+            listed.iter().for_each(|connection| self.connections.adopt(connection, now_ns));
+        }
+    }
+
     fn memory(&mut self) -> Vec<MemoryReading> {
         let all = self.maps.memory();
         let mut readings = Vec::with_capacity(all.len());
         for (key, memory) in all {
-            let pinned_now = pinned(key);
-            let peak = self.pinned.entry(key).or_default();
+            let process = process(key);
+            let gone = process.is_none();
+            let pinned_now = process.as_ref().and_then(|process| process.status().ok()?.vmpin);
+            let pinned_now = pinned_now.map(|kib| kib * 1024);
+            let (peak, gone_before) = self.pinned.entry(key).or_default();
             *peak = (*peak).max(pinned_now.unwrap_or_default());
-            let reading = join::memory(key, &memory, pinned_now, *peak);
-            if reading.ended {
+            // What it had registered goes a moment after it, when its descriptors are closed.
+            let ended = gone && (memory.bytes_now == 0 || *gone_before);
+            *gone_before = gone;
+            let reading = join::memory(key, &memory, pinned_now, *peak, ended);
+            if ended {
                 self.maps.forget_process(key);
                 self.pinned.remove(&key);
             }
@@ -314,16 +345,13 @@ impl Active {
     }
 }
 
-/// `VmPin` of a process, bytes; `None` when it is gone or its number is another's.
-fn pinned(key: ProcessKey) -> Option<u64> {
+/// A process; `None` when it is gone or its number is another's.
+fn process(key: ProcessKey) -> Option<procfs::process::Process> {
     let process = procfs::process::Process::new(key.tgid.cast_signed()).ok()?;
     let started = process.stat().ok()?.starttime;
     // /proc counts in clock ticks.
     let ticks = key.start_boottime / (1_000_000_000 / procfs::ticks_per_second());
-    if started.abs_diff(ticks) > 1 {
-        return None;
-    }
-    Some(process.status().ok()?.vmpin? * 1024)
+    (started.abs_diff(ticks) <= 1).then_some(process)
 }
 
 fn process_name(pid: u32) -> [u8; 16] {

@@ -88,7 +88,7 @@ pub struct QpReading {
     pub slot: u32,
     /// Generation of the slot: with `slot` it names this queue pair for ever.
     pub generation: u32,
-    /// Name of the device; `ibN` with its index when it is gone already.
+    /// Name of the device; `ibN` with its index when its name was never known.
     pub device: String,
     /// Index of the device, as netlink has it.
     pub device_index: u32,
@@ -120,7 +120,7 @@ pub struct QpReading {
     pub found_open: bool,
     /// When it was created, or found, `CLOCK_MONOTONIC` ns.
     pub opened_ns: u64,
-    /// When it became ready to send, `CLOCK_MONOTONIC` ns.
+    /// When it became ready to send, or was found so, `CLOCK_MONOTONIC` ns.
     pub connected_ns: Option<u64>,
     /// From the request to the established connection, seconds.
     pub connect_seconds: Option<f64>,
@@ -155,7 +155,7 @@ pub struct QpReading {
     pub last_completion_ns: Option<u64>,
     /// Thread that last rang the doorbell.
     pub last_send_tid: Option<u32>,
-    /// Requests posted and not done; `None` where the send queue cannot be read.
+    /// Requests posted and not done; `None` where the send queue cannot be read, and in error, when all that was left is flushed.
     pub outstanding: Option<u64>,
     /// Doorbell to completion, ns; `None` where the send queue cannot be read.
     pub latency: Option<Box<Hist<RUNQ_BUCKETS>>>,
@@ -306,7 +306,7 @@ pub struct MemoryReading {
     pub bytes_registered_now: u64,
     /// Most bytes registered at a time.
     pub bytes_registered_peak: u64,
-    /// Bytes pinned now, the kernel's own figure (`VmPin`); `None` when the process is gone.
+    /// Bytes pinned now, the kernel's own figure (`VmPin`); `None` when the process is gone or ending.
     pub bytes_pinned_now: Option<u64>,
     /// Most bytes that were found pinned at a poll.
     pub bytes_pinned_peak: u64,
@@ -387,7 +387,8 @@ impl std::fmt::Display for Status {
         match self {
             Self::Absent => write!(out, "none: no RDMA device or module on this host"),
             Self::Active { devices, attached, hooks } => {
-                write!(out, "{devices} devices, {attached} of {hooks} hooks attached")
+                let plural = if *devices == 1 { "" } else { "s" };
+                write!(out, "{devices} device{plural}, {attached} of {hooks} hooks attached")
             }
             Self::Failed(reason) => write!(out, "not measured: {reason}"),
         }

@@ -1,0 +1,290 @@
+//! RDMA over Soft-RoCE: what the observer says of queue pairs, beside what their programs say. Needs a kernel with RDMA:
+//! `cargo xtask vm-test --test rdma` runs it in VMs.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+use std::process::Command;
+use std::time::Duration;
+
+use dwcp_observer_lab::guest::Guest;
+use dwcp_observer_lab::migration::{MigrationPlan, Pair, QemuFigures, Transport};
+use dwcp_observer_lab::observer::{Observer, binary};
+use dwcp_observer_lab::qemu::QemuSpec;
+use dwcp_observer_lab::rdma::{ADDRESS, SoftRoce, server_and_client};
+use dwcp_observer_lab::record::{Operations, QueuePair, Record};
+use serde::Deserialize;
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A queue pair of `/api/v1/rdma`.
+#[derive(Clone, Debug, Deserialize)]
+struct HostQueuePair {
+    comm: String,
+    bytes_sent: Option<u64>,
+    bytes_received: Option<u64>,
+    close_reason: Option<String>,
+    #[serde(flatten)]
+    queue_pair: QueuePair,
+}
+
+fn spec() -> QemuSpec {
+    let guest = Guest { memory_mib: 64, working_set_mib: 4, ..Guest::default() };
+    QemuSpec { guest, ..QemuSpec::default() }
+}
+
+fn plan(transport: Transport, port: u16) -> MigrationPlan {
+    let host = Some(ADDRESS.parse().unwrap());
+    MigrationPlan { transport, host, port, ..MigrationPlan::default() }
+}
+
+fn observer() -> Observer {
+    Observer::start(&binary().unwrap(), &[]).unwrap()
+}
+
+/// The figures of one migration beside QEMU's.
+fn beside(name: &str, record: &Record, figures: &QemuFigures, packets: u64) -> String {
+    let blackout = record.blackout.as_ref().and_then(|blackout| blackout.seconds);
+    let sent = record.bytes.delivered;
+    let off = 100.0 * (sent as f64 / figures.transferred as f64 - 1.0);
+    format!(
+        "{name}: total {:.1} ms (QEMU {} ms), bytes {sent} (QEMU {}, {off:+.2} %), device {packets} packets, \
+         blackout {} (QEMU {} ms)",
+        record.duration_seconds * 1e3,
+        figures.total_time_ms.unwrap_or_default(),
+        figures.transferred,
+        blackout.map_or("-".to_owned(), |seconds| format!("{:.1} ms", seconds * 1e3)),
+        figures.downtime_ms.unwrap_or_default(),
+    )
+}
+
+#[test]
+#[ignore = "needs RDMA: cargo xtask vm-test --test rdma"]
+fn a_migration_over_rdma_is_one_record_with_queue_pairs_as_streams() {
+    let device = SoftRoce::new("mig").unwrap();
+    for (name, transport, port) in
+        [("rdma", Transport::Rdma, 4445), ("rdma-pin-all", Transport::RdmaPinAll, 4446)]
+    {
+        let observer = observer();
+        let mut pair = Pair::start(&spec()).unwrap();
+        let before = device.counter("sent_pkts").unwrap();
+        pair.migrate(&plan(transport, port)).unwrap();
+        let figures = pair.wait_end(LIMIT).unwrap();
+        assert_eq!(figures.status, "completed", "{:?}", figures.error);
+        let record = observer.wait_finished(1).unwrap().remove(0);
+        let packets = device.counter("sent_pkts").unwrap() - before;
+        println!("{}", beside(name, &record, &figures, packets));
+        println!("{:?} {:?}", record.streams, record.registered_memory);
+        assert_eq!((record.transport.as_str(), record.migrator.as_str()), ("rdma", "qemu"));
+        assert_eq!(record.mode.as_deref(), Some("datacenter"));
+        assert_eq!(record.outcome.as_deref(), Some("completed"), "{:?}", record.evidence);
+        assert_eq!(record.pid("source"), Some(pair.source.pid()));
+        assert_eq!(record.pid("destination"), Some(pair.destination.pid()));
+        assert_eq!(record.streams.len(), 1);
+        let queue_pair = record.streams[0].queue_pair.as_ref().unwrap();
+        assert_eq!(queue_pair.device, device.name());
+        assert_eq!(queue_pair.data_path, "completions");
+        let off = record.bytes.delivered.abs_diff(figures.transferred) as f64;
+        assert!(
+            off <= 0.02 * figures.transferred as f64,
+            "{}",
+            beside(name, &record, &figures, packets)
+        );
+        let blackout = record.blackout.as_ref().unwrap();
+        assert!(blackout.complete, "{blackout:?}");
+        let total = figures.total_time_ms.unwrap() as f64 / 1e3;
+        assert!(
+            (record.duration_seconds - total).abs() < 0.5,
+            "{} {total}",
+            record.duration_seconds
+        );
+        let source = record.registered_memory.iter().find(|memory| memory.end == "source").unwrap();
+        let whole = u64::from(spec().guest.memory_mib) << 20;
+        if transport == Transport::RdmaPinAll {
+            assert!(source.bytes >= whole, "all memory is registered: {source:?}");
+        }
+        assert!(source.registrations > 0 && source.seconds > 0.0, "{source:?}");
+        assert!(observer.stop().unwrap().status.success());
+    }
+}
+
+/// The queue pairs of a program, in the order in which they were created. Asked while the observer still shows them.
+fn queue_pairs(observer: &Observer, comm: &str) -> Vec<HostQueuePair> {
+    let answer = observer.json("/api/v1/rdma").unwrap();
+    let all: Vec<HostQueuePair> = serde_json::from_value(answer["queue_pairs"].clone()).unwrap();
+    all.into_iter().filter(|qp| qp.comm == comm).collect()
+}
+
+/// Runs a program and collects its queue pairs from every answer of the observer until it is gone.
+fn watched(
+    observer: &Observer,
+    comm: &str,
+    work: impl FnOnce() -> String + Send,
+) -> (String, Vec<HostQueuePair>) {
+    std::thread::scope(|scope| {
+        let running = scope.spawn(work);
+        let mut last: Vec<HostQueuePair> = Vec::new();
+        loop {
+            let done = running.is_finished();
+            for qp in queue_pairs(observer, comm) {
+                let number = qp.queue_pair.qpn;
+                last.retain(|known| known.queue_pair.qpn != number);
+                last.push(qp);
+            }
+            let closed = !last.is_empty() && last.iter().all(|qp| qp.close_reason.is_some());
+            if done && closed {
+                return (running.join().unwrap(), last);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    })
+}
+
+fn completed(qp: &HostQueuePair, operation: &str) -> Operations {
+    qp.queue_pair.operations.get(operation).copied().unwrap_or_default()
+}
+
+#[test]
+#[ignore = "needs RDMA: cargo xtask vm-test --test rdma"]
+fn programs_that_use_verbs_are_counted_exactly_and_are_no_migrations() {
+    let device = SoftRoce::new("tools").unwrap();
+    let observer = observer();
+    let name = device.name();
+    let run = |program: &'static str, args: &[&str], client: &[&str]| {
+        let server: Vec<&str> = args.to_vec();
+        let client: Vec<&str> = [args, client].concat();
+        watched(&observer, program, || server_and_client(program, &server, &client, LIMIT).unwrap())
+    };
+
+    let write = ["-d", name, "-s", "65536", "-n", "500"];
+    let (text, pairs) = run("ib_write_bw", &write, &[ADDRESS]);
+    println!("{text}");
+    let total = |operation: &str| {
+        pairs
+            .iter()
+            .map(|qp| completed(qp, operation))
+            .fold((0, 0), |(count, bytes), one| (count + one.completed, bytes + one.bytes))
+    };
+    assert_eq!(total("rdma_write"), (500, 500 * 65536), "{pairs:?}");
+    assert_eq!(pairs.len(), 2);
+
+    let send = ["-d", name, "-s", "64", "-n", "1000"];
+    let (text, pairs) = run("ib_send_lat", &send, &[ADDRESS]);
+    println!("{text}");
+    for qp in &pairs {
+        for operation in ["send", "recv"] {
+            let found = completed(qp, operation);
+            assert_eq!((found.completed, found.bytes), (1000, 64_000), "{operation} {qp:?}");
+        }
+        assert_eq!((qp.bytes_sent, qp.bytes_received), (Some(64_000), Some(64_000)));
+        println!("completion latency of one end: {:?}", qp.queue_pair.completion_latency);
+    }
+
+    let (_, pairs) = watched(&observer, "rping", || {
+        server_and_client(
+            "rping",
+            &["-s", "-a", ADDRESS, "-C", "50"],
+            &["-c", "-a", ADDRESS, "-C", "50"],
+            LIMIT,
+        )
+        .unwrap()
+    });
+    println!("rping: {pairs:?}");
+    // Each round: the server reads the client's buffer and writes it back.
+    let sum = |operation| pairs.iter().map(|qp| completed(qp, operation).completed).sum::<u64>();
+    assert_eq!((sum("rdma_read"), sum("rdma_write")), (50, 50));
+
+    assert!(observer.records().unwrap().is_empty(), "none of them moves a VM");
+    assert!(observer.stop().unwrap().status.success());
+}
+
+#[test]
+#[ignore = "needs RDMA: cargo xtask vm-test --test rdma"]
+fn a_destination_that_dies_fails_the_migration() {
+    let _device = SoftRoce::new("dies").unwrap();
+    let observer = observer();
+    let mut pair = Pair::start(&spec()).unwrap();
+    let slow = MigrationPlan { max_bandwidth: Some(2 << 20), ..plan(Transport::Rdma, 4447) };
+    pair.migrate(&slow).unwrap();
+    observer
+        .wait_records(LIMIT, |records| {
+            records.iter().any(|record| record.bytes.delivered > 1 << 20)
+        })
+        .unwrap();
+    let Pair { mut source, destination } = pair;
+    destination.kill();
+    let record = observer.wait_finished(1).unwrap().remove(0);
+    println!("{:?} {:?} {:?}", record.outcome, record.streams, record.evidence);
+    assert_eq!(record.outcome.as_deref(), Some("failed"), "{:?}", record.evidence);
+    assert_eq!(record.transport, "rdma");
+    source.end().unwrap();
+    assert!(observer.stop().unwrap().status.success());
+}
+
+#[test]
+#[ignore = "needs RDMA: cargo xtask vm-test --test rdma"]
+fn a_device_that_goes_away_keeps_what_was_counted() {
+    let observer = observer();
+    let device = SoftRoce::new("gone").unwrap();
+    let mut pair = Pair::start(&spec()).unwrap();
+    let slow = MigrationPlan { max_bandwidth: Some(2 << 20), ..plan(Transport::Rdma, 4448) };
+    pair.migrate(&slow).unwrap();
+    let records = observer
+        .wait_records(LIMIT, |records| {
+            records.iter().any(|record| record.bytes.delivered > 1 << 20)
+        })
+        .unwrap();
+    let before = records[0].bytes.delivered;
+    // Soft-RoCE cannot be taken from a process that uses it: the device goes once both have let go of it.
+    let record = std::thread::scope(|scope| {
+        let removal = scope.spawn(|| device.remove());
+        std::thread::sleep(Duration::from_secs(2));
+        let Pair { mut source, mut destination } = pair;
+        source.end().unwrap();
+        destination.end().unwrap();
+        removal.join().unwrap().unwrap();
+        observer.wait_finished(1).unwrap().remove(0)
+    });
+    println!("{before} B before, {:?} {:?}", record.bytes, record.evidence);
+    assert!(record.bytes.delivered >= before);
+    let metrics = observer.metrics().unwrap();
+    let labels = [("device", device.name()), ("direction", "sent")];
+    let counted = metrics.sum("dwcp_v3_rdma_bytes_total", &labels).unwrap();
+    assert!(counted >= before as f64, "{counted}");
+    assert!(observer.stop().unwrap().status.success());
+}
+
+/// On a host without RDMA: one line in `check`, nothing loaded, nothing exported. On one with it: the hooks are in place.
+#[test]
+fn a_host_without_rdma_has_one_line_and_no_cost() {
+    let module = |name: &str| std::path::Path::new("/sys/module").join(name).exists();
+    let there = ["ib_core", "rdma_cm", "ib_uverbs"].into_iter().any(module);
+    let output = Command::new(binary().unwrap())
+        .args(["check", "--listen", "127.0.0.1:0", "--json"])
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let facts = report["facts"].as_array().unwrap();
+    let lines: Vec<&Value> = facts.iter().filter(|fact| fact["name"] == "RDMA").collect();
+    println!("RDMA here: {there}, {lines:?}");
+    assert_eq!((lines.len(), &lines[0]["ok"]), (1, &Value::Bool(true)));
+    let observer = observer();
+    observer.wait_cycles().unwrap();
+    let exported = observer.get("/metrics").unwrap().text().unwrap().to_owned();
+    let health = observer.json("/health").unwrap();
+    let hook =
+        |probe: &Value| probe["probe"].as_str().is_some_and(|name| name.starts_with("rdma_"));
+    let hooks = health["probes"].as_array().unwrap().iter().filter(|probe| hook(probe)).count();
+    let pairs = observer.json("/api/v1/rdma").unwrap();
+    assert_eq!(pairs["queue_pairs"].as_array().unwrap().len(), 0);
+    if there {
+        assert!(hooks > 0, "{health}");
+    } else {
+        let none = "none: no RDMA device or module on this host";
+        assert_eq!(lines[0]["found"], none);
+        assert_eq!(hooks, 0, "{health}");
+        assert!(!exported.contains("dwcp_v3_rdma_"), "nothing is exported");
+        assert!(!observer.output().contains("WARN"), "{}", observer.output());
+    }
+    assert!(observer.stop().unwrap().status.success());
+}
