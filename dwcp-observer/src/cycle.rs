@@ -403,6 +403,10 @@ impl Cycle {
                 Some((role, host(HOST_HIST_RUNQ + sched::role_number(role), 1e-9, 10..=34)?))
             })
             .collect();
+        let mut programs = stats::programs(self.kernel.ebpf()).unwrap_or_default();
+        if let Some(ebpf) = self.rdma.ebpf() {
+            programs.extend(stats::programs(ebpf).unwrap_or_default());
+        }
         let mut probes = self.kernel.probes().to_vec();
         let mut losses = self.kernel.losses();
         if let Some(snapshot) = &self.rdma_status.snapshot {
@@ -411,7 +415,7 @@ impl Cycle {
         }
         KernelStatus {
             probes,
-            programs: stats::programs(self.kernel.ebpf()).unwrap_or_default(),
+            programs,
             program_stats_duty,
             losses,
             maps: self.kernel.map_use(),

@@ -288,3 +288,44 @@ fn a_host_without_rdma_has_one_line_and_no_cost() {
     }
     assert!(observer.stop().unwrap().status.success());
 }
+
+/// `ib_write_bw` with the observer and without, in turns, and the kernel's own figures of the programs. Prints, and asserts nothing:
+/// under emulation these are good for ratios only.
+#[test]
+#[ignore = "needs RDMA: cargo xtask vm-test --test rdma"]
+fn what_it_costs() {
+    const PAIRS: usize = 5;
+    let device = SoftRoce::new("cost").unwrap();
+    let write = ["-d", device.name(), "-s", "65536", "-n", "500"];
+    let rate = || {
+        let client: Vec<&str> = [&write[..], &[ADDRESS]].concat();
+        let text = server_and_client("ib_write_bw", &write, &client, LIMIT).unwrap();
+        let line = text.lines().find(|line| line.trim_start().starts_with("65536")).unwrap();
+        line.split_whitespace().nth(3).unwrap().parse::<f64>().unwrap()
+    };
+    let mut rates: Vec<[f64; 2]> = Vec::new();
+    let mut programs = String::new();
+    for _ in 0..PAIRS {
+        let off = rate();
+        let observer = observer();
+        let on = rate();
+        rates.push([off, on]);
+        observer.wait_cycles().unwrap();
+        let metrics = observer.get("/metrics").unwrap().text().unwrap().to_owned();
+        programs = metrics
+            .lines()
+            .filter(|line| line.contains("_program_run"))
+            .fold(String::new(), |all, line| all + line + "\n");
+        assert!(observer.stop().unwrap().status.success());
+    }
+    let mut ratios: Vec<f64> = rates.iter().map(|[off, on]| on / off).collect();
+    ratios.sort_by(f64::total_cmp);
+    println!("ib_write_bw, MB/s without and with the observer: {rates:?}");
+    println!(
+        "ratio: median {:.3}, {:.3} to {:.3}",
+        ratios[PAIRS / 2],
+        ratios[0],
+        ratios[PAIRS - 1]
+    );
+    println!("{programs}");
+}
