@@ -37,12 +37,24 @@ fn migrate(name: &str, spec: &QemuSpec, plan: &MigrationPlan) -> Watched {
     watched
 }
 
+/// How far the record's duration may be off QEMU's: QEMU closes its sockets some time after it took
+/// its own, and where QEMU itself runs in a translated VM that takes seconds.
+fn late_limit_ms() -> f64 {
+    match std::env::var("DWCP_LATE_MS") {
+        Ok(limit) => {
+            println!("durations may be {limit} ms off QEMU's");
+            limit.parse().unwrap()
+        }
+        Err(_) => 1000.0,
+    }
+}
+
 fn check(name: &str, spec: &QemuSpec, plan: &MigrationPlan, pair: &Pair, watched: &Watched) {
     let record = &watched.record;
     watched.check_sockets(plan).unwrap();
     let share = watched.check_transferred().unwrap();
     let late_ms = watched.late_ms().unwrap();
-    assert!(late_ms.abs() <= 1000.0, "{late_ms} ms: {record:#?} {:?}", watched.figures);
+    assert!(late_ms.abs() <= late_limit_ms(), "{late_ms} ms: {record:#?} {:?}", watched.figures);
     watched.check_metrics().unwrap();
     assert_eq!(record.migrator, "qemu");
     assert_eq!(record.transport, "tcp");

@@ -13,6 +13,7 @@ mod setup;
 mod shell;
 mod test;
 mod toolchain;
+mod vm_test;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,8 @@ enum Command {
     /// Traffic of `bench`, which starts it
     #[command(hide = true)]
     PingPong(bench::PingPongArgs),
+    /// Boot Debian's kernels in QEMU and run the project's own tests there
+    VmTest(vm_test::Args),
     /// Run all tests and print one closing line
     Test(test::Args),
 }
@@ -75,6 +78,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(args) => bench::run(&args),
         Command::Faults(args) => faults::run(&args),
         Command::PingPong(args) => bench::ping_pong(&args),
+        Command::VmTest(args) => vm_test::run(&args),
         Command::Test(args) => test::run(&args),
     }
 }

@@ -10,7 +10,7 @@ use crate::shell::{as_root, ask, cargo, find, run as run_command, tools};
 use crate::toolchain::{BPF_LINKER, MISSING, Toolchain, bpf_linker};
 
 /// Programs and the Debian packages that have them.
-const PROGRAMS: [(&str, &str, &str); 9] = [
+const PROGRAMS: [(&str, &str, &str); 15] = [
     ("cc", "gcc", "links Rust programs"),
     ("as", "binutils", "assembles the test guest"),
     ("ld", "binutils", "links the test guest"),
@@ -20,11 +20,23 @@ const PROGRAMS: [(&str, &str, &str); 9] = [
     ("nft", "nftables", "drops packets of real migrations"),
     ("perf", "linux-perf", "scheduler benchmark"),
     ("iperf3", "iperf3", "traffic that is no migration"),
+    ("busybox", "busybox-static", "shell of the VMs of other kernels"),
+    ("rping", "rdmacm-utils", "RDMA connections in these VMs"),
+    ("ib_write_bw", "perftest", "RDMA traffic in these VMs"),
+    ("ibv_devinfo", "ibverbs-utils", "RDMA devices in these VMs"),
+    ("xz", "xz-utils", "unpacks kernels and modules"),
+    ("zstd", "zstd", "unpacks kernels and modules"),
 ];
 /// Files and the Debian packages that have them.
-const FILES: [(&str, &str, &str); 2] = [
+const FILES: [(&str, &str, &str); 4] = [
     ("/usr/include/stdlib.h", "libc6-dev", "links Rust programs"),
     ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates", "downloads crates"),
+    ("/etc/libibverbs.d/rxe.driver", "ibverbs-providers", "RDMA in VMs of other kernels"),
+    (
+        "/usr/share/keyrings/debian-archive-keyring.gpg",
+        "debian-archive-keyring",
+        "checks other kernels",
+    ),
 ];
 /// rustc, cargo and `core` for BPF, under the names that distributions give them.
 const BPF_COMPILERS: [[&str; 3]; 2] = [
