@@ -1,8 +1,6 @@
 //! Packets that guests send through their tap devices, while a migration runs.
 
-use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC, helpers::generated::bpf_ktime_get_ns, macros::map, maps::HashMap,
-};
+use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::map, maps::HashMap};
 use dwcp_observer_ebpf::netdev::{MAX_TAPS, Tap, TapKey};
 
 use crate::{
@@ -12,7 +10,7 @@ use crate::{
 
 /// Filled by the agent with the devices of migrating guests.
 #[map]
-static TAPS: HashMap<TapKey, Tap> = HashMap::with_max_entries(MAX_TAPS, BPF_F_NO_PREALLOC);
+static TAPS: HashMap<TapKey, Tap> = HashMap::with_max_entries(MAX_TAPS, 0);
 
 /// `netif_receive_skb_entry(const struct sk_buff *skb)`: what tap devices hand to the stack (`tun_get_user`, also from vhost), and
 /// not what hardware receives, which comes by NAPI.

@@ -2,7 +2,6 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::BPF_F_NO_PREALLOC,
     helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel_str},
     macros::map,
     maps::{Array, HashMap, Stack},
@@ -38,7 +37,7 @@ static COMM_RULE: Array<CommRule> = Array::with_max_entries(COMM_RULES as u32, 0
 static PORTS: Array<[u64; PORT_WORDS]> = Array::with_max_entries(1, 0);
 /// Thread-group ids that the agent recognised by other means (executable, cgroup): adopted by the next sweep.
 #[map]
-static WANTED: HashMap<u32, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+static WANTED: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
 
 /// `CLONE_THREAD`, include/uapi/linux/sched.h.
 const CLONE_THREAD: u64 = 0x10000;

@@ -126,7 +126,8 @@ pub unsafe fn swept(tag: &TaskTag, task: *const u8, comm: &[u64; 2]) {
     (*thread).comm = core::mem::transmute::<[u64; 2], [u8; COMM_LEN]>(*comm);
     read_totals(task, bpf_ktime_get_ns(), &raw mut (*thread).swept);
     let runnable = read::<u32>(task, TASK_STATE.load()) == 0;
-    let on_cpu = read::<u32>(task, TASK_ON_CPU.load()) != 0;
+    // An int until it became a byte (7.3): the low one tells.
+    let on_cpu = read::<u8>(task, TASK_ON_CPU.load()) != 0;
     (*thread).waiting = u64::from(runnable && !on_cpu);
 }
 

@@ -15,7 +15,7 @@ use crate::{
         survey::{Outcome, survey},
     },
     publish::ProbeStatus,
-    rdma::{Rdma, Status},
+    rdma::{self, Rdma, Status},
 };
 
 const AFTER: &str = "\
@@ -83,7 +83,8 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
 
 /// Every program, one line each.
 fn programs(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
-    let tried = survey(&load_options(config))?;
+    let mut tried = survey(&load_options(config))?;
+    tried.extend(rdma::survey(&rdma_options(config))?);
     if json {
         println!("{}", serde_json::to_string_pretty(&tried)?);
     } else {
@@ -113,7 +114,7 @@ fn programs(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
 fn examine(config: &Config, file: Option<&Path>) -> Report {
     let mut facts = vec![btf(config), capabilities(), port(config)];
     if privileged() {
-        facts.push(rdma(config));
+        facts.push(rdma_fact(config));
     }
     let rules = RuleSet::new(config);
     let loaded = Kernel::load(&load_options(config), rules.comm_rules(), &rules.port_bitmap());
@@ -171,7 +172,7 @@ fn capabilities() -> Fact {
     }
 }
 
-fn rdma(config: &Config) -> Fact {
+fn rdma_fact(config: &Config) -> Fact {
     let status = Rdma::new(rdma_options(config)).status();
     let failed = matches!(status, Status::Failed(_));
     Fact {

@@ -427,7 +427,8 @@ pub fn brief(error: &ProgramError) -> String {
         return format!("{:#}", anyhow::anyhow!("{error}"));
     };
     let log = verifier_log.to_string();
-    const STATISTICS: [&str; 3] = ["processed ", "verification time", "stack depth"];
+    log::debug!("verifier: {log}");
+    const STATISTICS: [&str; 4] = ["processed ", "verification time", "stack depth", "subprog "];
     let last = log
         .lines()
         .rev()

@@ -12,7 +12,11 @@ use thiserror::Error;
 
 use super::{layout, reader::Options};
 use crate::{
-    kernel::{btf::BtfError, load::KERNEL_BTF},
+    kernel::{
+        btf::BtfError,
+        load::KERNEL_BTF,
+        survey::{Outcome, Tried},
+    },
     publish::ProbeStatus,
 };
 
@@ -257,6 +261,33 @@ impl Attached {
             rung: link.is_some().then(|| rung(&self.ebpf, place.program)),
             attached: link.is_some(),
             reason: reason.clone(),
+        })
+        .collect()
+    }
+
+    /// What this kernel made of each program.
+    pub(super) fn tried(&self) -> Vec<Tried> {
+        let rows = PLACES.iter().zip(&self.links).zip(&self.reasons);
+        rows.map(|((place, link), reason)| {
+            let program = self.ebpf.program(place.program);
+            let info = program
+                .filter(|program| program.fd().is_ok())
+                .and_then(|program| program.info().ok());
+            let result = match (link, &info) {
+                (Some(_), _) => Outcome::Attached,
+                (None, _) if !is_loaded(place.module) => Outcome::ModuleNotLoaded,
+                (None, Some(_)) => Outcome::Absent,
+                (None, None) => Outcome::Refused,
+            };
+            Tried {
+                object: "rdma",
+                program: place.program.to_owned(),
+                target: place.name.to_owned(),
+                rung: rung(&self.ebpf, place.program),
+                result,
+                verified_instructions: info.and_then(|info| info.verified_instruction_count()),
+                reason: reason.clone().filter(|_| result == Outcome::Refused),
+            }
         })
         .collect()
     }

@@ -21,7 +21,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 pub use attach::RdmaError;
 pub use flow::{Flows, SLOT_OF_QP};
-pub use reader::{Options, Rdma};
+pub use reader::{Options, Rdma, survey};
 pub use reading::{
     CloseReason, Connection, ConnectionState, DataPath, Device, MemoryReading, Overflow, Port,
     QpReading, Snapshot, Status,

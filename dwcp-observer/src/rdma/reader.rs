@@ -18,7 +18,7 @@ use super::{
     reading::{Device, MemoryReading, QpReading, Snapshot, Status},
     verbs,
 };
-use crate::kernel::sys::peek;
+use crate::kernel::{survey::Tried, sys::peek};
 
 /// Sizes of the kernel side; all of it is allocated only where there is RDMA.
 #[derive(Clone, Debug)]
@@ -87,6 +87,17 @@ enum State {
     Active(Box<Active>),
     /// Loading failed; it is not tried again, since nothing changes by itself.
     Failed(String),
+}
+
+/// What this kernel makes of each program of the RDMA object; nothing on a host without RDMA.
+///
+/// # Errors
+/// [`RdmaError`]; nothing stays in the kernel.
+pub fn survey(options: &Options) -> Result<Vec<Tried>, RdmaError> {
+    if !attach::is_possible() {
+        return Ok(Vec::new());
+    }
+    Attached::load(options, |_| Ok(())).map(|attached| attached.tried())
 }
 
 impl Rdma {
