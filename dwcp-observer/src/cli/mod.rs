@@ -7,6 +7,7 @@ pub mod migrations;
 mod rdma;
 mod run;
 mod table;
+mod text;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 

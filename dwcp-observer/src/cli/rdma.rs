@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use super::{
     client::{Url, get},
-    table::{Table, array, bytes, completion_errors, integer, number, rtt, section, text, text_or},
+    table::completion_errors,
+    text::{Table, array, bytes, integer, number, rtt, section, text, text_or},
 };
 
 const EXAMPLES: &str = "\

@@ -7,6 +7,7 @@ use std::{
 };
 
 use dwcp_observer_ebpf::{
+    hist::{Hist, RUNQ_BUCKETS},
     netdev::{Tap, TapKey},
     process::FlowOverflow,
     sched::{CpuTimes, SchedTotals},
@@ -456,7 +457,9 @@ proptest! {
 
 /// The queue pair of the source or of the destination.
 fn queue_pair(process: u32, source: bool, written: u64) -> FlowReading {
-    let qp = crate::rdma::tests::queue_pair();
+    let mut qp = crate::rdma::tests::queue_pair();
+    let latency = Hist { sum: written * 10, count: written, buckets: [0; RUNQ_BUCKETS] };
+    qp.latency = Some(Box::new(latency));
     let payload = Payload { queued: written, delivered: written, received: 0 };
     FlowReading {
         slot: process | crate::rdma::SLOT_OF_QP,
@@ -491,4 +494,26 @@ fn two_queue_pairs_of_one_connection_are_one_migration_over_rdma() {
     let qp = stream.queue_pair.as_ref().unwrap();
     assert_eq!((qp.end, qp.qpn, qp.data_path), (Some(Role::Source), 17, "completions"));
     assert_eq!(record.connection_key.as_deref(), Some("rdma:127.0.0.1:40000>127.0.0.1:49152"));
+}
+
+#[test]
+fn queue_pairs_that_cannot_be_timed_have_no_verdict() {
+    for timed in [true, false] {
+        let (mut registry, mut world) = (registry(), world(&[1]));
+        let flows = |written| {
+            let mut flow = queue_pair(1, true, written);
+            if let Some(qp) = flow.queue_pair.as_mut().filter(|_| !timed) {
+                std::sync::Arc::make_mut(qp).latency = None;
+            }
+            vec![flow]
+        };
+        registry.step(&observation(0.0, flows(0), &[1]), &mut world);
+        let look = observation(1.0, flows(5_000_000), &[1]);
+        registry.step(&look, &mut world);
+        let verdict = records(&registry, &look).remove(0).verdict;
+        assert_eq!(verdict.is_some(), timed, "{verdict:?}");
+        if let Some(verdict) = verdict {
+            assert_eq!(verdict.state.as_str(), "healthy", "{}", verdict.sentence);
+        }
+    }
 }

@@ -74,9 +74,10 @@ impl FlowTotals {
 /// no begin: it only sets the start.
 pub(super) fn second(live: &Live, now_ns: u64) -> (Option<Second>, Totals) {
     let totals = totals(live, now_ns);
-    // Nothing can be said of data that are not seen.
+    // Nothing can be said of data that are not seen, nor of what holds them up where no request can be timed.
     let hidden = |flow: &StreamFlow| {
-        flow.reading.queue_pair.as_ref().is_some_and(|qp| qp.visible != DataPath::Completions)
+        let qp = flow.reading.queue_pair.as_ref();
+        qp.is_some_and(|qp| qp.visible != DataPath::Completions || qp.latency.is_none())
     };
     if live.flows().any(hidden) {
         return (None, totals);
