@@ -304,6 +304,10 @@ unsafe fn move_data(
     if tag.data_seen == 0 {
         let process = process::slot_of(current(), true)?;
         tag.data_seen = 1;
+        // A sweep that came in the middle of this very call took its data for older ones.
+        if tag.flags & FLOW_FOUND_OPEN != 0 && found_open(sk, sent_now, received_now) == 0 {
+            tag.flags &= !FLOW_FOUND_OPEN;
+        }
         if tag.slot == NO_SLOT && tag.process != process {
             // It was counted where it was opened; it belongs where its data are.
             count_overflow_flow(process, 1);
@@ -312,6 +316,7 @@ unsafe fn move_data(
         tag.process = process;
         if let Some(flow) = record(tag) {
             (*flow).process = process;
+            (*flow).flags = tag.flags;
             (*flow).tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
             let now = bpf_ktime_get_ns();
             (*flow).first_data_ns = now;

@@ -145,7 +145,7 @@ fn tick(live: &mut Live, observation: &Observation, totals: &mut Totals) {
         cpu: [0; 4],
     });
     let seconds = now.at_ns.saturating_sub(last.at_ns) as f64 / 1e9;
-    let counts_from_start = live.last_tick.is_some() || !live.found_under_way;
+    let counts_from_start = live.last_tick.is_some() || !live.found_under_way();
     live.last_tick = Some(now);
     if seconds <= 0.0 || !counts_from_start {
         return;

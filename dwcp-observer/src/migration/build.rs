@@ -78,7 +78,7 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
         confidence: live.confidence,
         ends: live.roles().map(|(role, end)| end_of(role, end)).collect(),
         started_at: wall.at(live.started_ns),
-        found_under_way: live.found_under_way,
+        found_under_way: live.found_under_way(),
         observed_from: wall.at(live.observed_ns),
         ended_at: ended_ns.map(|ns| wall.at(ns)),
         duration_seconds: seconds(ended_ns.unwrap_or(now_ns).saturating_sub(live.started_ns)),

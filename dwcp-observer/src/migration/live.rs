@@ -69,6 +69,8 @@ pub struct EndState {
     pub folded: FlowOverflow,
     /// Latest close among these, `CLOCK_MONOTONIC` ns.
     pub last_folded_close_ns: u64,
+    /// Some flow among these was open before the observer saw it.
+    pub folded_found_open: bool,
     /// The process' flows without a slot, before this migration.
     pub overflow_base: FlowOverflow,
     /// The same now.
@@ -210,6 +212,7 @@ impl EndState {
             let (payload, snapshot) = (flow.reading.payload, flow.reading.snapshot);
             self.last_folded_close_ns =
                 self.last_folded_close_ns.max(flow.reading.closed_ns().unwrap_or_default());
+            self.folded_found_open |= flow.reading.found_open();
             let folded = &mut self.folded;
             folded.flows += 1;
             folded.closed += 1;
@@ -283,8 +286,6 @@ pub struct Live {
     pub started_ns: u64,
     /// When measuring began.
     pub observed_ns: u64,
-    /// Some flow was open before the observer saw it.
-    pub found_under_way: bool,
     /// Its life.
     pub life: Life,
     /// How it ended, once that is settled.
@@ -352,6 +353,15 @@ impl Live {
         [Role::Source, Role::Destination]
             .into_iter()
             .filter_map(|role| Some((role, self.end(role)?)))
+    }
+
+    /// Whether some flow was open before the observer saw it. Known once the flow has moved data: a sweep may look while its first
+    /// call is at work.
+    #[must_use]
+    pub fn found_under_way(&self) -> bool {
+        self.ends.iter().any(|end| {
+            end.folded_found_open || end.flows.values().any(|flow| flow.reading.found_open())
+        })
     }
 
     /// What carries its streams.

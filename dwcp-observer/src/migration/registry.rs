@@ -472,7 +472,6 @@ impl Registry {
         let Some(known) = self.processes.get(&reading.process) else { return };
         let Some(live) = self.live.get_mut(at) else { return };
         live.started_ns = live.started_ns.min(reading.opened_ns());
-        live.found_under_way |= reading.found_open();
         if !live.ends.iter().any(|end| end.process == reading.process) {
             live.ends.push(EndState {
                 process: reading.process,
@@ -482,6 +481,7 @@ impl Registry {
                 threads: BTreeMap::new(),
                 folded: FlowOverflow::default(),
                 last_folded_close_ns: 0,
+                folded_found_open: false,
                 overflow_base: known.overflow_base,
                 overflow: known.reading.overflow,
                 exited_ns: known.reading.exited_ns,
@@ -529,7 +529,6 @@ impl Registry {
             peer,
             started_ns,
             observed_ns: reading.tagged_ns,
-            found_under_way: false,
             life: Life::Active,
             outcome: None,
             history: Arc::new(Mutex::new(History::new(self.options.history))),
@@ -556,7 +555,6 @@ impl Registry {
         let into = if from < into { into - 1 } else { into };
         if let Some(live) = self.live.get_mut(into) {
             live.started_ns = live.started_ns.min(gone.started_ns);
-            live.found_under_way |= gone.found_under_way;
             live.ends.extend(gone.ends);
             live.counted.extend(gone.counted);
             live.errors_counted.extend(gone.errors_counted);

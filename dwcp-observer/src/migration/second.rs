@@ -91,7 +91,7 @@ pub(super) fn second(live: &Live, now_ns: u64) -> (Option<Second>, Totals) {
     };
     let last = match &live.last_second {
         Some(last) => last,
-        None if live.found_under_way => return (None, totals),
+        None if live.found_under_way() => return (None, totals),
         None => &first,
     };
     (Some(difference(live, last, &totals)), totals)
