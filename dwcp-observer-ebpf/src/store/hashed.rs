@@ -1,15 +1,18 @@
-//! Tags in hashes, by address. Preallocated: before 6.1 memory cannot safely be had in any context of a tracing program, and the kernel
-//! warns of a map that would (`check_map_prog_compatibility`, kernel/bpf/verifier.c).
+//! Tags in hashes, by address. On kernels without `bpf_mem_alloc` (before 6.1) the loader takes `BPF_F_NO_PREALLOC` away.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, macros::map, maps::HashMap};
+use aya_ebpf::{
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    macros::map,
+    maps::HashMap,
+};
 
 use super::{FlowTag, TaskTag};
 
 /// Sized by the loader, as the one below.
 #[map]
-static FLOW_HASH: HashMap<u64, FlowTag> = HashMap::with_max_entries(1, 0);
+static FLOW_HASH: HashMap<u64, FlowTag> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 #[map]
-static TASK_HASH: HashMap<u64, TaskTag> = HashMap::with_max_entries(1, 0);
+static TASK_HASH: HashMap<u64, TaskTag> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 
 /// The tag of a socket.
 #[inline(always)]

@@ -1,6 +1,9 @@
 //! Loads the eBPF object and climbs the attach ladder.
 
-use std::path::{Path, PathBuf};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -15,14 +18,18 @@ use super::{
     btf::{BtfError, Layout},
     ladder::{Allowed, HOOKS, Hook, Object, Rung, Way},
     layout::Globals,
+    prealloc,
 };
 use crate::publish::ProbeStatus;
 
 /// The eBPF objects, built by `cargo xtask build-ebpf`.
 const TYPED: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("DWCP_EBPF_OBJECTS"), "/typed.bpf.o"));
-const PROBED: &[u8] =
+pub(super) const PROBED: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("DWCP_EBPF_OBJECTS"), "/probed.bpf.o"));
+
+/// Hashes of the object with probe reads.
+pub(super) const HASHES: [&str; 2] = ["FLOW_HASH", "TASK_HASH"];
 
 /// Where the kernel shows its own BTF.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -282,10 +289,13 @@ pub fn open(object: Object, options: &LoadOptions, system: &System) -> Result<Eb
         loader.override_global(name, value, true);
     }
     let bytes = match object {
-        Object::Typed => TYPED,
-        Object::Probed => PROBED,
+        Object::Typed => Cow::Borrowed(TYPED),
+        Object::Probed if system.layout.has("bpf_mem_alloc") => Cow::Borrowed(PROBED),
+        Object::Probed => {
+            prealloc::preallocated(PROBED, &HASHES).map_or(Cow::Borrowed(PROBED), Cow::Owned)
+        }
     };
-    loader.load(bytes).map_err(|error| {
+    loader.load(&bytes).map_err(|error| {
         if denied(&error) { LoadError::Permission } else { LoadError::Object(error.into()) }
     })
 }

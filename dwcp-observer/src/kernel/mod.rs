@@ -5,6 +5,7 @@ mod host;
 pub mod ladder;
 pub mod layout;
 pub mod load;
+mod prealloc;
 pub mod stats;
 pub mod survey;
 pub mod sys;
