@@ -2,6 +2,7 @@
 
 mod check;
 pub mod client;
+mod heap;
 pub mod join;
 pub mod migrations;
 mod rdma;
@@ -13,7 +14,10 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, LogLevel, Rung};
+use crate::{
+    config::{Config, LogLevel, Rung},
+    kernel::ladder::{self, Allowed},
+};
 
 const AFTER: &str = "\
 Examples:
@@ -161,9 +165,20 @@ fn load_options(config: &Config) -> crate::kernel::LoadOptions {
         max_flows: config.limits.max_flows,
         max_threads: config.limits.max_threads,
         max_processes: config.limits.max_processes,
-        rungs: crate::cycle::allowed(config.probes.rung),
+        rungs: allowed(config.probes.rung),
         btf_path: config.probes.btf_path.clone(),
         phase_functions: config.probes.phase_functions,
         log_lifecycle: config.log_level >= LogLevel::Debug,
+    }
+}
+
+/// The rungs that the configuration allows.
+const fn allowed(chosen: Rung) -> Allowed {
+    match chosen {
+        Rung::Auto => Allowed::Auto,
+        Rung::TpBtf => Allowed::Only(ladder::Rung::TpBtf),
+        Rung::RawTp => Allowed::Only(ladder::Rung::RawTp),
+        Rung::Fentry => Allowed::Only(ladder::Rung::Fentry),
+        Rung::Kprobe => Allowed::Only(ladder::Rung::Kprobe),
     }
 }

@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(render(&empty), "no RDMA device and no queue pair on this host\n");
         let mut qp = queue_pair();
         qp.errors[10] = 2;
-        let snapshot = Snapshot { qps: vec![qp], ..Snapshot::default() };
+        let snapshot = Snapshot { qps: vec![qp.into()], ..Snapshot::default() };
         let mut status = RdmaStatus::default();
         status.take(snapshot);
         let page = render(&serde_json::to_value(View::new(&status)).unwrap());

@@ -5,10 +5,14 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Settings, load_options, rdma_options};
+use super::{
+    Settings,
+    heap::{bound_memory, trim_memory},
+    load_options, rdma_options,
+};
 use crate::{
     config::{Config, LogLevel},
-    cycle::{Cycle, bound_memory, pollable, trim_memory},
+    cycle::{Cycle, pollable},
     http::{self, HttpLimits},
     identify::rules::RuleSet,
     kernel::Kernel,

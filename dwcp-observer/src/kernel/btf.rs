@@ -370,15 +370,7 @@ mod tests {
             128,
         ]);
         types.extend([names[9], 6 << 24 | 1, 4, names[10], 7]); // 6: enum
-        let bytes: Vec<u8> = types.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let mut data = 0xeb9f_u16.to_ne_bytes().to_vec();
-        data.extend([1, 0]);
-        for word in [24, 0, bytes.len() as u32, bytes.len() as u32, strings.len() as u32] {
-            data.extend(word.to_ne_bytes());
-        }
-        data.extend(bytes);
-        data.extend(strings);
-        data
+        blob(&types, &strings)
     }
 
     #[test]
@@ -391,6 +383,19 @@ mod tests {
         assert_eq!(at("missing"), None);
         assert_eq!(layout.enumerator("state", "SOCK_DONE"), Some(7));
         assert!(layout.has("inner") && !layout.has("a"));
+    }
+
+    /// BTF with these words of types and these strings.
+    fn blob(types: &[u32], strings: &[u8]) -> Vec<u8> {
+        let bytes: Vec<u8> = types.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut data = 0xeb9f_u16.to_ne_bytes().to_vec();
+        data.extend([1, 0]);
+        for word in [24, 0, bytes.len() as u32, bytes.len() as u32, strings.len() as u32] {
+            data.extend(word.to_ne_bytes());
+        }
+        data.extend(bytes);
+        data.extend_from_slice(strings);
+        data
     }
 
     /// A module on top of [`sample`]: `struct extra { struct outer first; struct inner *second; int own; }`.
@@ -411,15 +416,7 @@ mod tests {
         let mut types: Vec<u32> = vec![0, 2 << 24, inner]; // pointer to struct inner
         types.extend([extra, 4 << 24 | 3, 48]);
         types.extend([a, outer, 0, second, pointer, 256, own, 1, 320]);
-        let bytes: Vec<u8> = types.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let mut data = 0xeb9f_u16.to_ne_bytes().to_vec();
-        data.extend([1, 0]);
-        for word in [24, 0, bytes.len() as u32, bytes.len() as u32, strings.len() as u32] {
-            data.extend(word.to_ne_bytes());
-        }
-        data.extend(bytes);
-        data.extend(strings);
-        data
+        blob(&types, &strings)
     }
 
     #[test]

@@ -18,7 +18,9 @@ use super::{
     btf::{BtfError, Layout},
     ladder::{Allowed, HOOKS, Hook, Object, Rung, Way},
     layout::Globals,
+    maps::MapError,
     prealloc,
+    refusal::{self, brief, is_absent},
 };
 use crate::publish::ProbeStatus;
 
@@ -79,13 +81,8 @@ pub enum LoadError {
         reason: String,
     },
     /// A map is missing or has another shape than the agent expects.
-    #[error("map {map}: {source}")]
-    Map {
-        /// Name of the map.
-        map: &'static str,
-        /// What went wrong.
-        source: anyhow::Error,
-    },
+    #[error(transparent)]
+    Map(#[from] MapError),
 }
 
 /// The loaded object and what is attached.
@@ -296,7 +293,11 @@ pub fn open(object: Object, options: &LoadOptions, system: &System) -> Result<Eb
         }
     };
     loader.load(&bytes).map_err(|error| {
-        if denied(&error) { LoadError::Permission } else { LoadError::Object(error.into()) }
+        if refusal::denied(&error) {
+            LoadError::Permission
+        } else {
+            LoadError::Object(refusal::of_maps(error))
+        }
     })
 }
 
@@ -351,7 +352,7 @@ fn climb(
                 }
                 break;
             }
-            Err(error) if denied(&error) => return Err(LoadError::Permission),
+            Err(error) if refusal::denied(&error) => return Err(LoadError::Permission),
             // It is attached when it is needed: its module is there by then.
             Err(error) if hook.on_demand && hook.module.is_some() && error.is_absent() => {
                 reasons.push(format!("{}: {}", way.rung.as_str(), error.brief()));
@@ -422,46 +423,4 @@ impl PlaceError {
             Self::Program(error) => is_absent(error),
         }
     }
-}
-
-/// Whether what the program attaches to does not exist.
-#[must_use]
-pub fn is_absent(error: &ProgramError) -> bool {
-    first_os_error(error) == Some(libc::ENOENT)
-}
-
-/// One line of an error: its own text, and the last line of the verifier's log that is not statistics.
-#[must_use]
-pub fn brief(error: &ProgramError) -> String {
-    let ProgramError::LoadError { io_error, verifier_log } = error else {
-        return format!("{:#}", anyhow::anyhow!("{error}"));
-    };
-    let log = verifier_log.to_string();
-    log::debug!("verifier: {log}");
-    const STATISTICS: [&str; 4] = ["processed ", "verification time", "stack depth", "subprog "];
-    let last = log
-        .lines()
-        .rev()
-        .find(|line| !line.is_empty() && !STATISTICS.iter().any(|prefix| line.starts_with(prefix)));
-    match last {
-        Some(last) => format!("{io_error}: {last}"),
-        None => io_error.to_string(),
-    }
-}
-
-/// Whether the first cause is a lack of privilege.
-fn denied(error: &(dyn std::error::Error + 'static)) -> bool {
-    first_os_error(error) == Some(libc::EPERM) && !super::privileged()
-}
-
-/// The error of the system call that began it.
-fn first_os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return io.raw_os_error();
-        }
-        cause = error.source();
-    }
-    None
 }

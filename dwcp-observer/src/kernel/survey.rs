@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::{
     ladder::{HOOKS, Object},
     load::{self, LoadError, LoadOptions, System},
+    refusal,
 };
 use crate::phase;
 
@@ -92,7 +93,7 @@ fn all_of(object: Object, ebpf: &mut Ebpf, system: &System) -> Vec<Tried> {
         let one = match ebpf.program_mut(function.program) {
             Some(found) => match load::load_program(found, function.symbol, &system.btf) {
                 Ok(()) => (Outcome::Loaded, None),
-                Err(error) => (Outcome::Refused, Some(load::brief(&error))),
+                Err(error) => (Outcome::Refused, Some(refusal::brief(&error))),
             },
             None => (Outcome::Refused, Some("not in the object".to_owned())),
         };
@@ -107,8 +108,8 @@ fn attempt(program: &mut Program, target: &str, system: &System) -> (Outcome, Op
     match placed {
         Ok(Some(_)) => (Outcome::Attached, None),
         Ok(None) => (Outcome::Loaded, None),
-        Err(error) if load::is_absent(&error) => (Outcome::Absent, None),
-        Err(error) => (Outcome::Refused, Some(load::brief(&error))),
+        Err(error) if refusal::is_absent(&error) => (Outcome::Absent, None),
+        Err(error) => (Outcome::Refused, Some(refusal::brief(&error))),
     }
 }
 

@@ -175,4 +175,18 @@ macro_rules! poke {
     }};
 }
 
-pub(crate) use {peek, poke};
+/// Makes a record ready for its next user: all zero but the generation, which moves on before anything else is written.
+macro_rules! renew {
+    ($slot:expr, $record:ty) => {{
+        let slot: std::ptr::NonNull<$record> = $slot;
+        let generation = $crate::kernel::sys::peek!(slot, generation).wrapping_add(1);
+        $crate::kernel::sys::poke!(slot, generation, generation);
+        // SAFETY: zero is valid for all fields of the record.
+        let mut empty: $record = unsafe { std::mem::zeroed() };
+        empty.generation = generation;
+        // SAFETY: the slot lies in a live, writable mapping; what else writes there does so field by field.
+        unsafe { slot.as_ptr().write_volatile(empty) };
+    }};
+}
+
+pub(crate) use {peek, poke, renew};

@@ -86,7 +86,7 @@ fn rdma_status() -> RdmaStatus {
     latency.buckets[bucket_of(20_000)] = 1;
     qp.latency = Some(Box::new(latency));
     let mut totals = crate::rdma::Totals::default();
-    totals.add(&[Arc::new(qp)]);
+    crate::rdma::Tally::default().add(&mut totals, &[Arc::new(qp)]);
     RdmaStatus { snapshot: Some(Arc::default()), totals, ..RdmaStatus::default() }
 }
 

@@ -94,7 +94,7 @@ pub struct EndState {
     /// The process is stopped by a signal.
     pub stopped: bool,
     /// Memory that it has registered with RDMA devices.
-    pub registered: Option<MemoryReading>,
+    pub registered: Option<Arc<MemoryReading>>,
     /// What earlier migrations of the process account for of that.
     pub registered_base: Registrations,
     /// How guest CPUs without telling names were found.

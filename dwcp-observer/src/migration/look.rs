@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use dwcp_observer_ebpf::{
@@ -68,7 +69,7 @@ pub struct Observation {
     /// Processes that hold a slot.
     pub processes: Vec<ProcessReading>,
     /// Memory that processes have registered with RDMA devices.
-    pub memory: Vec<MemoryReading>,
+    pub memory: Vec<Arc<MemoryReading>>,
     /// Phase functions passed since the last look, in order.
     pub marks: Vec<MarkReading>,
 }

@@ -18,6 +18,3 @@ pub mod record;
 pub mod registry;
 mod second;
 mod vcpus;
-
-#[cfg(test)]
-mod registry_tests;

@@ -4,7 +4,7 @@ use std::{os::unix::fs::MetadataExt as _, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, MapData, Stack},
+    maps::{Array, MapData},
     programs::{ProbeKind, Program, ProgramError, kprobe::KProbeLink, trace_point::TracePointLink},
 };
 use dwcp_observer_ebpf::rdma::Offsets;
@@ -15,6 +15,8 @@ use crate::{
     kernel::{
         btf::BtfError,
         load::KERNEL_BTF,
+        maps::{MapError, borrow, pod},
+        refusal::brief,
         survey::{Outcome, Tried},
     },
     publish::ProbeStatus,
@@ -33,17 +35,15 @@ pub enum RdmaError {
     /// BTF has no verbs in it.
     #[error("the BTF of this kernel and of ib_core lacks {0}")]
     Fields(String),
+    /// The kernel's list of devices and queue pairs.
+    #[error("the kernel has no RDMA netlink: {0}")]
+    Netlink(std::io::Error),
     /// The object does not load.
     #[error("the kernel refuses the RDMA object: {0:#}")]
     Object(anyhow::Error),
     /// A map is missing or has another shape than the agent expects.
-    #[error("map {map}: {source}")]
-    Map {
-        /// Name of the map.
-        map: &'static str,
-        /// What went wrong.
-        source: anyhow::Error,
-    },
+    #[error(transparent)]
+    Map(#[from] MapError),
 }
 
 /// Where a program goes.
@@ -148,10 +148,10 @@ impl Attached {
     ///
     /// # Errors
     /// [`RdmaError`]; nothing stays in the kernel.
-    pub(super) fn load(
+    pub(super) fn load<T>(
         options: &Options,
-        prepare: impl FnOnce(&mut Ebpf) -> Result<(), RdmaError>,
-    ) -> Result<Self, RdmaError> {
+        prepare: impl FnOnce(&mut Ebpf) -> Result<T, MapError>,
+    ) -> Result<(Self, T), RdmaError> {
         let path = options.btf_path.as_deref().unwrap_or_else(|| Path::new(KERNEL_BTF));
         let found = layout::find(path)?;
         if !found.queue_pairs() {
@@ -169,7 +169,7 @@ impl Attached {
             .map_max_entries("REGIONS", options.max_regions);
         let mut ebpf = loader.load(OBJECT).map_err(|error| RdmaError::Object(error.into()))?;
         write_offsets(&mut ebpf, found.offsets)?;
-        prepare(&mut ebpf)?;
+        let prepared = prepare(&mut ebpf)?;
         let mut refused: Vec<(String, String)> = Vec::new();
         for (name, program) in ebpf.programs_mut() {
             if let Err(error) = load_program(program) {
@@ -190,11 +190,16 @@ impl Attached {
                 attached.place(index);
             }
         }
-        Ok(attached)
+        Ok((attached, prepared))
     }
 
     fn place(&mut self, index: usize) {
         let place = &PLACES[index];
+        let loaded = self.ebpf.program(place.program).is_some_and(|program| program.fd().is_ok());
+        if !loaded {
+            // The verifier's word stands, whichever modules come.
+            return;
+        }
         match attach(&mut self.ebpf, place) {
             Ok(link) => {
                 self.links[index] = Some(link);
@@ -307,60 +312,13 @@ fn rung(ebpf: &Ebpf, program: &str) -> &'static str {
     }
 }
 
-/// An offset map that can be written.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct PodOffsets(Offsets);
+pod! {
+    PodOffsets: Offsets;
+}
 
-// SAFETY: repr(C), all fields u32, no padding, valid for any bit pattern.
-unsafe impl aya::Pod for PodOffsets {}
-
-fn write_offsets(ebpf: &mut Ebpf, offsets: Offsets) -> Result<(), RdmaError> {
+fn write_offsets(ebpf: &mut Ebpf, offsets: Offsets) -> Result<(), MapError> {
     let mut map: Array<&mut MapData, PodOffsets> = borrow(ebpf, "OFFSETS")?;
-    map.set(0, PodOffsets(offsets), 0).map_err(|error| map_error("OFFSETS", error))
-}
-
-/// An array of the object.
-pub(super) fn borrow<'a, T: aya::Pod>(
-    ebpf: &'a mut Ebpf,
-    map: &'static str,
-) -> Result<Array<&'a mut MapData, T>, RdmaError> {
-    let found = ebpf.map_mut(map).ok_or_else(|| absent(map))?;
-    found.try_into().map_err(|error| map_error(map, error))
-}
-
-/// Takes a map out of the object.
-pub(super) fn take<T>(ebpf: &mut Ebpf, map: &'static str) -> Result<T, RdmaError>
-where
-    T: TryFrom<aya::maps::Map>,
-    T::Error: std::error::Error + Send + Sync + 'static,
-{
-    let found = ebpf.take_map(map).ok_or_else(|| absent(map))?;
-    found.try_into().map_err(|error| map_error(map, error))
-}
-
-/// Fills a stack of free slots, the low ones on top.
-pub(super) fn fill(
-    ebpf: &mut Ebpf,
-    map: &'static str,
-    highest: u32,
-) -> Result<Stack<MapData, u32>, RdmaError> {
-    let mut stack: Stack<MapData, u32> = take(ebpf, map)?;
-    for slot in (1..=highest).rev() {
-        stack.push(slot, 0).map_err(|error| map_error(map, error))?;
-    }
-    Ok(stack)
-}
-
-fn absent(map: &'static str) -> RdmaError {
-    RdmaError::Map { map, source: anyhow::anyhow!("not in the object") }
-}
-
-pub(super) fn map_error(
-    map: &'static str,
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> RdmaError {
-    RdmaError::Map { map, source: error.into() }
+    map.set(0, PodOffsets(offsets), 0).map_err(|error| MapError::new("OFFSETS", error))
 }
 
 fn load_program(program: &mut Program) -> Result<(), ProgramError> {
@@ -383,27 +341,6 @@ fn attach(ebpf: &mut Ebpf, place: &Place) -> Result<Link, ProgramError> {
         }
         _ => Err(ProgramError::UnexpectedProgramType),
     }
-}
-
-/// One line of an error: the cause, and the verifier's last word that is not statistics.
-fn brief(error: &ProgramError) -> String {
-    if let ProgramError::LoadError { io_error, verifier_log } = error {
-        let log = verifier_log.to_string();
-        let last = log.lines().rev().find(|line| {
-            !line.is_empty()
-                && !["processed ", "verification time", "stack depth"]
-                    .iter()
-                    .any(|noise| line.starts_with(noise))
-        });
-        return last.map_or_else(|| io_error.to_string(), |last| format!("{io_error}: {last}"));
-    }
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,29 +1,36 @@
 //! Puts together what different sources know: queue pairs and connections, processes and memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use dwcp_observer_ebpf::rdma::{Memory, ProcessKey};
 
 use super::reading::{Connection, ConnectionState, MemoryReading, QpReading};
+use crate::sched::comm;
 
 /// The connection of each queue pair, by slot and generation: an identifier may be closed long before its queue pair.
 pub(super) type Joined = BTreeMap<(u32, u32), Connection>;
 
 /// Gives each queue pair the connection that was made for it: same process, same number, and the last one when a number came back.
 pub(super) fn connections(qps: &mut [QpReading], connections: &[Connection], joined: &mut Joined) {
-    joined.retain(|key, _| qps.iter().any(|qp| (qp.slot, qp.generation) == *key));
+    let identity = |qp: &QpReading| (qp.slot, qp.generation);
+    let listed: HashSet<(u32, u32)> = qps.iter().map(identity).collect();
+    joined.retain(|key, _| listed.contains(key));
+    let mut by_owner: HashMap<(u32, u32), Vec<&Connection>> = HashMap::new();
+    for connection in connections {
+        if let Some(owner) = connection.tgid.zip(connection.qpn) {
+            by_owner.entry(owner).or_default().push(connection);
+        }
+    }
     for qp in qps {
-        let key = (qp.slot, qp.generation);
-        let made_for = |connection: &&Connection| {
-            connection.qpn == Some(qp.qpn)
-                && connection.tgid == Some(qp.tgid)
-                && (qp.found_open || connection.destroyed_ns.is_none_or(|at| at >= qp.opened_ns))
+        let key = identity(qp);
+        let made_for = |connection: &&&Connection| {
+            (qp.found_open || connection.destroyed_ns.is_none_or(|at| at >= qp.opened_ns))
                 && connection.first_ns <= qp.closed_ns.unwrap_or(u64::MAX)
         };
-        let newest =
-            connections.iter().filter(made_for).max_by_key(|connection| connection.first_ns);
+        let same = by_owner.get(&(qp.tgid, qp.qpn)).map(Vec::as_slice).unwrap_or_default();
+        let newest = same.iter().filter(made_for).max_by_key(|connection| connection.first_ns);
         if let Some(connection) = newest {
-            joined.insert(key, connection.clone());
+            joined.insert(key, Connection::clone(connection));
         }
         let Some(connection) = joined.get(&key) else { continue };
         qp.local = Some(connection.local);
@@ -47,12 +54,10 @@ pub(super) fn memory(
     pinned_peak: u64,
     ended: bool,
 ) -> MemoryReading {
-    let comm = &memory.comm;
-    let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
     MemoryReading {
         tgid: key.tgid,
         start_boottime_ns: key.start_boottime,
-        comm: String::from_utf8_lossy(&comm[..end]).into_owned(),
+        comm: comm(&memory.comm),
         registrations: memory.registrations,
         unfinished: memory.started.saturating_sub(memory.registrations),
         deregistrations: memory.deregistrations,

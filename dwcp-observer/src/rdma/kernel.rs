@@ -8,7 +8,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf, Stack},
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf, Stack},
 };
 use dwcp_observer_ebpf::{
     SLOT_CLOSED, SLOT_FREE, SLOT_LIVE,
@@ -20,26 +20,18 @@ use dwcp_observer_ebpf::{
 };
 
 use super::{
-    attach::{RdmaError, fill, map_error, take},
     connection::gid_address,
     netlink::QpInfo,
     reading::{CloseReason, DataPath, Overflow, QpReading},
     verbs::{self, QpState},
 };
-use crate::kernel::sys::{Mapped, peek, poke};
-
-macro_rules! pod {
-    ($($name:ident: $inner:ty;)*) => {
-        $(
-            /// The ABI type, readable through aya's maps.
-            #[derive(Clone, Copy)]
-            #[repr(transparent)]
-            pub(super) struct $name(pub(super) $inner);
-            // SAFETY: the ABI type is repr(C), Copy, without padding, and valid for any bit pattern.
-            unsafe impl aya::Pod for $name {}
-        )*
-    };
-}
+use crate::{
+    kernel::{
+        maps::{MapError, free_slots, mapped, pod, take},
+        sys::{Mapped, peek, poke, renew},
+    },
+    sched::comm,
+};
 
 pod! {
     PodLatency: Latency;
@@ -58,6 +50,8 @@ pub(super) struct Maps {
     memory: HashMap<MapData, PodProcess, PodMemory>,
     losses: PerCpuArray<MapData, PodLosses>,
     events: RingBuf<MapData>,
+    /// Times that a queue pair from before the observer was found and no slot was free.
+    not_adopted: u64,
 }
 
 impl Maps {
@@ -69,16 +63,18 @@ impl Maps {
         ebpf: &mut Ebpf,
         max_qps: u32,
         max_send_queues: u32,
-    ) -> Result<Self, RdmaError> {
+    ) -> Result<Self, MapError> {
         Ok(Self {
             qps: mapped(ebpf, "QPS")?,
-            free: fill(ebpf, "QP_FREE", max_qps)?,
-            rings: fill(ebpf, "RING_FREE", max_send_queues)?,
+            // Slot 0 is the sum of those without one, ring 0 is none.
+            free: free_slots(ebpf, "QP_FREE", 1..max_qps + 1)?,
+            rings: free_slots(ebpf, "RING_FREE", 1..max_send_queues + 1)?,
             index: take(ebpf, "QP_INDEX")?,
             latency: take(ebpf, "QP_LATENCY")?,
             memory: take(ebpf, "MEMORY")?,
             losses: take(ebpf, "RDMA_LOSSES")?,
             events: take(ebpf, "RDMA_EVENTS")?,
+            not_adopted: 0,
         })
     }
 
@@ -121,7 +117,7 @@ impl Maps {
         self.latency.get(&slot, 0).ok().map(|latency| Box::new(latency.0))
     }
 
-    /// Begins a record for a queue pair that was there before the observer. False when no slot is free or the kernel was faster.
+    /// Begins a record for a queue pair that was there before the observer, unless the kernel was faster or no slot is free.
     pub(super) fn adopt(
         &mut self,
         device: u32,
@@ -129,10 +125,13 @@ impl Maps {
         driver: u32,
         comm: [u8; 16],
         now_ns: u64,
-    ) -> bool {
+    ) {
         const NOEXIST: u64 = 1;
-        let Ok(slot) = self.free.pop(0) else { return false };
-        let Some(record) = self.qps.slot(slot) else { return false };
+        let Ok(slot) = self.free.pop(0) else {
+            self.not_adopted += 1;
+            return;
+        };
+        let Some(record) = self.qps.slot(slot) else { return };
         poke!(record, device, device);
         poke!(record, qpn, qp.qpn);
         poke!(record, remote_qpn, qp.remote_qpn);
@@ -148,12 +147,10 @@ impl Maps {
         fence(Ordering::Release);
         poke!(record, state, SLOT_LIVE);
         let key = u64::from(device) << 32 | u64::from(qp.qpn);
-        if self.index.insert(key, slot, NOEXIST).is_ok() {
-            return true;
+        if self.index.insert(key, slot, NOEXIST).is_err() {
+            poke!(record, state, SLOT_CLOSED);
+            self.release(slot);
         }
-        poke!(record, state, SLOT_CLOSED);
-        self.release(slot);
-        false
     }
 
     /// Ends the record of a queue pair whose end was not seen.
@@ -181,12 +178,7 @@ impl Maps {
             return;
         };
         let ring = peek!(record, ring);
-        let generation = peek!(record, generation).wrapping_add(1);
-        // SAFETY: zero is valid for all fields of the record.
-        let mut empty: Qp = unsafe { std::mem::zeroed() };
-        empty.generation = generation;
-        // SAFETY: the slot lies in a live, writable mapping and is the agent's once closed.
-        unsafe { record.as_ptr().write_volatile(empty) };
+        renew!(record, Qp);
         let zero = PodLatency(Hist { sum: 0, count: 0, buckets: [0; RUNQ_BUCKETS] });
         if let Err(error) = self.latency.set(slot, zero, 0) {
             log::warn!("RDMA: histogram {slot} is not cleared: {error}");
@@ -216,25 +208,15 @@ impl Maps {
     /// Named loss counters, summed over CPUs.
     pub(super) fn losses(&self) -> Vec<(&'static str, u64)> {
         let banks = self.losses.get(&0, 0).ok();
-        let sum = |loss: Loss| {
+        let sum = |loss: Loss| -> u64 {
             banks.iter().flat_map(|banks| banks.iter()).map(|bank| bank.0[loss as usize]).sum()
         };
-        Loss::ALL.iter().map(|loss| (loss.label(), sum(*loss))).collect()
+        let own = |loss: Loss| match loss {
+            Loss::QpsFull => self.not_adopted,
+            _ => 0,
+        };
+        Loss::ALL.iter().map(|loss| (loss.label(), sum(*loss) + own(*loss))).collect()
     }
-}
-
-/// Maps an array; its descriptor stays with the object, which still needs it to load programs.
-fn mapped<T: Copy>(ebpf: &Ebpf, map: &'static str) -> Result<Mapped<T>, RdmaError> {
-    let Some(Map::Array(data)) = ebpf.map(map) else {
-        let source = anyhow::anyhow!("is not an array of the object");
-        return Err(RdmaError::Map { map, source });
-    };
-    let info = data.info().map_err(|error| map_error(map, error))?;
-    if info.value_size() as usize != size_of::<T>() {
-        let source = anyhow::anyhow!("holds values of {} bytes", info.value_size());
-        return Err(RdmaError::Map { map, source });
-    }
-    Mapped::new(data.fd(), info.max_entries()).map_err(|error| map_error(map, error))
 }
 
 /// One entry of the ring; `None` when it has another size.
@@ -269,11 +251,6 @@ pub(super) struct Context<'a> {
     pub(super) rnr: bool,
     /// Doorbells by driver number: probed or not.
     pub(super) doorbells: &'a dyn Fn(u32) -> bool,
-}
-
-fn comm(bytes: [u8; 16]) -> String {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
 const fn nonzero(value: u64) -> Option<u64> {
@@ -325,7 +302,7 @@ pub(super) fn read(
         qpn: qp.qpn,
         remote_qpn: (qp.remote_qpn != 0).then_some(qp.remote_qpn),
         tgid: qp.tgid,
-        comm: comm(qp.comm),
+        comm: comm(&qp.comm),
         start_boottime_ns: nonzero(qp.start_boottime),
         kind: verbs::kind_name(qp.kind),
         state: QpState::from_number(qp.qp_state),

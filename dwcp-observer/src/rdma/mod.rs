@@ -26,7 +26,7 @@ pub use reading::{
     CloseReason, Connection, ConnectionState, DataPath, Device, MemoryReading, Overflow, Port,
     QpReading, Snapshot, Status,
 };
-pub use totals::{DeviceTotals, Totals};
+pub use totals::{DeviceTotals, Tally, Totals};
 pub use view::View;
 
 /// What readers see of RDMA.
@@ -46,10 +46,10 @@ const MAX_CLOSED: usize = 256;
 impl RdmaStatus {
     /// Takes in a poll: closed queue pairs, which are in one poll only, stay to be seen.
     pub fn take(&mut self, mut snapshot: Snapshot) {
-        let open = |qp: &QpReading| qp.closed_ns.is_none();
+        let open = |qp: &Arc<QpReading>| qp.closed_ns.is_none();
         let (open, closed): (Vec<_>, Vec<_>) = snapshot.qps.into_iter().partition(open);
         snapshot.qps = open;
-        self.closed.extend(closed.into_iter().map(Arc::new));
+        self.closed.extend(closed);
         while self.closed.len() > MAX_CLOSED {
             self.closed.pop_front();
         }

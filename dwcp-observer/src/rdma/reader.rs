@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
+    sync::Arc,
 };
 
 use aya::Ebpf;
@@ -47,10 +48,14 @@ impl Default for Options {
     }
 }
 
-/// Polls between two looks at the kernel's own list of queue pairs: on hardware it takes a command for each.
-const RECONCILE_EVERY: u32 = 30;
-/// Polls between two readings of the counters of a device that nobody uses.
-const IDLE_COUNTERS_EVERY: u32 = 10;
+/// Time between two looks at the kernel's own list of queue pairs: on hardware it takes a command for each.
+const RECONCILE_NS: u64 = 30_000_000_000;
+/// Time between two readings of the devices' counters while a queue pair is open, and without one. Somewhat less than the cycle,
+/// so that looks between two cycles do not take more.
+const COUNTERS_NS: u64 = 900_000_000;
+const IDLE_COUNTERS_NS: u64 = 10_000_000_000;
+/// A queue pair without addresses that is older gets none, as a rule: its owner does without the connection manager.
+const ADDRESS_NS: u64 = 10_000_000_000;
 
 /// Names of devices that are remembered: each device that is made anew has an index of its own.
 const MAX_NAMES: usize = 1024;
@@ -71,8 +76,10 @@ struct Active {
     devices: Vec<Device>,
     /// Names of devices, also of those that are gone: their queue pairs may still end.
     names: BTreeMap<u32, String>,
-    /// Polls so far.
-    polls: u32,
+    /// When the counters were last read; `None` when they are wanted now.
+    counted_ns: Option<u64>,
+    /// When the kernel's list was last looked at.
+    reconciled_ns: Option<u64>,
 }
 
 /// The reader of everything about RDMA.
@@ -97,7 +104,7 @@ pub fn survey(options: &Options) -> Result<Vec<Tried>, RdmaError> {
     if !attach::is_possible() {
         return Ok(Vec::new());
     }
-    Attached::load(options, |_| Ok(())).map(|attached| attached.tried())
+    Attached::load(options, |_| Ok(())).map(|(attached, ())| attached.tried())
 }
 
 impl Rdma {
@@ -172,13 +179,10 @@ impl Rdma {
 
 impl Active {
     fn load(options: &Options) -> Result<Self, RdmaError> {
-        let mut netlink = Netlink::open().map_err(|error| RdmaError::Object(error.into()))?;
-        let mut maps = None;
-        let attached = Attached::load(options, |ebpf| {
-            maps = Some(Maps::prepare(ebpf, options.max_qps, options.max_send_queues)?);
-            Ok(())
+        let mut netlink = Netlink::open().map_err(RdmaError::Netlink)?;
+        let (attached, maps) = Attached::load(options, |ebpf| {
+            Maps::prepare(ebpf, options.max_qps, options.max_send_queues)
         })?;
-        let maps = maps.ok_or_else(|| RdmaError::Object(anyhow::anyhow!("has no maps")))?;
         log::debug!("RDMA: not in BTF or tracefs: {}", attached.found.missing.join(", "));
         let devices = device::look(&mut netlink, false).unwrap_or_default();
         Ok(Self {
@@ -192,7 +196,8 @@ impl Active {
             pinned: BTreeMap::new(),
             devices,
             names: BTreeMap::new(),
-            polls: 0,
+            counted_ns: None,
+            reconciled_ns: None,
         })
     }
 
@@ -204,11 +209,13 @@ impl Active {
         let before = self.devices.iter().map(|device| device.index).collect::<Vec<_>>();
         let mut live = false;
         self.maps.visit(|_, record| live |= peek!(record, state) == SLOT_LIVE);
-        match device::look(
-            &mut self.netlink,
-            live || self.polls.is_multiple_of(IDLE_COUNTERS_EVERY),
-        ) {
+        let pace = if live { COUNTERS_NS } else { IDLE_COUNTERS_NS };
+        let counters = is_due(self.counted_ns, pace, now_ns);
+        match device::look(&mut self.netlink, counters) {
             Ok(devices) => {
+                if counters {
+                    self.counted_ns = Some(now_ns);
+                }
                 let before = std::mem::replace(&mut self.devices, devices);
                 device::keep_counters(&mut self.devices, &before);
                 if self.names.len() >= MAX_NAMES {
@@ -223,21 +230,30 @@ impl Active {
         let changed = !self.devices.iter().map(|device| device.index).eq(before);
         let Self { maps, connections, .. } = self;
         maps.steps(|step| connections.step(step));
-        if changed || self.polls.is_multiple_of(RECONCILE_EVERY) {
-            self.reconcile(now_ns);
+        if changed {
+            self.counted_ns = None;
         }
-        self.polls = self.polls.wrapping_add(1);
+        let reconciles = changed || is_due(self.reconciled_ns, RECONCILE_NS, now_ns);
+        if reconciles {
+            self.reconcile(now_ns);
+            self.reconciled_ns = Some(now_ns);
+        }
         let mut qps = self.queue_pairs();
         let connections = self.connections.take();
         join::connections(&mut qps, &connections, &mut self.joined);
-        if qps.iter().any(|qp| qp.local.is_none() && qp.closed_ns.is_none()) {
+        let wanting = |qp: &QpReading| {
+            qp.local.is_none()
+                && qp.closed_ns.is_none()
+                && (reconciles || now_ns.saturating_sub(qp.opened_ns) < ADDRESS_NS)
+        };
+        if qps.iter().any(wanting) {
             self.list_connections(now_ns);
         }
         let mut losses = self.maps.losses();
         losses.push(("rdma_connections:full", self.connections.dropped()));
         Snapshot {
             devices: self.devices.clone(),
-            qps,
+            qps: qps.into_iter().map(Arc::new).collect(),
             overflow: self.maps.overflow(),
             connections,
             memory: self.memory(),
@@ -332,7 +348,7 @@ impl Active {
         }
     }
 
-    fn memory(&mut self) -> Vec<MemoryReading> {
+    fn memory(&mut self) -> Vec<Arc<MemoryReading>> {
         let all = self.maps.memory();
         let mut readings = Vec::with_capacity(all.len());
         for (key, memory) in all {
@@ -350,9 +366,17 @@ impl Active {
                 self.maps.forget_process(key);
                 self.pinned.remove(&key);
             }
-            readings.push(reading);
+            readings.push(Arc::new(reading));
         }
         readings
+    }
+}
+
+/// Whether what was last done at `last` is to be done again.
+const fn is_due(last: Option<u64>, every: u64, now_ns: u64) -> bool {
+    match last {
+        Some(last) => now_ns.saturating_sub(last) >= every,
+        None => true,
     }
 }
 

@@ -1,6 +1,9 @@
 //! What one look at RDMA gives: plain values, no kernel behind them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use dwcp_observer_ebpf::{
     hist::{Hist, RUNQ_BUCKETS},
@@ -16,13 +19,13 @@ pub struct Snapshot {
     /// RDMA devices of the host.
     pub devices: Vec<Device>,
     /// Queue pairs of processes, the closed ones once more with their final values.
-    pub qps: Vec<QpReading>,
+    pub qps: Vec<Arc<QpReading>>,
     /// Sum of the queue pairs that found no slot; all zero while none did.
     pub overflow: Overflow,
     /// Connections made through the connection manager, the ended ones once more with their final values.
     pub connections: Vec<Connection>,
     /// Processes that have registered memory.
-    pub memory: Vec<MemoryReading>,
+    pub memory: Vec<Arc<MemoryReading>>,
     /// One per hook.
     pub probes: Vec<ProbeStatus>,
     /// Named loss counters, `map:reason`.

@@ -1,6 +1,9 @@
 //! Counters over all queue pairs since the start, by device: what is left when the queue pairs are gone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use dwcp_observer_ebpf::{
     hist::{Hist, RUNQ_BUCKETS},
@@ -44,26 +47,30 @@ impl Default for DeviceTotals {
 pub struct Totals {
     /// By name of the device.
     pub devices: BTreeMap<String, DeviceTotals>,
-    /// What they hold already of the queue pairs that are still listed.
-    counted: HashMap<(u32, u32), QpReading>,
 }
 
-impl Totals {
+/// What [`Totals`] hold already of the queue pairs that are still listed.
+#[derive(Debug, Default)]
+pub struct Tally(HashMap<(u32, u32), Arc<QpReading>>);
+
+impl Tally {
     /// Adds what is new. A queue pair that was listed with its final values is forgotten once it is listed no more.
-    pub fn add(&mut self, queue_pairs: &[std::sync::Arc<QpReading>]) {
-        for device in self.devices.values_mut() {
+    pub fn add(&mut self, totals: &mut Totals, queue_pairs: &[Arc<QpReading>]) {
+        for device in totals.devices.values_mut() {
             device.open = 0;
         }
         let mut listed = HashMap::with_capacity(queue_pairs.len());
         for qp in queue_pairs {
             let key = (qp.slot, qp.generation);
-            self.add_one(qp, self.counted.get(&key).cloned().as_ref());
-            listed.insert(key, QpReading::clone(qp));
+            totals.add(qp, self.0.get(&key).map(AsRef::as_ref));
+            listed.insert(key, Arc::clone(qp));
         }
-        self.counted = listed;
+        self.0 = listed;
     }
+}
 
-    fn add_one(&mut self, qp: &QpReading, was: Option<&QpReading>) {
+impl Totals {
+    fn add(&mut self, qp: &QpReading, was: Option<&QpReading>) {
         let known = self.devices.contains_key(&qp.device);
         let name = if known || self.devices.len() < MAX_DEVICES { &qp.device } else { "other" };
         let to = self.devices.entry(name.to_owned()).or_default();
@@ -99,14 +106,12 @@ impl Totals {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::rdma::tests::queue_pair;
 
     #[test]
     fn each_completion_counts_once_also_when_its_queue_pair_is_gone() {
-        let mut totals = Totals::default();
+        let (mut totals, mut tally) = (Totals::default(), Tally::default());
         let first = queue_pair();
         let mut later = first.clone();
         later.bytes_sent = Some(100_000);
@@ -114,7 +119,7 @@ mod tests {
         later.closed_ns = Some(9);
         let next = QpReading { generation: first.generation + 1, ..queue_pair() };
         for step in [vec![first.clone()], vec![first], vec![later], vec![], vec![next]] {
-            totals.add(&step.into_iter().map(Arc::new).collect::<Vec<_>>());
+            tally.add(&mut totals, &step.into_iter().map(Arc::new).collect::<Vec<_>>());
         }
         let device = &totals.devices["rxe0"];
         assert_eq!(device.bytes, [166_000, 0, 0]);
@@ -127,7 +132,7 @@ mod tests {
         let mut totals = Totals::default();
         let many = (0..2 * MAX_DEVICES as u32)
             .map(|slot| Arc::new(QpReading { slot, device: format!("rxe{slot}"), ..queue_pair() }));
-        totals.add(&many.collect::<Vec<_>>());
+        Tally::default().add(&mut totals, &many.collect::<Vec<_>>());
         assert_eq!(totals.devices.len(), MAX_DEVICES + 1);
         assert_eq!(totals.devices["other"].open, MAX_DEVICES as u64);
     }

@@ -98,7 +98,7 @@ impl<'a> View<'a> {
             queue_pairs: snapshot
                 .qps
                 .iter()
-                .chain(status.closed.iter().map(AsRef::as_ref))
+                .chain(&status.closed)
                 .map(|qp| QueuePairView {
                     pid: qp.tgid,
                     comm: &qp.comm,
@@ -130,7 +130,7 @@ impl<'a> View<'a> {
                     connect_seconds: connection.connect_seconds(),
                 })
                 .collect(),
-            registered_memory: snapshot.memory.iter().map(memory).collect(),
+            registered_memory: snapshot.memory.iter().map(|reading| memory(reading)).collect(),
             completions_without_detail: snapshot
                 .overflow
                 .completed

@@ -8,7 +8,7 @@ use dwcp_observer_ebpf::{
 };
 
 use crate::{
-    kernel::sys::{peek, poke},
+    kernel::sys::{peek, renew},
     migration::record::ThreadRole,
 };
 
@@ -94,13 +94,7 @@ pub fn read(slot: u32, record: NonNull<Thread>) -> ThreadReading {
 /// Makes a record ready for its next thread: all zero but the generation, which moves on. A tag that still points here is void
 /// from the first write on.
 pub fn reset(record: NonNull<Thread>) {
-    let generation = peek!(record, generation).wrapping_add(1);
-    poke!(record, generation, generation);
-    // SAFETY: zero is valid for all fields of the record.
-    let mut empty: Thread = unsafe { std::mem::zeroed() };
-    empty.generation = generation;
-    // SAFETY: the slot lies in a live, writable mapping.
-    unsafe { record.as_ptr().write_volatile(empty) };
+    renew!(record, Thread);
 }
 
 /// Field by field the larger: each is a monotone total, and two writers may be a moment apart.

@@ -18,7 +18,7 @@ use dwcp_observer_ebpf::{
 };
 
 use crate::{
-    kernel::sys::{peek, poke},
+    kernel::sys::{peek, renew},
     rdma::QpReading,
 };
 
@@ -200,13 +200,7 @@ pub fn read(slot: u32, record: NonNull<Flow>, clock: Clock, congestion: bool) ->
 
 /// Makes a record ready for its next flow: all zero but the generation, which moves on.
 pub fn reset(record: NonNull<Flow>) {
-    let generation = peek!(record, generation).wrapping_add(1);
-    poke!(record, generation, generation);
-    // SAFETY: zero is valid for all fields of the record.
-    let mut empty: Flow = unsafe { std::mem::zeroed() };
-    empty.generation = generation;
-    // SAFETY: the slot lies in a live, writable mapping and is the agent's once closed.
-    unsafe { record.as_ptr().write_volatile(empty) };
+    renew!(record, Flow);
 }
 
 /// Reads again while the kernel side was writing.

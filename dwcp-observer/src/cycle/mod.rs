@@ -1,44 +1,41 @@
 //! The one-second cycle: reads the kernel side, advances the registry, publishes.
 
+mod wake;
+mod world;
+
 use std::{
     collections::BTreeSet,
     io,
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use aya::maps::{MapData, RingBuf};
-use dwcp_observer_ebpf::{
-    hist::{HOST_HIST_RTT, HOST_HIST_RUNQ, HostHist},
-    netdev::{Tap, TapKey},
-};
+use dwcp_observer_ebpf::hist::{HOST_HIST_RTT, HOST_HIST_RUNQ, HostHist};
 use jiff::Timestamp;
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::{MissedTickBehavior, interval_at, sleep_until},
-};
+use tokio::time::{MissedTickBehavior, interval_at};
 
+pub use self::wake::pollable;
+use self::{
+    wake::{listen, readable, wait},
+    world::Live,
+};
 use crate::{
     config::ProgramStats as StatsMode,
-    identify::{
-        facts::{ProcessFacts, ThreadFacts},
-        rules::RuleSet,
-    },
-    kernel::{self, Kernel, ProcessReading, clock_error_seconds, clock_ns, decode_event, stats},
+    identify::rules::RuleSet,
+    kernel::{Kernel, ProcessReading, clock_error_seconds, clock_ns, decode_event, stats},
     migration::{
         build::WallClock,
-        look::{Actions, Observation, World},
-        quantiles::{exposition, quantiles},
-        record::{Quantiles, ThreadRole},
+        look::{Actions, Observation},
+        quantiles::exposition,
+        record::ThreadRole,
         registry::Registry,
     },
-    netdev,
-    phase::{self, MarkReading, attach::Coverage},
+    phase::{self, MarkReading},
     process::{self, Scanner, host::HostSampler},
     publish::{Board, CycleStats, Histogram, KernelStatus, Published},
-    rdma::{self, MemoryReading, QpReading, Rdma, RdmaStatus},
+    rdma::{self, MemoryReading, Rdma, RdmaStatus},
     sched,
     tcp::FlowReading,
 };
@@ -78,58 +75,10 @@ pub struct Cycle {
     cycle: CycleStats,
     rdma: Rdma,
     rdma_flows: rdma::Flows,
+    rdma_tally: rdma::Tally,
     rdma_status: RdmaStatus,
     /// Phase functions passed since the last look.
     marks: Vec<MarkReading>,
-}
-
-/// `/proc` and the kernel side, for the registry.
-struct Live<'a>(&'a mut Kernel);
-
-impl World for Live<'_> {
-    fn facts(&mut self, pid: u32) -> Option<ProcessFacts> {
-        process::facts(pid)
-    }
-
-    fn threads(&mut self, pid: u32) -> Vec<ThreadFacts> {
-        process::threads(pid)
-    }
-
-    fn flow_rtt(&self, slot: u32) -> Option<Quantiles> {
-        quantiles(&self.0.flow_rtt(slot)?, 1e-6)
-    }
-
-    fn phases(&mut self, pid: u32) -> Option<Coverage> {
-        self.0.probe_phases(pid)
-    }
-
-    fn watch_taps(&mut self, pid: u32) -> Vec<TapKey> {
-        let taps = netdev::taps_of(pid);
-        for key in &taps {
-            self.0.watch_tap(*key);
-        }
-        taps
-    }
-
-    fn tap(&self, key: TapKey) -> Option<Tap> {
-        self.0.tap(key)
-    }
-
-    fn quota_file(&mut self, pid: u32) -> Option<PathBuf> {
-        process::quota::file_of(pid)
-    }
-
-    fn quota_throttled_ns(&mut self, file: &Path) -> Option<u64> {
-        process::quota::throttled_ns(file)
-    }
-
-    fn is_stopped(&mut self, pid: u32) -> bool {
-        process::quota::is_stopped(pid)
-    }
-
-    fn thread_waits(&self, slot: u32) -> Option<Quantiles> {
-        quantiles(&self.0.thread_waits(slot)?, 1e-9)
-    }
 }
 
 impl Cycle {
@@ -161,6 +110,7 @@ impl Cycle {
             marks: Vec::new(),
             rdma,
             rdma_flows: rdma::Flows::default(),
+            rdma_tally: rdma::Tally::default(),
             rdma_status: RdmaStatus::default(),
             cycle: CycleStats {
                 duration: histogram(),
@@ -333,17 +283,15 @@ impl Cycle {
         now_ns: u64,
         processes: &[ProcessReading],
         flows: &mut Vec<FlowReading>,
-    ) -> Vec<MemoryReading> {
+    ) -> Vec<Arc<MemoryReading>> {
         let Some(snapshot) = self.rdma.poll(now_ns) else { return Vec::new() };
-        let queue_pairs: Vec<Arc<QpReading>> =
-            snapshot.qps.iter().map(|qp| Arc::new(qp.clone())).collect();
         let slots = processes
             .iter()
             .filter(|process| process.slot != 0)
             .map(|process| (process.tgid, process.slot))
             .collect();
-        flows.extend(self.rdma_flows.of(&queue_pairs, &slots));
-        self.rdma_status.totals.add(&queue_pairs);
+        flows.extend(self.rdma_flows.of(&snapshot.qps, &slots));
+        self.rdma_tally.add(&mut self.rdma_status.totals, &snapshot.qps);
         let memory = snapshot.memory.clone();
         self.rdma_status.take(snapshot);
         memory
@@ -435,75 +383,5 @@ impl Cycle {
             rdma: self.rdma_status.clone(),
             cycle: self.cycle.clone(),
         });
-    }
-}
-
-/// Registers a ring buffer or its logger with the runtime.
-///
-/// # Errors
-/// What `epoll_ctl(2)` says.
-pub fn pollable<T: std::os::fd::AsFd + std::os::fd::AsRawFd>(inner: T) -> io::Result<AsyncFd<T>> {
-    // SAFETY: aya's ring buffers own their descriptor, and hand out the same open one as long as they live.
-    unsafe { AsyncFd::register_with_interest(inner, Interest::READABLE) }.map_err(Into::into)
-}
-
-/// Ready at the given time, never without one.
-async fn wait(until: Option<tokio::time::Instant>) {
-    match until {
-        Some(until) => sleep_until(until).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Registers a descriptor that becomes readable with the runtime.
-fn listen(fd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
-    pollable(fd)
-        .inspect_err(|error| log::debug!("RDMA connections are looked at each second: {error}"))
-        .ok()
-}
-
-/// Ready when the descriptor is, never without one.
-async fn readable(fd: Option<&AsyncFd<OwnedFd>>) {
-    let Some(fd) = fd else { return std::future::pending().await };
-    match fd.readable().await {
-        // The next look empties what is behind it.
-        Ok(mut guard) => guard.clear_ready(),
-        Err(_) => std::future::pending().await,
-    }
-}
-
-/// Keeps the heap small: one arena for both threads, and large buffers mapped and unmapped for themselves. glibc would otherwise
-/// raise its limits with use, and the buffers of each cycle would stay.
-pub fn bound_memory() {
-    #[cfg(target_env = "gnu")]
-    for (parameter, value) in [
-        (libc::M_ARENA_MAX, 1),
-        (libc::M_MMAP_THRESHOLD, 128 << 10),
-        (libc::M_TRIM_THRESHOLD, 256 << 10),
-    ] {
-        // SAFETY: mallopt takes two integers.
-        unsafe { libc::mallopt(parameter, value) };
-    }
-}
-
-/// Gives memory that loading needed back to the system.
-pub fn trim_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim has no preconditions.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
-/// The rungs that the configuration allows.
-#[must_use]
-pub const fn allowed(rung: crate::config::Rung) -> kernel::ladder::Allowed {
-    use kernel::ladder::{Allowed, Rung};
-    match rung {
-        crate::config::Rung::Auto => Allowed::Auto,
-        crate::config::Rung::TpBtf => Allowed::Only(Rung::TpBtf),
-        crate::config::Rung::RawTp => Allowed::Only(Rung::RawTp),
-        crate::config::Rung::Fentry => Allowed::Only(Rung::Fentry),
-        crate::config::Rung::Kprobe => Allowed::Only(Rung::Kprobe),
     }
 }

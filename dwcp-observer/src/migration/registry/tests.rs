@@ -16,10 +16,12 @@ use dwcp_observer_ebpf::{
 use proptest::prelude::*;
 
 use super::{
-    build::WallClock,
-    look::{Actions, Observation, Options, World},
-    record::{Migration, Outcome, Quantiles, Role, State, ThreadRole},
-    registry::Registry,
+    super::{
+        build::WallClock,
+        look::{Actions, Observation, Options, World},
+        record::{Migration, Outcome, Quantiles, Role, State, ThreadRole},
+    },
+    Registry,
 };
 use crate::{
     config::Config,

@@ -1,0 +1,148 @@
+//! Which flows belong to which migration, from one look at the kernel side to the next. Pure: the kernel and `/proc` are behind
+//! [`World`], time comes with the [`Observation`].
+
+mod candidates;
+mod place;
+mod processes;
+mod retire;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
+
+use self::{candidates::Candidate, processes::Known};
+use super::{
+    account,
+    build::{self, WallClock},
+    ends,
+    index::{Index, key},
+    live::{FlowKey, Live},
+    look::{Actions, Observation, Options, World, take_in},
+};
+use crate::{
+    identify::rules::RuleSet,
+    publish::{Entry, Totals},
+};
+
+/// All migrations of this host.
+#[derive(Debug)]
+pub struct Registry {
+    rules: RuleSet,
+    options: Options,
+    processes: HashMap<u32, Known>,
+    candidates: HashMap<FlowKey, Candidate>,
+    live: Vec<Live>,
+    index: Index,
+    finished: VecDeque<Entry>,
+    totals: Totals,
+}
+
+impl Registry {
+    /// Nothing seen yet.
+    #[must_use]
+    pub fn new(rules: RuleSet, options: Options) -> Self {
+        Self {
+            rules,
+            options,
+            processes: HashMap::new(),
+            candidates: HashMap::new(),
+            live: Vec::new(),
+            index: Index::default(),
+            finished: VecDeque::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    /// Totals since the start.
+    #[must_use]
+    pub const fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Processes whose sockets should be read at the next look: those of running migrations, by id.
+    #[must_use]
+    pub fn watched_pids(&self) -> BTreeSet<u32> {
+        self.live
+            .iter()
+            .flat_map(|live| live.ends.iter())
+            .filter(|end| end.exited_ns.is_none())
+            .map(|end| end.facts.pid)
+            .collect()
+    }
+
+    /// Processes with flows that are not decided yet: what these have moved since their last event shows in a sweep only.
+    #[must_use]
+    pub fn undecided_pids(&self) -> BTreeSet<u32> {
+        let waiting = self.candidates.values().filter(|candidate| candidate.rejected.is_none());
+        let slots: HashSet<u32> = waiting.map(|candidate| candidate.process).collect();
+        slots
+            .iter()
+            .filter_map(|slot| self.processes.get(slot))
+            .map(|known| known.facts.pid)
+            .collect()
+    }
+
+    /// Records of all migrations: running ones first, then finished ones, newest first.
+    #[must_use]
+    pub fn entries(&self, now_ns: u64, wall: WallClock) -> Vec<Entry> {
+        let (running, over): (Vec<&Live>, Vec<&Live>) =
+            self.live.iter().partition(|live| !live.life.is_finished());
+        let built = |live: &Live| Entry {
+            record: Arc::new(build::record(live, now_ns, wall)),
+            history: Arc::clone(&live.history),
+        };
+        running
+            .into_iter()
+            .map(built)
+            .chain(over.into_iter().rev().map(built))
+            .chain(self.finished.iter().cloned())
+            .collect()
+    }
+
+    /// Takes in one look.
+    pub fn step(&mut self, observation: &Observation, world: &mut impl World) -> Actions {
+        let mut actions = Actions::default();
+        self.update_processes(observation, world);
+        self.update_registrations(observation);
+        self.update_phases(observation, world);
+        self.update_members(observation, world);
+        // A flow that is called a migration may settle what its other end and its siblings are.
+        let mut joined = self.judge_candidates(observation, world, &mut actions);
+        while joined {
+            joined = self.judge_again(observation, world, &mut actions);
+        }
+        ends::update_threads(&mut self.live, observation, world, &mut actions);
+        ends::update_taps(&mut self.live, world);
+        if observation.tick {
+            ends::update_hindrances(&mut self.live, world);
+        }
+        for live in &mut self.live {
+            account::advance(live, observation, &self.options.mode, &mut self.totals);
+        }
+        self.retire(observation, &mut actions);
+        self.release(observation, &mut actions);
+        actions
+    }
+
+    /// New readings of flows that are in a migration.
+    fn update_members(&mut self, observation: &Observation, world: &impl World) {
+        let mut closed = false;
+        for reading in &observation.flows {
+            let Some(live) = self.index.member(key(reading)).and_then(|at| self.live.get_mut(at))
+            else {
+                continue;
+            };
+            for end in live.ends.iter_mut().filter(|end| end.flows.contains_key(&key(reading))) {
+                take_in(end, reading, world);
+            }
+            closed |= reading.closed;
+        }
+        if closed {
+            self.index = Index::new(&self.live);
+        }
+    }
+}

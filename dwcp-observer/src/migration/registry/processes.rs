@@ -1,0 +1,157 @@
+//! Processes that may migrate: what is known of them, and what they tell of their own work.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use dwcp_observer_ebpf::process::FlowOverflow;
+
+use super::{
+    super::{
+        live::{Live, OwnWork, Registrations},
+        look::{Observation, World},
+    },
+    Registry,
+};
+use crate::{
+    identify::facts::ProcessFacts,
+    kernel::ProcessReading,
+    phase::{MarkReading, attach::Coverage, timeline::Timeline},
+    rdma::MemoryReading,
+};
+
+/// A candidate process.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) reading: ProcessReading,
+    pub(super) facts: ProcessFacts,
+    /// Overflow totals that earlier migrations account for.
+    pub(super) overflow_base: FlowOverflow,
+    /// Memory that it has registered with RDMA devices.
+    pub(super) registered: Option<Arc<MemoryReading>>,
+    /// What earlier migrations account for of that.
+    pub(super) registered_base: Registrations,
+    /// A migration into it is over.
+    pub(super) incoming_done: bool,
+    /// Its threads were read in this look.
+    pub(super) threads_fresh: bool,
+    /// Whether its phase functions are probed; `None` not tried yet.
+    pub(super) coverage: Option<Coverage>,
+    /// What they told of its present attempt to migrate.
+    pub(super) timeline: Timeline,
+}
+
+impl Registry {
+    pub(super) fn update_processes(&mut self, observation: &Observation, world: &mut impl World) {
+        for reading in &observation.processes {
+            let known = self
+                .processes
+                .get_mut(&reading.slot)
+                .filter(|known| known.reading.generation == reading.generation);
+            let Some(known) = known else {
+                let facts =
+                    world.facts(reading.tgid).filter(|_| reading.slot != 0).unwrap_or_else(|| {
+                        ProcessFacts {
+                            pid: reading.tgid,
+                            comm: reading.comm.clone(),
+                            started_boottime_ns: reading.start_boottime_ns,
+                            ..ProcessFacts::default()
+                        }
+                    });
+                let known = Known {
+                    reading: reading.clone(),
+                    facts,
+                    overflow_base: FlowOverflow::default(),
+                    registered: None,
+                    registered_base: Registrations::default(),
+                    incoming_done: false,
+                    threads_fresh: true,
+                    coverage: None,
+                    timeline: Timeline::default(),
+                };
+                self.processes.insert(reading.slot, known);
+                continue;
+            };
+            known.reading.clone_from(reading);
+            known.threads_fresh = false;
+            for end in self
+                .live
+                .iter_mut()
+                .flat_map(|live| live.ends.iter_mut())
+                .filter(|end| end.process == reading.slot)
+            {
+                end.overflow = reading.overflow;
+                end.exited_ns = reading.exited_ns;
+                end.exit_code = reading.exit_code;
+                end.own_work[1] = own_work(reading);
+            }
+        }
+    }
+
+    pub(super) fn update_registrations(&mut self, observation: &Observation) {
+        for reading in &observation.memory {
+            for known in self.processes.values_mut().filter(|known| known.facts.pid == reading.tgid)
+            {
+                known.registered = Some(Arc::clone(reading));
+            }
+            let ends = self.live.iter_mut().flat_map(|live| live.ends.iter_mut());
+            for end in ends.filter(|end| end.facts.pid == reading.tgid) {
+                end.registered = Some(Arc::clone(reading));
+            }
+        }
+    }
+
+    /// Probes new processes, and takes in what their phase functions told.
+    pub(super) fn update_phases(&mut self, observation: &Observation, world: &mut impl World) {
+        for (_, known) in self.processes.iter_mut().filter(|(slot, known)| {
+            **slot != 0 && known.coverage.is_none() && known.reading.exited_ns.is_none()
+        }) {
+            known.coverage = world.phases(known.facts.pid);
+            if let Some(Coverage::Probed { version, .. }) = &known.coverage {
+                known.timeline = Timeline::new(*version);
+            }
+        }
+        let by_queue_pairs = sent_by_queue_pairs(observation, &self.live);
+        for mark in &observation.marks {
+            let known = self
+                .processes
+                .get_mut(&mark.process)
+                .filter(|known| known.reading.generation == mark.generation);
+            if let Some(known) = known {
+                // What queue pairs had sent is known as of this look, a few tens of milliseconds after the mark.
+                let more = by_queue_pairs.get(&mark.process).copied().unwrap_or_default();
+                let sent_bytes = mark.sent_bytes + more;
+                known.timeline.push(&MarkReading { sent_bytes, ..*mark });
+            }
+        }
+        let marked: HashSet<u32> = observation.marks.iter().map(|mark| mark.process).collect();
+        let ends = self.live.iter_mut().flat_map(|live| live.ends.iter_mut());
+        for end in ends.filter(|end| marked.contains(&end.process)) {
+            let Some(known) = self.processes.get(&end.process) else { continue };
+            // A later attempt belongs to the next migration.
+            if end.timeline.states.is_empty() || end.timeline.attempt == known.timeline.attempt {
+                end.timeline.clone_from(&known.timeline);
+            }
+        }
+    }
+}
+
+/// Payload that each process' queue pairs were posted for, those included that are closed.
+fn sent_by_queue_pairs(observation: &Observation, live: &[Live]) -> HashMap<u32, u64> {
+    let mut sent: HashMap<u32, u64> = HashMap::new();
+    for flow in observation.flows.iter().filter(|flow| flow.queue_pair.is_some()) {
+        *sent.entry(flow.process).or_default() += flow.payload.queued;
+    }
+    for end in live.iter().flat_map(|live| &live.ends) {
+        let flows = end.flows.values().filter(|flow| flow.reading.queue_pair.is_some());
+        let known: u64 = flows.map(|flow| flow.reading.payload.queued).sum();
+        let sent = sent.entry(end.process).or_default();
+        *sent = known.max(*sent);
+    }
+    sent
+}
+
+pub(super) fn own_work(reading: &ProcessReading) -> OwnWork {
+    OwnWork { limited_ns: reading.limited_ns, page_requests: reading.page_requests }
+}

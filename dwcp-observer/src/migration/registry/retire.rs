@@ -1,0 +1,105 @@
+//! What is over: migrations become records, slots are freed.
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::{
+    super::{
+        account, build,
+        index::{Index, key},
+        live::{Live, Registrations},
+        look::{Actions, Observation},
+        machine::Life,
+        record::{Migration, Outcome, Role},
+    },
+    Registry,
+};
+use crate::publish::Entry;
+
+impl Registry {
+    /// Moves migrations whose totals are final to the finished ones.
+    pub(super) fn retire(&mut self, observation: &Observation, actions: &mut Actions) {
+        let done = |live: &Live| {
+            live.outcome.is_some()
+                && matches!(live.life, Life::Finished { drained: true, .. })
+                && !awaits_packet(live, observation.now_ns)
+        };
+        let (over, running): (Vec<Live>, Vec<Live>) =
+            std::mem::take(&mut self.live).into_iter().partition(done);
+        self.live = running;
+        if over.is_empty() {
+            return;
+        }
+        self.index = Index::new(&self.live);
+        for live in over {
+            let record: Migration = build::record(&live, observation.now_ns, observation.wall);
+            if let Ok(mut history) = live.history.lock() {
+                history.seal();
+            }
+            self.finished
+                .push_front(Entry { record: Arc::new(record), history: Arc::clone(&live.history) });
+            for (role, end) in live.roles() {
+                if let Some(known) = self.processes.get_mut(&end.process) {
+                    known.overflow_base = end.overflow;
+                    known.registered_base =
+                        end.registered.as_deref().map(Registrations::of).unwrap_or_default();
+                    known.incoming_done |= role == Role::Destination;
+                }
+                if !self
+                    .live
+                    .iter()
+                    .any(|other| other.ends.iter().any(|some| some.process == end.process))
+                {
+                    actions.watch.push((end.process, false));
+                    actions.release_taps.extend(end.taps.iter().map(|reading| reading.key));
+                    let running = end.threads.values().filter(|thread| !thread.reading.exited);
+                    actions.release_threads.extend(running.map(|thread| thread.reading.slot));
+                }
+            }
+        }
+        self.finished.truncate(self.options.max_finished);
+    }
+
+    /// Frees slots of what is gone and was taken in.
+    pub(super) fn release(&mut self, observation: &Observation, actions: &mut Actions) {
+        for reading in observation.flows.iter().filter(|reading| reading.closed) {
+            if let Some(candidate) = self.candidates.remove(&key(reading))
+                && let Some(reason) = candidate.rejected.or(candidate.waiting)
+            {
+                *self.totals.rejected_flows.entry(account::reason_class(&reason)).or_default() += 1;
+            }
+            actions.release_flows.push(reading.slot);
+        }
+        let busy: HashSet<u32> = self
+            .live
+            .iter()
+            .flat_map(|live| live.ends.iter().map(|end| end.process))
+            .chain(
+                observation
+                    .flows
+                    .iter()
+                    .filter(|reading| !reading.closed)
+                    .map(|reading| reading.process),
+            )
+            .collect();
+        for reading in observation
+            .processes
+            .iter()
+            .filter(|reading| reading.exited_ns.is_some() && !busy.contains(&reading.slot))
+        {
+            self.processes.remove(&reading.slot);
+            actions.release_processes.push(reading.slot);
+        }
+        actions.release_threads.sort_unstable();
+        actions.release_threads.dedup();
+    }
+}
+
+/// Whether the first packet of the guest is still to come out of the destination's device, for a while after the end.
+fn awaits_packet(live: &Live, now_ns: u64) -> bool {
+    const PATIENCE_NS: u64 = 5_000_000_000;
+    let Life::Finished { ended_ns, .. } = live.life else { return false };
+    let completed = live.outcome.as_ref().is_some_and(|(found, _)| *found == Outcome::Completed);
+    let taps = live.end(Role::Destination).map(|end| end.taps.as_slice()).unwrap_or_default();
+    let silent = !taps.is_empty() && taps.iter().all(|reading| reading.tap.packets == 0);
+    completed && silent && now_ns.saturating_sub(ended_ns) < PATIENCE_NS
+}
