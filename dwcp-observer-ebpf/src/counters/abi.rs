@@ -25,6 +25,8 @@ counters! {
     FlowSlotsFull = "flows:full",
     /// Socket storage could not be allocated: the flow is retried at its next event.
     FlowTagFailed = "flows:storage",
+    /// No program was told that a socket closed: its record ends where it was last seen, and its slot is freed late.
+    CloseUnseen = "closes:unseen",
     /// No free thread slot: the thread is not measured.
     ThreadSlotsFull = "threads:full",
     /// Task storage could not be allocated.

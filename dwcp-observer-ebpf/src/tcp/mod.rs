@@ -170,6 +170,15 @@ unsafe fn count_overflow_flow(process: u32, count: u64) {
     }
 }
 
+#[inline(always)]
+unsafe fn count_overflow_close(tag: &FlowTag) {
+    if tag.slot == NO_SLOT
+        && let Some(process) = PROCESSES.get_ptr_mut(tag.process)
+    {
+        add(&raw mut (*process).overflow.closed, 1);
+    }
+}
+
 /// Fills in who the flow is. The agent hands out zeroed slots.
 #[inline(always)]
 unsafe fn begin(sk: *const u8, flow: *mut Flow, process: u32, flags: u32) {
@@ -379,9 +388,31 @@ pub unsafe fn on_segment(sk: *const u8) {
     }
 }
 
+/// A new connection on a socket that still carries a tag: the end of the one before was kept from all programs. It ends where it was
+/// last seen.
+#[inline(always)]
+unsafe fn end_unseen(sk: *const u8, tag: &FlowTag) {
+    bump(Counter::CloseUnseen);
+    match record(tag) {
+        Some(flow) => {
+            let seen_ns = tag.snapshot_us * 1000;
+            (*flow).state_ns[TCP_CLOSE as usize] = seen_ns.max((*flow).tagged_ns);
+            (&raw mut (*flow).state).write_volatile(SLOT_CLOSED);
+            emit(EVENT_FLOW_CLOSE, tag.slot, (*flow).tgid);
+        }
+        None => count_overflow_close(tag),
+    }
+    store::delete_flow(sk);
+}
+
 /// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`.
 #[inline(always)]
 pub unsafe fn on_state(ctx: &impl EbpfContext, sk: *const u8, old: u32, new: u32) {
+    let begins = (old == TCP_CLOSE && new == TCP_SYN_SENT)
+        || (old == TCP_LISTEN && new == TCP_SYN_RECV);
+    if begins && let Some(tag) = store::flow(sk) {
+        end_unseen(sk, tag);
+    }
     let tag = match store::flow(sk) {
         Some(tag) => tag,
         None => match track_at_open(sk, old, new) {
@@ -403,10 +434,8 @@ pub unsafe fn on_state(ctx: &impl EbpfContext, sk: *const u8, old: u32, new: u32
         tag.flags |= FLOW_FIN_SENT;
     }
     let Some(flow) = record(tag) else {
-        if new == TCP_CLOSE && tag.slot == NO_SLOT {
-            if let Some(process) = PROCESSES.get_ptr_mut(tag.process) {
-                add(&raw mut (*process).overflow.closed, 1);
-            }
+        if new == TCP_CLOSE {
+            count_overflow_close(tag);
             store::delete_flow(sk);
         }
         return;

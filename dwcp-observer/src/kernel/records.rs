@@ -133,10 +133,10 @@ impl Kernel {
         self.maps.flow_rtt.get(&slot, 0).ok().map(|rtt| rtt.0)
     }
 
-    /// Frees the slot of a closed flow.
+    /// Frees the slot of a flow that has closed or is given up: should its socket still be there, it counts no more.
     pub fn release_flow(&mut self, slot: u32) {
         if let Some(record) = self.maps.flows.records.slot(slot)
-            && peek!(record, state) == SLOT_CLOSED
+            && peek!(record, state) != SLOT_FREE
         {
             tcp::reset(record);
             clear(

@@ -13,7 +13,7 @@ use super::{
     },
     Registry,
 };
-use crate::publish::Entry;
+use crate::{publish::Entry, tcp::FlowReading};
 
 impl Registry {
     /// Moves migrations whose totals are final to the finished ones.
@@ -61,7 +61,17 @@ impl Registry {
 
     /// Frees slots of what is gone and was taken in.
     pub(super) fn release(&mut self, observation: &Observation, actions: &mut Actions) {
-        for reading in observation.flows.iter().filter(|reading| reading.closed) {
+        let exited: HashSet<u32> = observation
+            .processes
+            .iter()
+            .filter(|reading| reading.exited_ns.is_some())
+            .map(|reading| reading.slot)
+            .collect();
+        let gone = |reading: &&FlowReading| {
+            reading.closed
+                || (exited.contains(&reading.process) && is_forgotten(reading, observation.now_ns))
+        };
+        for reading in observation.flows.iter().filter(gone) {
             if let Some(candidate) = self.candidates.remove(&key(reading))
                 && let Some(reason) = candidate.rejected.or(candidate.waiting)
             {
@@ -77,7 +87,7 @@ impl Registry {
                 observation
                     .flows
                     .iter()
-                    .filter(|reading| !reading.closed)
+                    .filter(|reading| !gone(reading))
                     .map(|reading| reading.process),
             )
             .collect();
@@ -92,6 +102,14 @@ impl Registry {
         actions.release_threads.sort_unstable();
         actions.release_threads.dedup();
     }
+}
+
+/// Whether nothing has been heard of a flow for longer than the kernel sends to a silent peer (about 15 minutes by `tcp_retries2`,
+/// Documentation/networking/ip-sysctl.rst): its close was kept from all programs.
+fn is_forgotten(reading: &FlowReading, now_ns: u64) -> bool {
+    const SILENCE_NS: u64 = 20 * 60 * 1_000_000_000;
+    let heard_ns = reading.tagged_ns.max(reading.snapshot.at_us * 1000);
+    reading.queue_pair.is_none() && now_ns.saturating_sub(heard_ns) > SILENCE_NS
 }
 
 /// Whether the first packet of the guest is still to come out of the destination's device, for a while after the end.

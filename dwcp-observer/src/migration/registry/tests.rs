@@ -283,6 +283,19 @@ fn a_migration_ends_with_its_last_stream_and_the_next_one_is_another() {
 }
 
 #[test]
+fn a_flow_whose_close_nobody_saw_gives_its_slot_back() {
+    let (mut registry, mut world) = (registry(), world(&[1]));
+    let open = flow(0, 1, 40000, true, 1 << 20);
+    registry.step(&observation(1.0, vec![open.clone()], &[1]), &mut world);
+    let mut look = observation(1300.0, vec![open], &[1]);
+    // A socket of a living process may be silent as long as it likes.
+    assert!(registry.step(&look, &mut world).release_flows.is_empty());
+    look.processes[0].exited_ns = Some(START + 2 * SECOND);
+    let actions = registry.step(&look, &mut world);
+    assert_eq!((actions.release_flows, look.processes[0].slot), (vec![0], 1));
+}
+
+#[test]
 fn the_outcome_waits_to_see_where_the_guest_runs() {
     let (mut registry, mut world) = (registry(), world(&[1, 2]));
     let (source, destination) =
