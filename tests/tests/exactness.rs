@@ -13,6 +13,17 @@ const FLOWS: usize = 1000;
 /// Queued, delivered and received payload.
 type Payload = (u64, u64, u64);
 
+/// What the observer says that it lost or left out.
+fn losses(observer: &Observer) -> String {
+    let scrape = observer.get("/metrics").unwrap();
+    let named = ["dwcp_observer_lost_total", "dwcp_observer_rejected_flows_total"];
+    let lines = scrape.text().unwrap().lines();
+    lines
+        .filter(|line| named.iter().any(|name| line.starts_with(name)))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
 fn thousand_flows(observer_args: &[&str], seed: &str) {
     let observer = Observer::start(&binary().unwrap(), observer_args).unwrap();
     let flows = FLOWS.to_string();
@@ -68,7 +79,13 @@ fn thousand_flows(observer_args: &[&str], seed: &str) {
             wrong.push(format!("{plans:?}: {found:?} instead of {payloads:?}"));
         }
     }
-    assert!(wrong.is_empty(), "{} flows are off:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} flows are off:\n{}\nstreams that were not made: {seen:?}\n{}",
+        wrong.len(),
+        wrong.join("\n"),
+        losses(&observer),
+    );
     assert!(seen.is_empty(), "streams that were not made: {seen:?}");
 
     let total: u64 = reports.iter().map(|report| report.bytes_written).sum();
@@ -111,6 +128,10 @@ fn thousand_flows(observer_args: &[&str], seed: &str) {
         count(Close::Receiver) + count(Close::ReceiverReset),
         count(Close::SenderReset) + count(Close::ReceiverReset),
     );
+    let unseen = metrics.sum("dwcp_observer_lost_total", &[("map", "closes")]).unwrap();
+    if unseen > 0.0 {
+        println!("{unseen} closes were kept from the programs");
+    }
     assert!(observer.stop().unwrap().status.success());
 }
 

@@ -74,7 +74,7 @@ fn figures_are_right_while_nothing_moves() {
     let children = std::fs::read_to_string(format!("/proc/{sender}/task/{sender}/children"));
     let receiver: i32 = children.unwrap().trim().parse().unwrap();
     let record = observer
-        .wait_records(Duration::from_secs(5), |records| {
+        .wait_records(Duration::from_secs(30), |records| {
             records.first().is_some_and(|record| record.bytes.delivered > 1_000_000)
         })
         .unwrap()

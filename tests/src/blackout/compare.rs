@@ -10,8 +10,6 @@ use crate::record::blackout::MigratorState;
 
 /// The blackout may differ from the guest's clock by this plus the clock's period; seconds.
 const ALLOWED: f64 = 0.000_5;
-/// The methods may differ by this, at the median; seconds.
-pub const METHODS_APART: f64 = 0.001;
 /// The breakdown's sum may differ from the whole by this share.
 const ALLOWED_SHARE: f64 = 0.01;
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 pub use self::cases::{Case, cases};
-pub use self::compare::{Comparison, METHODS_APART, Spread, Summary};
+pub use self::compare::{Comparison, Spread, Summary};
 pub use self::table::render;
 use crate::clock::{GuestClock, Standstill};
 use crate::migration::{Pair, QemuFigures};
