@@ -9,6 +9,7 @@ pub mod clock;
 pub mod faults;
 pub mod flows;
 pub mod guest;
+pub mod hosts;
 pub mod http;
 pub mod kernel_objects;
 pub mod metrics;

@@ -81,6 +81,46 @@ impl MigrationPlan {
         };
         format!("{transport}:{}", self.address())
     }
+
+    /// Gives an end its settings; both ends need them.
+    ///
+    /// # Errors
+    /// When QEMU refuses one.
+    pub fn prepare(&self, end: &mut Qemu) -> Result<()> {
+        let mut parameters = json!({ "downtime-limit": self.downtime_limit_ms });
+        // QEMU's default is 128 MiB/s; 0 stands for no limit.
+        parameters["max-bandwidth"] = self.max_bandwidth.unwrap_or(0).into();
+        if let Some(channels) = self.multifd_channels {
+            parameters["multifd-channels"] = channels.into();
+        }
+        let capabilities = json!({ "capabilities": [
+            { "capability": "multifd", "state": self.multifd_channels.is_some() },
+            { "capability": "events", "state": true },
+            { "capability": "postcopy-ram", "state": self.postcopy },
+            { "capability": "rdma-pin-all", "state": self.transport == Transport::RdmaPinAll },
+        ]});
+        end.qmp().execute("migrate-set-capabilities", &capabilities)?;
+        end.qmp().execute("migrate-set-parameters", &parameters)?;
+        Ok(())
+    }
+
+    /// The destination listens from now on.
+    ///
+    /// # Errors
+    /// When the address is taken.
+    pub fn listen(&self, destination: &mut Qemu) -> Result<()> {
+        destination.qmp().execute("migrate-incoming", &json!({ "uri": self.uri() }))?;
+        Ok(())
+    }
+
+    /// The source begins, and this returns at once.
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub fn begin(&self, source: &mut Qemu) -> Result<()> {
+        source.qmp().execute("migrate", &json!({ "uri": self.uri() }))?;
+        Ok(())
+    }
 }
 
 /// What QEMU itself says about a migration (`query-migrate` on the source).
@@ -139,6 +179,36 @@ pub struct QemuFigures {
 }
 
 impl QemuFigures {
+    /// Of a source at this moment.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn of(source: &mut Qemu) -> Result<Self> {
+        Ok(Self::parse(&source.qmp().execute("query-migrate", &Value::Null)?))
+    }
+
+    /// Waits until those of a source satisfy `condition`, asking every 10 ms.
+    ///
+    /// # Errors
+    /// When that takes longer than `limit`, or the source does not answer.
+    pub fn wait(
+        source: &mut Qemu,
+        limit: Duration,
+        condition: impl Fn(&Self) -> bool,
+    ) -> Result<Self> {
+        let start = Instant::now();
+        loop {
+            let figures = Self::of(source)?;
+            if condition(&figures) {
+                return Ok(figures);
+            }
+            if start.elapsed() > limit {
+                bail!("the migration is still not there after {limit:?}: {figures:?}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn parse(answer: &Value) -> Self {
         let number = |value: &Value, key: &str| value.get(key).and_then(Value::as_u64);
         let ram = answer.get("ram").unwrap_or(&Value::Null);
@@ -200,26 +270,11 @@ impl Pair {
     /// # Errors
     /// When QEMU refuses a setting, or the port is taken.
     pub fn migrate(&mut self, plan: &MigrationPlan) -> Result<()> {
-        let mut parameters = json!({ "downtime-limit": plan.downtime_limit_ms });
-        // QEMU's default is 128 MiB/s; 0 stands for no limit.
-        parameters["max-bandwidth"] = plan.max_bandwidth.unwrap_or(0).into();
-        if let Some(channels) = plan.multifd_channels {
-            parameters["multifd-channels"] = channels.into();
-        }
-        let capabilities = json!({ "capabilities": [
-            { "capability": "multifd", "state": plan.multifd_channels.is_some() },
-            { "capability": "events", "state": true },
-            { "capability": "postcopy-ram", "state": plan.postcopy },
-            { "capability": "rdma-pin-all", "state": plan.transport == Transport::RdmaPinAll },
-        ]});
         for end in [&mut self.source, &mut self.destination] {
-            end.qmp().execute("migrate-set-capabilities", &capabilities)?;
-            end.qmp().execute("migrate-set-parameters", &parameters)?;
+            plan.prepare(end)?;
         }
-        let target = json!({ "uri": plan.uri() });
-        self.destination.qmp().execute("migrate-incoming", &target)?;
-        self.source.qmp().execute("migrate", &target)?;
-        Ok(())
+        plan.listen(&mut self.destination)?;
+        plan.begin(&mut self.source)
     }
 
     /// Goes over to postcopy: the guest moves now, and what is left of its memory follows.
@@ -259,8 +314,7 @@ impl Pair {
     /// # Errors
     /// When the source does not answer.
     pub fn figures(&mut self) -> Result<QemuFigures> {
-        let answer = self.source.qmp().execute("query-migrate", &Value::Null)?;
-        Ok(QemuFigures::parse(&answer))
+        QemuFigures::of(&mut self.source)
     }
 
     /// Waits for the end, good or bad; the destination runs the guest if it is a good one.
@@ -270,7 +324,7 @@ impl Pair {
     pub fn wait_end(&mut self, limit: Duration) -> Result<QemuFigures> {
         let figures = self.wait_until(limit, QemuFigures::is_final)?;
         if figures.status == "completed" {
-            self.wait_destination_runs(Duration::from_secs(10))?;
+            wait_running(&mut self.destination, Duration::from_secs(10))?;
         }
         Ok(figures)
     }
@@ -284,17 +338,7 @@ impl Pair {
         limit: Duration,
         condition: impl Fn(&QemuFigures) -> bool,
     ) -> Result<QemuFigures> {
-        let start = Instant::now();
-        loop {
-            let figures = self.figures()?;
-            if condition(&figures) {
-                return Ok(figures);
-            }
-            if start.elapsed() > limit {
-                bail!("the migration is still not there after {limit:?}: {figures:?}");
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        QemuFigures::wait(&mut self.source, limit, condition)
     }
 
     /// Asks the source to give up; the end is to be waited for.
@@ -324,19 +368,23 @@ impl Pair {
     pub fn set_storm(&mut self, storm: bool) -> Result<()> {
         self.source.set_storm(storm)
     }
+}
 
-    fn wait_destination_runs(&mut self, limit: Duration) -> Result<()> {
-        let start = Instant::now();
-        loop {
-            let answer = self.destination.qmp().execute("query-status", &Value::Null)?;
-            if answer.get("status").and_then(Value::as_str) == Some("running") {
-                return Ok(());
-            }
-            if start.elapsed() > limit {
-                bail!("the destination does not run the guest: {answer}");
-            }
-            std::thread::sleep(Duration::from_millis(5));
+/// Waits until a destination runs the guest.
+///
+/// # Errors
+/// When it does not within `limit`.
+pub fn wait_running(destination: &mut Qemu, limit: Duration) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let answer = destination.qmp().execute("query-status", &Value::Null)?;
+        if answer.get("status").and_then(Value::as_str) == Some("running") {
+            return Ok(());
         }
+        if start.elapsed() > limit {
+            bail!("the destination does not run the guest: {answer}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

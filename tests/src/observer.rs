@@ -48,14 +48,21 @@ pub struct Observer {
 
 impl Observer {
     /// Starts `binary run --listen 127.0.0.1:PORT` with `extra_args` behind and waits until
-    /// `GET /health` answers 200, at most 30 s.
+    /// `GET /health` answers 200, at most 90 s: in a VM that is emulated on a busy machine it took more than 30.
     ///
     /// # Errors
     /// When it does not start, ends, or does not become healthy: the error holds what it printed.
     pub fn start(binary: &Path, extra_args: &[&str]) -> Result<Self> {
-        const LIMIT: Duration = Duration::from_secs(30);
+        Self::start_at(binary, (Ipv4Addr::LOCALHOST, free_port()?).into(), extra_args)
+    }
+
+    /// The same at an address that other hosts reach.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_at(binary: &Path, address: SocketAddr, extra_args: &[&str]) -> Result<Self> {
+        const LIMIT: Duration = Duration::from_secs(90);
         let directory = TempDir::new()?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let output = File::create(directory.join("output"))?;
         let mut command = Command::new(binary);
         command
@@ -218,9 +225,9 @@ impl Observer {
     /// sockets, and returns all records.
     ///
     /// # Errors
-    /// When there are not so many after 15 s, or when there are more records.
+    /// When there are not so many after 45 s, or when there are more records.
     pub fn wait_finished(&self, count: usize) -> Result<Vec<Record>> {
-        const LIMIT: Duration = Duration::from_secs(15);
+        const LIMIT: Duration = Duration::from_secs(45);
         let over =
             |records: &[Record]| records.iter().filter(|record| record.is_final()).count() >= count;
         let records = self.wait_records(LIMIT, over)?;
@@ -262,14 +269,21 @@ impl Observer {
     /// Stops it with SIGTERM; returns its exit status, how long it took and what it had printed.
     ///
     /// # Errors
-    /// When it has not ended after 30 s.
-    pub fn stop(mut self) -> Result<Stopped> {
-        const LIMIT: Duration = Duration::from_secs(30);
+    /// When it has not ended after 90 s.
+    pub fn stop(self) -> Result<Stopped> {
+        self.stop_within(Duration::from_secs(90))
+    }
+
+    /// The same with another limit.
+    ///
+    /// # Errors
+    /// When it has not ended by then.
+    pub fn stop_within(mut self, limit: Duration) -> Result<Stopped> {
         let start = Instant::now();
         self.process.signal(libc::SIGTERM)?;
-        match self.process.wait_for(LIMIT)? {
+        match self.process.wait_for(limit)? {
             Some(status) => Ok(Stopped { status, took: start.elapsed(), output: self.output() }),
-            None => bail!("the observer still runs {LIMIT:?} after SIGTERM:\n{}", self.output()),
+            None => bail!("the observer still runs {limit:?} after SIGTERM:\n{}", self.output()),
         }
     }
 }

@@ -81,6 +81,17 @@ pub enum Role {
     Destination,
 }
 
+impl Role {
+    /// As records name it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        }
+    }
+}
+
 /// A running QEMU; killed on drop.
 #[derive(Debug)]
 pub struct Qemu {

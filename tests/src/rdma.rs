@@ -1,6 +1,8 @@
 //! RDMA in software: a Soft-RoCE device of the test's own, and programs that use verbs and say what they did.
 
-use std::ffi::OsStr;
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,26 +14,37 @@ use crate::temp::TempDir;
 /// Address of the device.
 pub const ADDRESS: &str = "10.9.0.1";
 
-/// A Soft-RoCE device on a dummy interface; removed on drop. Traffic to its own address never leaves it.
+/// A Soft-RoCE device; removed on drop.
 #[derive(Debug)]
 pub struct SoftRoce {
     name: String,
-    interface: String,
+    /// The interface under it, if it was made for it.
+    made: Option<String>,
 }
 
 impl SoftRoce {
-    /// Makes the interface and the device, both named after `name`.
+    /// Makes a dummy interface and a device on it, both named after `name`. Traffic to its own address never leaves it.
     ///
     /// # Errors
     /// Not root, or the kernel has neither `dummy` nor `rdma_rxe`.
     pub fn new(name: &str) -> Result<Self> {
-        let device = Self { name: format!("rxe_{name}"), interface: format!("dum_{name}") };
-        let interface = device.interface.as_str();
-        run("ip", &["link", "add", interface, "type", "dummy"])?;
-        run("ip", &["addr", "add", &format!("{ADDRESS}/24"), "dev", interface])?;
-        run("ip", &["link", "set", interface, "up"])?;
-        run("rdma", &["link", "add", &device.name, "type", "rxe", "netdev", interface])?;
+        let interface = format!("dum_{name}");
+        run("ip", &["link", "add", &interface, "type", "dummy"])?;
+        let mut device = Self { name: String::new(), made: Some(interface.clone()) };
+        run("ip", &["addr", "add", &format!("{ADDRESS}/24"), "dev", &interface])?;
+        run("ip", &["link", "set", &interface, "up"])?;
+        device.name = add(name, &interface)?;
         Ok(device)
+    }
+
+    /// Makes a device on an interface that is there: gives it an address and a packet size, and switches it on.
+    ///
+    /// # Errors
+    /// Not root, no such interface, or a kernel without `rdma_rxe`.
+    pub fn on(interface: &str, address: Ipv4Addr, packet_bytes: u16, name: &str) -> Result<Self> {
+        run("ip", &["link", "set", interface, "mtu", &packet_bytes.to_string(), "up"])?;
+        run("ip", &["addr", "replace", &format!("{address}/24"), "dev", interface])?;
+        Ok(Self { name: add(name, interface)?, made: None })
     }
 
     /// Its name.
@@ -65,8 +78,28 @@ impl Drop for SoftRoce {
     fn drop(&mut self) {
         // It may have been removed by the test.
         let _ = self.remove();
-        let _ = run("ip", &["link", "delete", &self.interface]);
+        if let Some(interface) = &self.made {
+            let _ = run("ip", &["link", "delete", interface]);
+        }
     }
+}
+
+fn add(name: &str, interface: &str) -> Result<String> {
+    let name = format!("rxe_{name}");
+    run("rdma", &["link", "add", &name, "type", "rxe", "netdev", interface])?;
+    Ok(name)
+}
+
+/// Starts a program whose output goes to a file.
+///
+/// # Errors
+/// When it is not installed.
+pub fn start(program: &str, args: &[&str], output: &Path) -> Result<ChildGuard> {
+    let file = File::create(output)?;
+    let errors = file.try_clone()?;
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(file).stderr(errors);
+    ChildGuard::spawn(&mut command).with_context(|| format!("{program} is needed"))
 }
 
 /// A server and its client, run one after the other; what the client printed.
@@ -81,19 +114,12 @@ pub fn server_and_client(
 ) -> Result<String> {
     let directory = TempDir::new()?;
     let printed = |name: &str| directory.join(name);
-    let start = |args: &[&str], name: &str| -> Result<ChildGuard> {
-        let file = std::fs::File::create(printed(name))?;
-        let errors = file.try_clone()?;
-        let mut command = Command::new(program);
-        command.args(args.iter().map(OsStr::new)).stdin(Stdio::null()).stdout(file).stderr(errors);
-        ChildGuard::spawn(&mut command).with_context(|| format!("{program} is needed"))
-    };
     let begun = Instant::now();
-    let mut server = start(server, "server")?;
+    let mut server = start(program, server, &printed("server"))?;
     loop {
         // The server listens a moment after it began.
         std::thread::sleep(Duration::from_millis(500));
-        let mut client = start(client, "client")?;
+        let mut client = start(program, client, &printed("client"))?;
         let left = limit.saturating_sub(begun.elapsed());
         let ended = client.wait_for(left)?;
         let text = std::fs::read_to_string(printed("client"))?;

@@ -163,6 +163,8 @@ pub struct QueuePair {
     pub operations: BTreeMap<String, Operations>,
     /// Doorbell to completion.
     pub completion_latency: Option<Latency>,
+    /// Waits for a receive that the peer had not posted; absent where they are not seen.
+    pub rnr_waits: Option<u64>,
     /// Failed completions by status.
     #[serde(default)]
     pub completion_errors: BTreeMap<String, u64>,

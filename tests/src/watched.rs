@@ -46,8 +46,12 @@ impl Watched {
         let figures = pair.wait_end(LIMIT)?;
         ensure!(figures.status == "completed", "{figures:?}");
         let server = plan.address();
-        let ends = sockets
-            .wait(2 * plan.connections(), LIMIT, |end| end.local == server || end.peer == server)?;
+        // Migration ports are ephemeral ports, too: before QEMU listened, a request to the observer may have come from there.
+        let http = observer.address();
+        let ends = sockets.wait(2 * plan.connections(), LIMIT, |end| {
+            let ends = [end.local, end.peer];
+            ends.contains(&server) && !ends.contains(&http)
+        })?;
         let (source, destination): (Vec<_>, Vec<_>) =
             ends.into_iter().partition(|end| end.peer == server);
         let record = observer.wait_finished(1)?.pop().context("no record")?;

@@ -1,124 +1,31 @@
 //! `vm-test`: the project's own tests on Debian's kernels, booted in QEMU.
 
+mod suite;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use dwcp_observer_lab::vm::kernels::{Kernels, Series};
+use dwcp_observer_lab::qemu::Role;
+use dwcp_observer_lab::vm::kernels::{Kernel, Kernels, Series};
 use dwcp_observer_lab::vm::laboratory::{self, Run, Subject};
 use dwcp_observer_lab::vm::programs::{self, Golden, Tried};
-use dwcp_observer_lab::vm::protocol::Test;
 use dwcp_observer_lab::vm::report::{Counts, TestReport};
 use dwcp_observer_lab::vm::rootfs::Rootfs;
 use serde_json::Value;
 
 use crate::shell::{cargo, search_path, workspace};
 use crate::{build, setup};
+use suite::{AGENT, Suite, place};
 
-const AGENT: &str = "/usr/bin/dwcp-observer";
 const GOLDEN: &str = "tests/golden/programs.txt";
 /// Holds the table of programs between these two lines.
 const DOCUMENT: &str = "docs/kernels.md";
 const TABLE_BEGIN: &str = "<!-- programs: begin -->\n";
 const TABLE_END: &str = "<!-- programs: end -->";
-/// How late QEMU may close its sockets where it is translated itself (up to 5 s were seen), ms.
-const LATE_MS: &str = "15000";
-/// The largest of the thousand flows: with the host's 50 MB a rung takes minutes where a CPU is translated.
-const FLOW_MAX_BYTES: &str = "2000000";
 const LAB: &str = "dwcp-observer-lab";
-
-/// Something to run in each VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
-enum Suite {
-    /// Each eBPF program on each rung: loaded, verified, attached
-    Programs,
-    /// A thousand TCP flows, exact to the byte
-    Exactness,
-    /// A real QEMU migration over TCP, compared with QEMU and the kernel's sockets
-    Migration,
-    /// Soft-RoCE: real QEMU migrations over RDMA, and programs that use verbs
-    Rdma,
-    /// What `ib_write_bw` says with and without the observer: prints figures, not run by default
-    RdmaCost,
-}
-
-impl Suite {
-    const DEFAULT: [Self; 4] = [Self::Programs, Self::Exactness, Self::Migration, Self::Rdma];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Programs => "programs",
-            Self::Exactness => "exactness",
-            Self::Migration => "migration",
-            Self::Rdma => "rdma",
-            Self::RdmaCost => "rdma-cost",
-        }
-    }
-
-    /// The test program; none for what the agent does itself.
-    fn program(self) -> Option<&'static str> {
-        match self {
-            Self::Programs => None,
-            Self::Exactness => Some("exactness"),
-            Self::Migration => Some("migration"),
-            Self::Rdma | Self::RdmaCost => Some("rdma"),
-        }
-    }
-
-    /// What its program is told to run. A VM is slow, so that of each kind there is one; what the
-    /// agent chooses by itself is the first of each kernel's rungs.
-    fn args(self) -> &'static [&'static str] {
-        match self {
-            Self::Programs => &["check", "--programs", "--json"],
-            Self::Exactness => &["--exact", "a_thousand_flows_are_exact_on_each_rung"],
-            Self::Migration => &[
-                "--exact",
-                "a_single_stream_with_thread_names",
-                "a_single_stream_without_thread_names",
-                "four_channels_without_thread_names",
-            ],
-            // Those that need a kernel with RDMA, which the host's tests leave out.
-            Self::Rdma => &["--ignored", "--skip", "what_it_costs"],
-            Self::RdmaCost => &["--ignored", "--exact", "what_it_costs"],
-        }
-    }
-
-    fn order(self, series: Series) -> Test {
-        let name = self.name().to_owned();
-        let (program, first): (String, &[&str]) = match self.program() {
-            None => (AGENT.to_owned(), &[]),
-            Some(name) => (place(name).display().to_string(), &["--test-threads=1", "--nocapture"]),
-        };
-        let args = first.iter().chain(self.args()).map(|arg| (*arg).to_owned()).collect();
-        let environment = [
-            ("PATH", "/usr/bin:/usr/sbin"),
-            ("HOME", "/root"),
-            ("DWCP_OBSERVER", AGENT),
-            ("DWCP_RUNGS", rungs(series)),
-            ("DWCP_LATE_MS", LATE_MS),
-            ("DWCP_FLOW_MAX_BYTES", FLOW_MAX_BYTES),
-        ];
-        let environment: BTreeMap<String, String> =
-            environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        Test { name, program, args, environment, limit_seconds: 1200 }
-    }
-}
-
-/// The rungs on which a kernel can measure TCP, the one that is chosen by itself first. 5.10 has no
-/// task storage for tracing programs, which all on `tp_btf` need.
-fn rungs(series: Series) -> &'static str {
-    match series {
-        Series::Number(5, 10) => "fentry,raw_tp,kprobe",
-        _ => "tp_btf,fentry,raw_tp,kprobe",
-    }
-}
-
-/// Where a test program is in the VM.
-fn place(program: &str) -> PathBuf {
-    Path::new("/lab/tests").join(program)
-}
 
 /// Arguments of `vm-test`.
 #[derive(clap::Args)]
@@ -181,16 +88,33 @@ fn run_suites(series: &[Series], suites: &[Suite], jobs: usize, agent: &Path) ->
     let start = Instant::now();
     let root = root(agent, suites)?;
     let found = Kernels::of_workspace().get(series)?;
-    let tests = |series| suites.iter().map(|suite| suite.order(series)).collect();
-    let subject = |(series, kernel)| Subject { series, kernel, tests: tests(series) };
-    let subjects: Vec<Subject> = series.iter().copied().zip(found).map(subject).collect();
+    let (pairs, single): (Vec<Suite>, Vec<Suite>) =
+        suites.iter().partition(|suite| suite.is_pair());
+    let subject = |kernel: &(Series, Kernel), suites: &[Suite], half| {
+        let (series, kernel) = kernel.clone();
+        let tests = suites.iter().map(|suite| suite.order(series, half)).collect();
+        Subject { series, kernel, tests }
+    };
+    let kernels: Vec<(Series, Kernel)> = series.iter().copied().zip(found).collect();
     let root = root.into_archive();
     eprintln!(
         "vm: ready after {:.1} s, root file system of {} MiB",
         start.elapsed().as_secs_f64(),
         root.size() >> 20
     );
-    let runs = laboratory::run(&subjects, &root, jobs)?;
+    let mut runs = Vec::new();
+    if !single.is_empty() {
+        let subjects: Vec<Subject> =
+            kernels.iter().map(|kernel| subject(kernel, &single, None)).collect();
+        runs = laboratory::run(&subjects, &root, jobs)?;
+    }
+    if !pairs.is_empty() {
+        for kernel in &kernels {
+            let halves =
+                [Role::Source, Role::Destination].map(|role| subject(kernel, &pairs, Some(role)));
+            runs.extend(laboratory::run_pair(&halves, &root)?);
+        }
+    }
     let mut counts = Counts::default();
     for run in &runs {
         show(run, &mut counts);
@@ -198,7 +122,7 @@ fn run_suites(series: &[Series], suites: &[Suite], jobs: usize, agent: &Path) ->
     if suites.contains(&Suite::Programs) {
         compare_programs(&runs, &mut counts)?;
     }
-    println!("vm: {} kernels, {:.1} s", runs.len(), start.elapsed().as_secs_f64());
+    println!("vm: {} kernels, {:.1} s", kernels.len(), start.elapsed().as_secs_f64());
     Ok(counts)
 }
 
@@ -253,8 +177,9 @@ fn cargo_build(args: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
 fn show(run: &Run, total: &mut Counts) {
     println!();
     println!(
-        "kernel {}: {:.1} s, of them {} until init was ready",
+        "kernel {}{}: {:.1} s, of them {} until init was ready",
         run.release,
+        run.end.map_or(String::new(), |end| format!(", {}", end.name())),
         run.took.as_secs_f64(),
         run.report.up_seconds.map_or("?".to_owned(), |seconds| format!("{seconds:.1} s")),
     );
@@ -380,14 +305,5 @@ mod tests {
         let expected = format!("a\n{TABLE_BEGIN}| new |\n{TABLE_END}\nb\n");
         assert_eq!(with_table(&text, "| new |\n").unwrap(), expected);
         assert!(with_table("no place", "").is_err());
-    }
-
-    #[test]
-    fn each_test_has_a_name_of_its_own_and_a_limit() {
-        let orders = Suite::DEFAULT.map(|suite| suite.order(Series::Newest));
-        for order in &orders {
-            assert_eq!(orders.iter().filter(|other| other.name == order.name).count(), 1);
-            assert!(order.limit_seconds > 0 && order.program.starts_with('/'));
-        }
     }
 }

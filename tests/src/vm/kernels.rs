@@ -10,11 +10,14 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::apt::Apt;
 use super::{image, modules};
+use crate::qemu::Role;
 
 /// Older package lists are fetched again, so that new kernels are noticed.
 const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Packages that older lists name may be gone from the mirror.
 const FRESH: Duration = Duration::from_secs(3600);
+/// Beside a kernel: which modules it was unpacked for.
+const WANTED: &str = "modules.wanted";
 const PREFIX: &str = "linux-image-";
 const ARCHITECTURE: &str = "-amd64";
 /// The packages that together make a kernel: newer ones are split.
@@ -77,8 +80,10 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// Whole, and with the modules that are wanted today.
     fn is_cached(&self) -> bool {
-        self.directory.is_dir()
+        std::fs::read_to_string(self.directory.join(WANTED))
+            .is_ok_and(|wanted| wanted == modules::wanted())
     }
 
     /// The uncompressed kernel.
@@ -87,10 +92,13 @@ impl Kernel {
         self.directory.join("vmlinux")
     }
 
-    /// Where the console of its VM is kept.
+    /// Where the console of its VM is kept; `end` tells two VMs at once apart.
     #[must_use]
-    pub fn log(&self) -> PathBuf {
-        self.directory.join("console.log")
+    pub fn log(&self, end: Option<Role>) -> PathBuf {
+        self.directory.join(match end {
+            None => "console.log".to_owned(),
+            Some(end) => format!("console-{}.log", end.name()),
+        })
     }
 
     /// Its modules, in the order in which they are to be loaded.
@@ -188,6 +196,9 @@ impl Kernels {
             }
             prepare(&root, &kernel.release, &made)?;
             std::fs::create_dir_all(self.directory.join("kernels"))?;
+            if kernel.directory.is_dir() {
+                std::fs::remove_dir_all(&kernel.directory)?;
+            }
             std::fs::rename(&made, &kernel.directory)?;
             Ok(())
         })();
@@ -220,7 +231,8 @@ fn prepare(root: &Path, release: &str, made: &Path) -> Result<()> {
     let Some(tree) = trees.iter().find(|path| path.is_dir()) else {
         bail!("the packages hold no modules of {release}");
     };
-    modules::collect(tree, made)
+    modules::collect(tree, made)?;
+    Ok(std::fs::write(made.join(WANTED), modules::wanted())?)
 }
 
 /// A version that there is a package of.

@@ -4,15 +4,17 @@ use std::collections::VecDeque;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::boot::{Vm, boot};
+use super::boot::{Cable, Vm, boot};
 use super::cpio::Archive;
 use super::kernels::{Kernel, Series};
 use super::protocol::{Event, MODULES, ORDERS, Orders, Test};
 use super::report::VmReport;
+use crate::qemu::Role;
 use crate::temp::TempDir;
 
 /// Enough for two QEMU guests of 256 MiB and the root file system.
@@ -38,6 +40,8 @@ pub struct Run {
     pub series: Series,
     /// The kernel that this was.
     pub release: String,
+    /// Which of two VMs, where two ran at once.
+    pub end: Option<Role>,
     /// What its VM did.
     pub report: VmReport,
     /// From QEMU's start to its end; without a first try that hung.
@@ -58,7 +62,7 @@ pub fn run(subjects: &[Subject], root: &Archive, jobs: usize) -> Result<Vec<Run>
         let work = || {
             let mut runs = Vec::new();
             while let Some((index, subject)) = next() {
-                let run = run_one(subject, root)
+                let run = run_one(subject, root, None)
                     .with_context(|| format!("kernel {}", subject.kernel.release))?;
                 runs.push((index, run));
             }
@@ -77,23 +81,50 @@ pub fn run(subjects: &[Subject], root: &Archive, jobs: usize) -> Result<Vec<Run>
     Ok(runs.into_iter().map(|(_, run)| run).collect())
 }
 
-fn run_one(subject: &Subject, root: &Archive) -> Result<Run> {
+/// Boots two VMs at once with a cable between them: where a migration comes from, and where it goes.
+///
+/// # Errors
+/// When QEMU or a file is missing. What goes wrong in a VM is in its report.
+pub fn run_pair(subjects: &[Subject; 2], root: &Archive) -> Result<Vec<Run>> {
+    let directory = TempDir::new()?;
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = subjects
+            .iter()
+            .zip([Role::Source, Role::Destination])
+            .map(|(subject, end)| {
+                let cable = Cable { end, directory: directory.path().to_owned() };
+                scope.spawn(|| run_one(subject, root, Some(cable)))
+            })
+            .collect();
+        let joined = runs.into_iter().map(ScopedJoinHandle::join);
+        joined.map(|run| run.map_err(|_| anyhow!("a VM's thread panicked"))?).collect()
+    })
+}
+
+fn run_one(subject: &Subject, root: &Archive, cable: Option<Cable>) -> Result<Run> {
     let Subject { series, kernel, tests } = subject;
     let directory = TempDir::new()?;
     let initrd = directory.join("initrd");
     let orders = write_initrd(&initrd, kernel, root, tests)?;
+    let end = cable.as_ref().map(|cable| cable.end);
     let time: u64 = tests.iter().map(|test| test.limit_seconds).sum();
     let vm = Vm {
         kernel: kernel.image(),
         initrd,
         memory_mib: MEMORY_MIB,
         limit: BOOT_LIMIT + Duration::from_secs(time),
-        log: kernel.log(),
+        log: kernel.log(end),
+        cable,
     };
-    let boot = boot(&vm, |event| show(&kernel.release, event))?;
+    let name = match end {
+        None => kernel.release.clone(),
+        Some(end) => format!("{} {}", kernel.release, end.name()),
+    };
+    let boot = boot(&vm, |event| show(&name, event))?;
     Ok(Run {
         series: *series,
         release: kernel.release.clone(),
+        end,
         report: VmReport::read(&boot, &orders),
         took: boot.took,
         tail: boot.tail(),
@@ -118,16 +149,16 @@ fn write_initrd(path: &Path, kernel: &Kernel, root: &Archive, tests: &[Test]) ->
     Ok(orders)
 }
 
-fn show(release: &str, event: &Event) {
+fn show(vm: &str, event: &Event) {
     match event {
         Event::Up { uptime_seconds, modules, .. } => {
-            eprintln!("vm: {release}: up after {uptime_seconds:.1} s, {modules} modules");
+            eprintln!("vm: {vm}: up after {uptime_seconds:.1} s, {modules} modules");
         }
         Event::End { name, exit, seconds, .. } => {
             let exit = exit.map_or("none".to_owned(), |code| code.to_string());
-            eprintln!("vm: {release}: {name}: {seconds:.1} s, exit {exit}");
+            eprintln!("vm: {vm}: {name}: {seconds:.1} s, exit {exit}");
         }
-        Event::Failed { error } => eprintln!("vm: {release}: {error}"),
+        Event::Failed { error } => eprintln!("vm: {vm}: {error}"),
         Event::Begin { .. } | Event::Done => {}
     }
 }
