@@ -48,13 +48,35 @@ pub struct Observer {
 
 impl Observer {
     /// Starts `binary run --listen 127.0.0.1:PORT` with `extra_args` behind and waits until
-    /// `GET /health` answers 200, at most 30 s.
+    /// `GET /health` answers 200, at most 30 s. It keeps nothing on disk.
     ///
     /// # Errors
     /// When it does not start, ends, or does not become healthy: the error holds what it printed.
     pub fn start(binary: &Path, extra_args: &[&str]) -> Result<Self> {
+        Self::launch(binary, extra_args, TempDir::new()?, false)
+    }
+
+    /// The same, with a history in its own directory; see [`Observer::history`].
+    ///
+    /// # Errors
+    /// As [`Observer::start`].
+    pub fn start_with_history(binary: &Path, extra_args: &[&str]) -> Result<Self> {
+        Self::launch(binary, extra_args, TempDir::new()?, true)
+    }
+
+    /// The database of an observer that was started with a history; goes with it.
+    #[must_use]
+    pub fn history(&self) -> PathBuf {
+        self.directory.join("history.sqlite")
+    }
+
+    fn launch(
+        binary: &Path,
+        extra_args: &[&str],
+        directory: TempDir,
+        history: bool,
+    ) -> Result<Self> {
         const LIMIT: Duration = Duration::from_secs(30);
-        let directory = TempDir::new()?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let output = File::create(directory.join("output"))?;
         let mut command = Command::new(binary);
@@ -64,6 +86,11 @@ impl Observer {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output);
+        if history {
+            command.arg("--history").arg(directory.join("history.sqlite"));
+        } else {
+            command.arg("--no-history");
+        }
         let mut observer = Self { process: ChildGuard::spawn(&mut command)?, address, directory };
         let start = Instant::now();
         loop {

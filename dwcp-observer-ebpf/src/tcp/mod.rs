@@ -408,8 +408,8 @@ unsafe fn end_unseen(sk: *const u8, tag: &FlowTag) {
 /// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`.
 #[inline(always)]
 pub unsafe fn on_state(ctx: &impl EbpfContext, sk: *const u8, old: u32, new: u32) {
-    let begins = (old == TCP_CLOSE && new == TCP_SYN_SENT)
-        || (old == TCP_LISTEN && new == TCP_SYN_RECV);
+    let begins =
+        (old == TCP_CLOSE && new == TCP_SYN_SENT) || (old == TCP_LISTEN && new == TCP_SYN_RECV);
     if begins && let Some(tag) = store::flow(sk) {
         end_unseen(sk, tag);
     }

@@ -65,6 +65,11 @@ impl Setup {
         Observer::start(&self.agent, &[])
     }
 
+    /// The observer as it is installed: with a history on disk.
+    pub(super) fn observer_with_history(&self) -> Result<Observer> {
+        Observer::start_with_history(&self.agent, &[])
+    }
+
     /// The observer with a configuration file.
     pub(super) fn observer_with(&self, config: &str) -> Result<Observer> {
         let directory = TempDir::new()?;

@@ -18,7 +18,7 @@ const STREAMS: u32 = 512;
 /// When the observer or the traffic does not work.
 pub(super) fn run(setup: &Setup) -> Result<Vec<Row>> {
     let window = setup.seconds(20.0, 5.0);
-    let observer = setup.observer()?;
+    let observer = setup.observer_with_history()?;
     // The start, with its look at all of /proc, is over.
     std::thread::sleep(Duration::from_secs(2));
     let mut rows = Vec::new();
