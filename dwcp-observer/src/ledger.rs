@@ -27,6 +27,9 @@ const JUDGE_EVERY: i64 = 5;
 /// A clock that is set back by more than this begins a new run of minutes, seconds.
 const SET_BACK: i64 = 3600;
 
+/// Events of others that one second takes.
+const MAX_NOTED: usize = 100;
+
 /// What one second brought.
 #[derive(Clone, Copy, Debug)]
 pub struct Second<'a> {
@@ -62,6 +65,8 @@ pub struct Ledger {
     stored: u64,
     lost: u64,
     history: Option<History>,
+    /// Waits for the next second.
+    noted: Vec<Event>,
     view: Arc<View>,
 }
 
@@ -96,6 +101,7 @@ impl Ledger {
             stored: 0,
             lost: 0,
             history,
+            noted: Vec::new(),
             view: Arc::new(View {
                 at: started_at,
                 decision: Decision::default(),
@@ -139,6 +145,15 @@ impl Ledger {
         Ok(())
     }
 
+    /// Keeps what others have found, as an anomaly; written with the next second. At most 100 in a second, the rest counts as dropped.
+    pub fn note(&mut self, event: Event) {
+        if self.noted.len() < MAX_NOTED {
+            self.noted.push(event);
+        } else if let Some(history) = &self.history {
+            history.lost(1);
+        }
+    }
+
     /// Takes in a look between two seconds: only migrations that have ended.
     pub fn look(&mut self, now: Timestamp, entries: &[Entry]) {
         let mut batch = Batch::default();
@@ -149,7 +164,7 @@ impl Ledger {
     /// Takes in a second.
     pub fn second(&mut self, now: Timestamp, second: &Second<'_>) {
         let at = now.as_second();
-        let mut batch = Batch::default();
+        let mut batch = Batch { events: std::mem::take(&mut self.noted), ..Batch::default() };
         let turned = self.turn(at, &mut batch);
         let counts = self.count(second);
         self.windows.add(at.max(self.minute.at), &counts);

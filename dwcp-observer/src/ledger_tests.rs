@@ -197,6 +197,17 @@ fn service_levels_go_on_after_a_restart() {
     let mut ledger = ledger().with_history(history);
     let mut totals = Totals::default();
     let mut finished: Vec<Entry> = Vec::new();
+    let anomaly = Event {
+        at: after(0),
+        kind: "anomaly".into(),
+        subject: "rtt".into(),
+        severity: "warning".into(),
+        text: "12 ms, expected 1 to 2".into(),
+    };
+    for _ in 0..MAX_NOTED + 3 {
+        ledger.note(anomaly.clone());
+    }
+    assert_eq!(ledger.history().dropped, 3);
     let end = 3 * 3600;
     for at in (0..end).step_by(7) {
         if at % 700 == 0 {
@@ -217,12 +228,14 @@ fn service_levels_go_on_after_a_restart() {
     let now = after(end);
     ledger.judge(now.as_second());
     let before = serde_json::to_value(&ledger.levels).unwrap();
-    assert_eq!(ledger.history().dropped, 0);
+    assert_eq!(ledger.history().dropped, 3);
     // The end of the observer in the middle of a minute.
     drop(ledger);
     assert!(written.load(Ordering::Relaxed) > 0);
 
     let store = Store::open(&path).unwrap();
+    let events = store.events(Timestamp::MIN, Timestamp::MAX).unwrap();
+    assert_eq!(events.iter().filter(|event| **event == anomaly).count(), MAX_NOTED);
     let mut again = Ledger::new(now, Targets::default(), None);
     again.restore(&store, now).unwrap();
     let after_restart = serde_json::to_value(&again.levels).unwrap();

@@ -53,30 +53,20 @@ impl Observer {
     /// # Errors
     /// When it does not start, ends, or does not become healthy: the error holds what it printed.
     pub fn start(binary: &Path, extra_args: &[&str]) -> Result<Self> {
-        Self::launch(binary, extra_args, TempDir::new()?, false)
+        Self::launch(binary, extra_args, None)
     }
 
-    /// The same, with a history in its own directory; see [`Observer::history`].
+    /// The same, with its history in this file and its hourly reports beside it.
     ///
     /// # Errors
     /// As [`Observer::start`].
-    pub fn start_with_history(binary: &Path, extra_args: &[&str]) -> Result<Self> {
-        Self::launch(binary, extra_args, TempDir::new()?, true)
+    pub fn start_with_history(binary: &Path, history: &Path, extra_args: &[&str]) -> Result<Self> {
+        Self::launch(binary, extra_args, Some(history))
     }
 
-    /// The database of an observer that was started with a history; goes with it.
-    #[must_use]
-    pub fn history(&self) -> PathBuf {
-        self.directory.join("history.sqlite")
-    }
-
-    fn launch(
-        binary: &Path,
-        extra_args: &[&str],
-        directory: TempDir,
-        history: bool,
-    ) -> Result<Self> {
+    fn launch(binary: &Path, extra_args: &[&str], history: Option<&Path>) -> Result<Self> {
         const LIMIT: Duration = Duration::from_secs(30);
+        let directory = TempDir::new()?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let output = File::create(directory.join("output"))?;
         let mut command = Command::new(binary);
@@ -86,11 +76,10 @@ impl Observer {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output);
-        if history {
-            command.arg("--history").arg(directory.join("history.sqlite"));
-        } else {
-            command.arg("--no-history");
-        }
+        match history {
+            Some(path) => command.arg("--history").arg(path),
+            None => command.arg("--no-history"),
+        };
         let mut observer = Self { process: ChildGuard::spawn(&mut command)?, address, directory };
         let start = Instant::now();
         loop {

@@ -10,9 +10,10 @@ use std::{
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, Transaction};
+use serde::Serialize;
 
 use super::{Batch, Event, HistoryError, Retention, finished::Finished, minute::Minute, schema};
-use crate::migration::record::Migration;
+use crate::migration::record::{Migration, Sample};
 
 /// How long a writer waits for a reader and the other way round.
 const BUSY: Duration = Duration::from_secs(2);
@@ -92,9 +93,8 @@ impl Store {
         let wrap = HistoryError::of(&self.path);
         let transaction = self.connection.transaction().map_err(&wrap)?;
         for (record, samples) in &batch.migrations {
-            let mut whole = Migration::clone(record);
-            whole.history = Some(samples.lock().unwrap_or_else(PoisonError::into_inner).samples());
-            let body = serde_json::to_string(&whole)?;
+            let history = samples.lock().unwrap_or_else(PoisonError::into_inner).samples();
+            let body = serde_json::to_string(&Whole { record, history })?;
             let ended = record.ended_at.unwrap_or(record.started_at).as_millisecond();
             insert(&transaction, &record.id, ended, &body).map_err(&wrap)?;
         }
@@ -256,17 +256,19 @@ impl Store {
         Ok(())
     }
 
-    /// Where it is.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// The connection, for tests that look beneath.
     #[cfg(test)]
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
     }
+}
+
+/// A record with its seconds, as the API gives it.
+#[derive(Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    record: &'a Migration,
+    history: Vec<Sample>,
 }
 
 fn insert(

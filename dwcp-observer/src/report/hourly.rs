@@ -70,6 +70,7 @@ impl Hourly {
                 self.failing = false;
                 if let Some(path) = written {
                     log::info!("report of the hour: {}", path.display());
+                    crate::cycle::trim_memory();
                 }
                 self.forget();
             }

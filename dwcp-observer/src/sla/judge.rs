@@ -121,7 +121,8 @@ pub fn judge(window: Window, content: &Content, targets: &Targets) -> Levels {
     let ratio = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
     let throughput = ratio(counts.transferred_bytes, counts.transfer_seconds);
     let failed = ratio(counts.failed, counts.finished());
-    let up = ratio(counts.judged_seconds - counts.down_seconds, counts.judged_seconds);
+    let up =
+        ratio(counts.judged_seconds.saturating_sub(counts.down_seconds), counts.judged_seconds);
     Levels {
         window,
         observed_seconds: counts.observed_seconds,

@@ -65,9 +65,9 @@ impl Setup {
         Observer::start(&self.agent, &[])
     }
 
-    /// The observer as it is installed: with a history on disk.
-    pub(super) fn observer_with_history(&self) -> Result<Observer> {
-        Observer::start_with_history(&self.agent, &[])
+    /// The observer as it is installed: with a history on disk, in this directory.
+    pub(super) fn observer_with_history(&self, directory: &TempDir) -> Result<Observer> {
+        Observer::start_with_history(&self.agent, &directory.join("history.sqlite"), &[])
     }
 
     /// The observer with a configuration file.
