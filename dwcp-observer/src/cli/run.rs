@@ -1,6 +1,6 @@
 //! `dwcp-observer run`.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -21,10 +21,14 @@ use crate::{
     ledger::Ledger,
     metrics::{Exporter, SeriesLimits},
     migration::{look::Options, registry::Registry},
+    process::code::drop_start_code,
     publish::Board,
     rdma::Rdma,
     report::hourly::Hourly,
 };
+
+/// After this the first cycles are over, and with them all that only the start runs.
+const START: Duration = Duration::from_secs(5);
 
 const AFTER: &str = "\
 Examples:
@@ -109,6 +113,10 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
         rdma,
         ledger,
     );
+    tokio::spawn(async {
+        tokio::time::sleep(START).await;
+        drop_start_code();
+    });
     cycle.run(stop).await?;
     drop(logger);
     drop(cycle);

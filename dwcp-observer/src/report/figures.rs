@@ -187,7 +187,7 @@ pub(super) fn blackouts(data: &Data) -> Option<Figure> {
     Plot {
         name: "blackout",
         title:
-            "Blackout of each migration that ended, ms; the line is the limit within a data centre"
+            "Blackout of each migration that ended, ms; the red line, where it is in reach, is the limit within a data centre"
                 .to_owned(),
         unit: "ms",
         x: period(data),
