@@ -21,7 +21,7 @@ use crate::{
     ledger::Ledger,
     metrics::{Exporter, SeriesLimits},
     migration::{look::Options, registry::Registry},
-    process::code::drop_start_code,
+    process::code::drop_idle_code,
     publish::Board,
     rdma::Rdma,
     report::hourly::Hourly,
@@ -115,7 +115,7 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
     );
     tokio::spawn(async {
         tokio::time::sleep(START).await;
-        drop_start_code();
+        drop_idle_code();
     });
     cycle.run(stop).await?;
     drop(logger);
@@ -138,8 +138,11 @@ fn ledger(config: &Config, board: &Board) -> anyhow::Result<Ledger> {
         Hourly::new(directory, config.report.retention_days, config.node_name(), board.clone())
     });
     let after = Box::new(move |store: &Store| {
-        if let Some(hourly) = &mut hourly {
-            hourly.look(store, Timestamp::now());
+        if let Some(hourly) = &mut hourly
+            && hourly.look(store, Timestamp::now())
+        {
+            trim_memory();
+            drop_idle_code();
         }
     });
     let mut ledger = Ledger::new(now, config.sla, None);

@@ -2,9 +2,9 @@
 
 use procfs::process::{MMPermissions, MMapPath, Process};
 
-/// Takes the program's code out of resident memory: what only the start needed (command line, configuration, BTF, the loader) does not
-/// come back, the rest comes back from the page cache as it runs. Returns the bytes that were mapped; 0 when `/proc` does not tell.
-pub fn drop_start_code() -> usize {
+/// Takes the program's code out of resident memory: what only the start or a report needed (command line, BTF, the loader, plots) does
+/// not come back, the rest comes back from the page cache as it runs. Returns the bytes that were mapped; 0 when `/proc` does not tell.
+pub fn drop_idle_code() -> usize {
     let Ok(process) = Process::myself() else { return 0 };
     let (Ok(own), Ok(maps)) = (process.exe(), process.maps()) else { return 0 };
     let mut dropped = 0;
@@ -43,9 +43,9 @@ mod tests {
 
     #[test]
     fn code_that_was_dropped_still_runs() {
-        let first = drop_start_code();
+        let first = drop_idle_code();
         assert!(first > 100_000, "{first}");
         // This very function comes back from the file.
-        assert_eq!(drop_start_code(), first);
+        assert_eq!(drop_idle_code(), first);
     }
 }

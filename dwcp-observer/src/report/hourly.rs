@@ -58,28 +58,30 @@ impl Hourly {
         Self { directory, retention, node, board, done: None, failing: false }
     }
 
-    /// Writes the report of the last full hour, unless it is there. A failure is said once.
-    pub fn look(&mut self, store: &Store, now: Timestamp) {
+    /// Writes the report of the last full hour, unless it is there. A failure is said once. True when one was written.
+    pub fn look(&mut self, store: &Store, now: Timestamp) -> bool {
         let hour = (now.as_second() - GRACE).div_euclid(HOUR) * HOUR - HOUR;
         if self.done.is_some_and(|done| hour <= done) {
-            return;
+            return false;
         }
         match self.write(store, hour) {
             Ok(written) => {
                 self.done = Some(hour);
                 self.failing = false;
-                if let Some(path) = written {
-                    log::info!("report of the hour: {}", path.display());
-                    crate::cycle::trim_memory();
-                }
                 self.forget();
+                if let Some(path) = &written {
+                    log::info!("report of the hour: {}", path.display());
+                }
+                written.is_some()
             }
             // Tried again with the next minute.
-            Err(error) if !self.failing => {
+            Err(error) => {
+                if !self.failing {
+                    log::error!("no report of the hour: {error}");
+                }
                 self.failing = true;
-                log::error!("no report of the hour: {error}");
+                false
             }
-            Err(_) => {}
         }
     }
 
