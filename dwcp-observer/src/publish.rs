@@ -9,6 +9,7 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
+    history,
     metrics::{BLACKOUT_BUCKETS, FINE_BLACKOUT_BUCKETS},
     migration::{
         blackout::Method,
@@ -17,6 +18,7 @@ use crate::{
     },
     process::host::HostUsage,
     rdma::RdmaStatus,
+    sla,
     verdict::{Cause, Health},
 };
 
@@ -39,6 +41,10 @@ pub struct Published {
     pub rdma: RdmaStatus,
     /// The cycle itself.
     pub cycle: CycleStats,
+    /// Service levels; judged at each tick.
+    pub sla: Arc<sla::View>,
+    /// What is kept on disk.
+    pub history: history::Status,
 }
 
 /// A migration and its per-second history.
@@ -48,6 +54,8 @@ pub struct Entry {
     pub record: Arc<Migration>,
     /// Its circular buffer, shared with the cycle; locked for a copy only.
     pub history: Arc<Mutex<History>>,
+    /// The record will not change any more.
+    pub settled: bool,
 }
 
 /// Counters over all migrations.
@@ -223,6 +231,32 @@ pub struct KernelStatus {
     pub rtt: Histogram,
     /// Waits for a CPU by thread role, seconds.
     pub runqueue: Vec<(ThreadRole, Histogram)>,
+}
+
+impl KernelStatus {
+    /// Which required probes are missing, and why; `None` when migrations can be measured.
+    #[must_use]
+    pub fn blind(&self) -> Option<String> {
+        missing_probes(&self.probes, true)
+            .map(|text| format!("a required probe is not attached: {text}"))
+    }
+
+    /// Which other probes are missing, and why.
+    #[must_use]
+    pub fn partly_blind(&self) -> Option<String> {
+        missing_probes(&self.probes, false).map(|text| format!("a probe is not attached: {text}"))
+    }
+}
+
+fn missing_probes(probes: &[ProbeStatus], required: bool) -> Option<String> {
+    let missing = probes.iter().filter(|probe| probe.rung.is_none() && probe.required == required);
+    let texts: Vec<String> = missing
+        .map(|probe| {
+            let why = probe.reason.as_deref().unwrap_or("no rung of its ladder is available");
+            format!("{} ({}): {why}", probe.probe, probe.purpose)
+        })
+        .collect();
+    (!texts.is_empty()).then(|| texts.join("; "))
 }
 
 /// One hook of the attach ladder.

@@ -48,7 +48,7 @@ pub struct Observer {
 
 impl Observer {
     /// Starts `binary run --listen 127.0.0.1:PORT` with `extra_args` behind and waits until
-    /// `GET /health` answers 200, at most 90 s: in a VM that is emulated on a busy machine it took more than 30.
+    /// `GET /health` answers 200, at most 90 s: in a VM that is emulated on a busy machine it took more than 30. It keeps nothing on disk.
     ///
     /// # Errors
     /// When it does not start, ends, or does not become healthy: the error holds what it printed.
@@ -61,6 +61,24 @@ impl Observer {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_at(binary: &Path, address: SocketAddr, extra_args: &[&str]) -> Result<Self> {
+        Self::launch(binary, address, extra_args, None)
+    }
+
+    /// The same as [`Self::start`], with its history in this file and its hourly reports beside it.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with_history(binary: &Path, history: &Path, extra_args: &[&str]) -> Result<Self> {
+        let address = (Ipv4Addr::LOCALHOST, free_port()?).into();
+        Self::launch(binary, address, extra_args, Some(history))
+    }
+
+    fn launch(
+        binary: &Path,
+        address: SocketAddr,
+        extra_args: &[&str],
+        history: Option<&Path>,
+    ) -> Result<Self> {
         const LIMIT: Duration = Duration::from_secs(90);
         let directory = TempDir::new()?;
         let output = File::create(directory.join("output"))?;
@@ -71,6 +89,10 @@ impl Observer {
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output);
+        match history {
+            Some(path) => command.arg("--history").arg(path),
+            None => command.arg("--no-history"),
+        };
         let mut observer = Self { process: ChildGuard::spawn(&mut command)?, address, directory };
         let start = Instant::now();
         loop {

@@ -2,10 +2,12 @@
 
 mod check;
 pub mod client;
+mod go_no_go;
 mod heap;
 pub mod join;
 pub mod migrations;
 mod rdma;
+mod report;
 mod run;
 mod table;
 mod text;
@@ -24,7 +26,9 @@ Examples:
   sudo dwcp-observer run                  watch this host, serve http://0.0.0.0:8080/metrics
   sudo dwcp-observer check                what this host can measure, and what to do about each lack
   dwcp-observer migrations --watch        live and finished migrations, every second
-  dwcp-observer rdma                      queue pairs of this host, migrations or not";
+  dwcp-observer rdma                      queue pairs of this host, migrations or not
+  dwcp-observer go-no-go                  may a rollout go on? exit code 0 go, 1 caution, 2 no-go
+  sudo dwcp-observer report --since 24h   the last day from the history, as Markdown";
 
 /// Observes VM live migrations from inside the kernel.
 #[derive(Debug, Parser)]
@@ -43,6 +47,8 @@ enum Command {
     Migrations(migrations::MigrationsArgs),
     Join(join::JoinArgs),
     Rdma(rdma::RdmaArgs),
+    GoNoGo(go_no_go::GoNoGoArgs),
+    Report(report::ReportArgs),
 }
 
 /// Settings that a flag may override; the configuration file gives the rest.
@@ -63,6 +69,12 @@ struct Settings {
     /// Attach on this rung of the ladder wherever the kernel has it [default: auto]
     #[arg(long, value_name = "RUNG")]
     rung: Option<RungFlag>,
+    /// Keep the history in this file, and hourly reports in `reports` beside it
+    #[arg(long, value_name = "FILE", conflicts_with = "no_history")]
+    history: Option<PathBuf>,
+    /// Keep nothing on disk: no history, no hourly reports; service levels begin anew
+    #[arg(long)]
+    no_history: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -117,6 +129,14 @@ impl Settings {
                 RungFlag::Kprobe => Rung::Kprobe,
             };
         }
+        if let Some(path) = &self.history {
+            config.history.enabled = true;
+            config.history.path.clone_from(path);
+            config.report.directory = path.with_file_name("reports");
+        }
+        if self.no_history {
+            config.history.enabled = false;
+        }
         Ok(config)
     }
 }
@@ -130,6 +150,8 @@ pub fn main() -> ExitCode {
         Command::Migrations(args) => migrations::run(&args),
         Command::Join(args) => join::run(&args),
         Command::Rdma(args) => rdma::run(&args),
+        Command::GoNoGo(args) => Ok(go_no_go::run(&args)),
+        Command::Report(args) => report::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("dwcp-observer: {}", one_line(&error));

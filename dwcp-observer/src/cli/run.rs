@@ -1,8 +1,9 @@
 //! `dwcp-observer run`.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
+use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
@@ -13,14 +14,21 @@ use super::{
 use crate::{
     config::{Config, LogLevel},
     cycle::{Cycle, pollable},
+    history::{History, Store},
     http::{self, HttpLimits},
     identify::rules::RuleSet,
     kernel::Kernel,
+    ledger::Ledger,
     metrics::{Exporter, SeriesLimits},
     migration::{look::Options, registry::Registry},
+    process::code::drop_idle_code,
     publish::Board,
     rdma::Rdma,
+    report::hourly::Hourly,
 };
+
+/// After this the first cycles are over, and with them all that only the start runs.
+const START: Duration = Duration::from_secs(5);
 
 const AFTER: &str = "\
 Examples:
@@ -78,6 +86,7 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
         mode: config.mode,
     };
     let board = Board::default();
+    let ledger = ledger(config, &board)?;
     let series = SeriesLimits {
         migrations: config.limits.live_series_migrations as usize,
         streams: config.limits.live_series_streams as usize,
@@ -102,13 +111,50 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
         board,
         config.probes.program_stats,
         rdma,
+        ledger,
     );
+    tokio::spawn(async {
+        tokio::time::sleep(START).await;
+        drop_idle_code();
+    });
     cycle.run(stop).await?;
     drop(logger);
     drop(cycle);
     server.stop();
     log::info!("stopped");
     Ok(())
+}
+
+/// Service levels that go on where the last run ended, and the thread that keeps them and what they rest on.
+fn ledger(config: &Config, board: &Board) -> anyhow::Result<Ledger> {
+    let now = Timestamp::now();
+    if !config.history.enabled {
+        return Ok(Ledger::new(now, config.sla, None));
+    }
+    let path = config.history.path.clone();
+    let store = Store::open(&path);
+    let mut hourly = config.report.hourly.then(|| {
+        let directory = config.report.directory.clone();
+        Hourly::new(directory, config.report.retention_days, config.node_name(), board.clone())
+    });
+    let after = Box::new(move |store: &Store| {
+        if let Some(hourly) = &mut hourly
+            && hourly.look(store, Timestamp::now())
+        {
+            trim_memory();
+            drop_idle_code();
+        }
+    });
+    let mut ledger = Ledger::new(now, config.sla, None);
+    if let Ok(store) = &store {
+        if let Err(error) = ledger.restore(store, now) {
+            log::error!("service levels begin anew: {error}");
+        }
+        trim_memory();
+    }
+    let history = History::start(path, config.history.retention(), store, after)
+        .context("cannot start the history thread")?;
+    Ok(ledger.with_history(history))
 }
 
 /// Forwards lifecycle lines of the kernel side to the log; at any lower level they are not in the loaded programs at all.

@@ -25,12 +25,16 @@ const INTEGERS: &[Integer] = &[
     ("limits.live_series_migrations", |config| config.limits.live_series_migrations, 0, 4096),
     ("limits.live_series_streams", |config| config.limits.live_series_streams, 0, 65_536),
     ("limits.max_connections", |config| config.limits.max_connections, 1, 65_536),
+    ("history.retention_days", |config| config.history.retention_days, 1, 3650),
+    ("history.max_mebibytes", |config| config.history.max_mebibytes, 4, 1_048_576),
+    ("report.retention_days", |config| config.report.retention_days, 1, 3650),
 ];
 
 const CONFIDENCE: &str = "a number above 0, at most 0.99";
 const PORTS: &str = r#"a list of ports and ranges from 1 to 65535, as ["9876", "49152-49215"]"#;
 const PORT: &str = r#"a port from 1 to 65535 or a range of them, as "9876" or "49152-49215""#;
 const POSITIVE: &str = "a finite number above 0";
+const SHARE: &str = "a number above 0 and below 1";
 const NAME: &str = "1 to 64 of a-z A-Z 0-9 _ . -";
 const COMM: &str = "a process name, or a prefix that ends in *, but not * alone";
 const TEXT: &str = "a text that is not empty";
@@ -49,6 +53,15 @@ const ALLOWED: &[(&str, &str)] = &[
     ("mode.datacenter_max_rtt_seconds", POSITIVE),
     ("mode.internet_min_rtt_seconds", POSITIVE),
     ("mode.datacenter_min_bits_per_second", POSITIVE),
+    ("sla.latency_datacenter_seconds", POSITIVE),
+    ("sla.latency_internet_seconds", POSITIVE),
+    ("sla.latency_hybrid_seconds", POSITIVE),
+    ("sla.throughput_bytes_per_second", POSITIVE),
+    ("sla.throughput_slow_share", SHARE),
+    ("sla.error_rate", SHARE),
+    ("sla.availability", SHARE),
+    ("history.path", "the path of a file"),
+    ("report.directory", "the path of a directory"),
     ("rule[].name", NAME),
     ("rule[].comm", COMM),
     ("rule[].exe", TEXT),
@@ -85,7 +98,7 @@ pub(super) fn first_mistake(config: &Config) -> Option<Mistake> {
         .iter()
         .find(|(_, value, min, max)| !(*min..=*max).contains(&value(config)))
         .map(|(key, ..)| *key);
-    let mode = &config.mode;
+    let (mode, sla) = (&config.mode, &config.sla);
     let btf_path = config.probes.btf_path.as_ref();
     let checks = [
         ("node", config.node.as_deref().is_none_or(is_node)),
@@ -94,6 +107,15 @@ pub(super) fn first_mistake(config: &Config) -> Option<Mistake> {
         ("mode.datacenter_max_rtt_seconds", is_positive(mode.datacenter_max_rtt_seconds)),
         ("mode.internet_min_rtt_seconds", is_positive(mode.internet_min_rtt_seconds)),
         ("mode.datacenter_min_bits_per_second", is_positive(mode.datacenter_min_bits_per_second)),
+        ("sla.latency_datacenter_seconds", is_positive(sla.latency_datacenter_seconds)),
+        ("sla.latency_internet_seconds", is_positive(sla.latency_internet_seconds)),
+        ("sla.latency_hybrid_seconds", is_positive(sla.latency_hybrid_seconds)),
+        ("sla.throughput_bytes_per_second", is_positive(sla.throughput_bytes_per_second)),
+        ("sla.throughput_slow_share", is_share(sla.throughput_slow_share)),
+        ("sla.error_rate", is_share(sla.error_rate)),
+        ("sla.availability", is_share(sla.availability)),
+        ("history.path", !config.history.path.as_os_str().is_empty()),
+        ("report.directory", !config.report.directory.as_os_str().is_empty()),
     ];
     let others = checks.into_iter().find(|(_, right)| !right).map(|(key, _)| key);
     if let Some(key) = integers.or(others) {
@@ -175,6 +197,10 @@ fn is_confidence(value: f64) -> bool {
 
 fn is_positive(value: f64) -> bool {
     value > 0.0 && value.is_finite()
+}
+
+fn is_share(value: f64) -> bool {
+    value > 0.0 && value < 1.0
 }
 
 fn is_name(name: &str) -> bool {

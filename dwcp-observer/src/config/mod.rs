@@ -15,6 +15,8 @@ use serde::Deserialize;
 pub use error::ConfigError;
 pub use ports::PortRange;
 
+use crate::{history::Retention, sla::Targets};
+
 /// What the observer is told to do. [`Config::default`] is what it does without a file.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -33,6 +35,12 @@ pub struct Config {
     pub identify: Identify,
     /// Which path counts as `datacenter`, `internet`, `hybrid`.
     pub mode: ModeThresholds,
+    /// What is promised.
+    pub sla: Targets,
+    /// What outlives the observer.
+    pub history: HistoryConfig,
+    /// Hourly reports.
+    pub report: ReportConfig,
     /// Rules beside the built-in ones, tried before them in the order of the file.
     #[serde(rename = "rule")]
     pub rules: Vec<UserRule>,
@@ -48,6 +56,9 @@ impl Default for Config {
             probes: Probes::default(),
             identify: Identify::default(),
             mode: ModeThresholds::default(),
+            sla: Targets::default(),
+            history: HistoryConfig::default(),
+            report: ReportConfig::default(),
             rules: Vec::new(),
         }
     }
@@ -243,6 +254,64 @@ impl Default for ModeThresholds {
             datacenter_max_rtt_seconds: 0.010,
             internet_min_rtt_seconds: 0.050,
             datacenter_min_bits_per_second: 1e9,
+        }
+    }
+}
+
+/// What outlives the observer: finished migrations, one-minute aggregates, events.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HistoryConfig {
+    /// Whether it is written. Without it service levels begin anew with each start, and there are no reports.
+    pub enabled: bool,
+    /// The database file; its directory is made.
+    pub path: PathBuf,
+    /// How long it is kept, days, 1 to 3650. Service levels over 30 days need 31.
+    pub retention_days: u32,
+    /// Largest size of the database, MiB, 4 to 1048576; above, the oldest migrations go first.
+    pub max_mebibytes: u32,
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            path: PathBuf::from("/var/lib/dwcp-observer/history.sqlite"),
+            retention_days: 31,
+            max_mebibytes: 256,
+        }
+    }
+}
+
+impl HistoryConfig {
+    /// How much is kept.
+    #[must_use]
+    pub fn retention(&self) -> Retention {
+        Retention {
+            seconds: i64::from(self.retention_days) * 86_400,
+            bytes: u64::from(self.max_mebibytes) << 20,
+        }
+    }
+}
+
+/// Hourly reports, as Markdown with plots beside it; they need the history.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReportConfig {
+    /// Whether they are written.
+    pub hourly: bool,
+    /// Where; the directory is made.
+    pub directory: PathBuf,
+    /// How long they are kept, days, 1 to 3650.
+    pub retention_days: u32,
+}
+
+impl Default for ReportConfig {
+    fn default() -> Self {
+        Self {
+            hourly: true,
+            directory: PathBuf::from("/var/lib/dwcp-observer/reports"),
+            retention_days: 30,
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     config::ProgramStats as StatsMode,
     identify::rules::RuleSet,
     kernel::{Kernel, ProcessReading, clock_error_seconds, clock_ns, decode_event, stats},
+    ledger::{Ledger, Second},
     migration::{
         build::WallClock,
         look::{Actions, Observation},
@@ -77,6 +78,7 @@ pub struct Cycle {
     rdma_flows: rdma::Flows,
     rdma_tally: rdma::Tally,
     rdma_status: RdmaStatus,
+    ledger: Ledger,
     /// Phase functions passed since the last look.
     marks: Vec<MarkReading>,
 }
@@ -91,6 +93,7 @@ impl Cycle {
         board: Board,
         stats_mode: StatsMode,
         rdma: Rdma,
+        ledger: Ledger,
     ) -> Self {
         let histogram = || Histogram::new(Arc::from(CYCLE_BUCKETS));
         Self {
@@ -112,6 +115,7 @@ impl Cycle {
             rdma_flows: rdma::Flows::default(),
             rdma_tally: rdma::Tally::default(),
             rdma_status: RdmaStatus::default(),
+            ledger,
             cycle: CycleStats {
                 duration: histogram(),
                 jitter: histogram(),
@@ -373,15 +377,34 @@ impl Cycle {
     }
 
     fn publish(&mut self, observation: &Observation) {
+        let at = Timestamp::now();
+        let entries = self.registry.entries(observation.now_ns, observation.wall);
+        if observation.tick {
+            let blind = self.kernel_status.blind();
+            let second = Second {
+                entries: &entries,
+                totals: self.registry.totals(),
+                host: self.host_usage,
+                missed_cycles: self.cycle.missed,
+                blind: blind.as_deref(),
+                anomalies: None,
+                unhealthy: None,
+            };
+            self.ledger.second(at, &second);
+        } else {
+            self.ledger.look(at, &entries);
+        }
         self.board.publish(Published {
-            at: Timestamp::now(),
+            at,
             started_at: self.started_at,
-            entries: self.registry.entries(observation.now_ns, observation.wall),
+            entries,
             totals: self.registry.totals().clone(),
             host: self.host_usage,
             kernel: self.kernel_status.clone(),
             rdma: self.rdma_status.clone(),
             cycle: self.cycle.clone(),
+            sla: self.ledger.view(),
+            history: self.ledger.history(),
         });
     }
 }

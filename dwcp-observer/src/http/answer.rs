@@ -31,6 +31,7 @@ GET /health                   200 healthy or degraded, 503 with the reason when 
 GET /ready                    200 or 503, as /health
 GET /api/v1/migrations        running and finished migrations as JSON
 GET /api/v1/migrations/{id}   one of them with its per-second history
+GET /api/v1/sla               service levels, error budgets, go / caution / no-go as JSON
 GET /api/v1/rdma              every queue pair of this host, migrations or not
 ";
 
@@ -94,6 +95,7 @@ impl Endpoints {
                 json_answer(endpoint, status, &body)
             }
             "/api/v1/migrations" => self.list(endpoint, published.as_ref()),
+            "/api/v1/sla" => sla(endpoint, published.as_deref()),
             "/api/v1/rdma" => rdma(endpoint, published.as_deref()),
             _ => one(endpoint, published.as_deref(), path.strip_prefix(MIGRATION).unwrap_or("")),
         }
@@ -142,13 +144,14 @@ impl Endpoints {
 
 /// The label of a path; empty when there is no such endpoint.
 fn endpoint(path: &str) -> &'static str {
-    const PLAIN: [&str; 7] = [
+    const PLAIN: [&str; 8] = [
         "/",
         "/metrics",
         "/metrics/summary",
         "/health",
         "/ready",
         "/api/v1/migrations",
+        "/api/v1/sla",
         "/api/v1/rdma",
     ];
     if let Some(plain) = PLAIN.iter().find(|plain| **plain == path) {
@@ -179,6 +182,16 @@ fn rdma(endpoint: &'static str, published: Option<&Published>) -> Answer {
     let none = RdmaStatus::default();
     let status = published.map_or(&none, |published| &published.rdma);
     json_answer(endpoint, StatusCode::OK, &View::new(status))
+}
+
+fn sla(endpoint: &'static str, published: Option<&Published>) -> Answer {
+    match published {
+        Some(published) => json_answer(endpoint, StatusCode::OK, published.sla.as_ref()),
+        None => {
+            let text = "no cycle has been completed yet";
+            error(endpoint, StatusCode::SERVICE_UNAVAILABLE, text)
+        }
+    }
 }
 
 fn json_answer(endpoint: &'static str, status: StatusCode, body: &impl Serialize) -> Answer {

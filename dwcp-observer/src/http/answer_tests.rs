@@ -78,6 +78,54 @@ fn unknown_paths_and_ids_are_404() {
 }
 
 #[test]
+fn service_levels_and_their_summary() {
+    let endpoints = published(|_| {});
+    let (status, view) = get(&endpoints, "/api/v1/sla");
+    assert_eq!((status, &view["decision"]), (200, &json!("no-go")));
+    assert_eq!(view["windows"].as_array().unwrap().len(), 4);
+    assert_eq!(view["targets"]["latency_datacenter_seconds"], 0.5);
+    let (_, summary) = get(&endpoints, "/metrics/summary");
+    assert_eq!(summary["decision"], "no-go");
+    let kept =
+        json!({ "latency": true, "throughput": false, "error_rate": false, "availability": true });
+    assert_eq!(summary["sla"], kept);
+
+    let before = self::endpoints(Board::default());
+    assert_eq!(get(&before, "/api/v1/sla").0, 503);
+}
+
+#[test]
+fn a_history_that_is_not_written_is_a_degradation() {
+    let endpoints = published(|published| {
+        healthy(published);
+        published.history.state = crate::history::State::Failing {
+            since: sample::at(),
+            reason: "history.sqlite: the disk is full".to_owned(),
+        };
+    });
+    let (status, health) = get(&endpoints, "/health");
+    assert_eq!((status, &health["status"]), (200, &json!("degraded")));
+    let reason = health["reason"].as_str().unwrap();
+    assert!(reason.contains("the history is not written since 2026-11-22T12:30:00.5Z"), "{reason}");
+    let metrics = endpoints.answer(&Method::GET, "/metrics", sample::at());
+    let text = String::from_utf8(metrics.body.to_vec()).unwrap();
+    assert!(text.contains("dwcp_observer_history_up 0\n"), "{text}");
+
+    let off = published_off();
+    let metrics = off.answer(&Method::GET, "/metrics", sample::at());
+    let text = String::from_utf8(metrics.body.to_vec()).unwrap();
+    assert!(!text.contains("dwcp_observer_history"), "what is switched off has no figures");
+    assert_eq!(get(&off, "/health").1["status"], "healthy");
+}
+
+fn published_off() -> Endpoints {
+    published(|published| {
+        healthy(published);
+        published.history = crate::history::Status::default();
+    })
+}
+
+#[test]
 fn other_methods_are_405_everywhere() {
     let endpoints = published(|_| {});
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS, Method::PATCH] {
@@ -118,7 +166,7 @@ fn the_index_lists_every_endpoint() {
         .lines()
         .filter_map(|line| line.strip_prefix("GET ")?.split_whitespace().next())
         .collect();
-    assert_eq!(paths.len(), 7);
+    assert_eq!(paths.len(), 8);
     for path in paths {
         let path = path.replace("{id}", "1795350596500-4711");
         let answer = endpoints.answer(&Method::GET, &path, sample::at());

@@ -38,6 +38,12 @@ pub(super) fn health(published: Option<&Published>, now: Timestamp) -> (StatusCo
     (status, body)
 }
 
+/// The body alone, for the report.
+#[must_use]
+pub fn health_body(published: &Published, now: Timestamp) -> Value {
+    health(Some(published), now).1
+}
+
 enum Judgement {
     Healthy,
     Degraded(String),
@@ -56,23 +62,12 @@ fn judge(published: Option<&Published>, now: Timestamp) -> Judgement {
             age.as_secs_f64()
         ));
     }
-    let missing = |required: bool| {
-        let probes = published.kernel.probes.iter();
-        let missing = probes.filter(|probe| probe.rung.is_none() && probe.required == required);
-        let texts: Vec<String> = missing
-            .map(|probe| {
-                let why = probe.reason.as_deref().unwrap_or("no rung of its ladder is available");
-                format!("{} ({}): {why}", probe.probe, probe.purpose)
-            })
-            .collect();
-        (!texts.is_empty()).then(|| texts.join("; "))
-    };
-    if let Some(text) = missing(true) {
-        return Judgement::Unhealthy(format!("a required probe is not attached: {text}"));
+    if let Some(text) = published.kernel.blind() {
+        return Judgement::Unhealthy(text);
     }
-    missing(false).map_or(Judgement::Healthy, |text| {
-        Judgement::Degraded(format!("a probe is not attached: {text}"))
-    })
+    let faults = [published.kernel.partly_blind(), published.history.state.fault()];
+    let faults: Vec<String> = faults.into_iter().flatten().collect();
+    if faults.is_empty() { Judgement::Healthy } else { Judgement::Degraded(faults.join("; ")) }
 }
 
 /// Time since `from`; zero when the clock was set back.

@@ -9,5 +9,6 @@ mod listener;
 mod server;
 mod summary;
 
+pub use health::health_body;
 pub use listener::{BindError, bind};
 pub use server::{HttpLimits, ServeError, ServerHandle, serve};

@@ -6,13 +6,14 @@ use serde_json::{Value, json};
 use crate::{
     migration::record::{Migration, Outcome, Role, State},
     publish::Published,
+    sla::{SlaType, Window, judge::nearest_rank},
 };
 
 const GIGABYTE: f64 = 1e9;
 
 /// The body. Latency is the blackout, in ms, over the finished records still held with both instants known. Throughput is in GB/s (1e9 bytes per second): `current_gbps` is the sum of the rates of the active
 /// migrations; `average_gbps` the mean over the finished records still held, each with its bytes over its duration;
-/// `max_gbps` the highest of all these single figures. What was not measured is missing.
+/// `max_gbps` the highest of all these single figures. `sla` is the compliance over the last hour. What was not measured is missing.
 pub(super) fn summary(published: Option<&Published>, now: Timestamp) -> Value {
     let mut body = json!({
         "latency": {},
@@ -38,11 +39,7 @@ pub(super) fn summary(published: Option<&Published>, now: Timestamp) -> Value {
         .collect();
     blackouts.sort_by(f64::total_cmp);
     if let Some(max) = blackouts.last() {
-        let percentile = |percent: usize| {
-            // Nearest rank, as in the contract.
-            let rank = (blackouts.len() * percent).div_ceil(100).saturating_sub(1);
-            blackouts.get(rank).copied()
-        };
+        let percentile = |percent: usize| nearest_rank(&blackouts, percent);
         body["latency"] = json!({
             "p50_ms": percentile(50),
             "p95_ms": percentile(95),
@@ -71,6 +68,14 @@ pub(super) fn summary(published: Option<&Published>, now: Timestamp) -> Value {
             .map(|(_, count)| *count)
             .sum();
         body["error_rate"] = json!(failed as f64 / finished as f64);
+    }
+    let view = published.sla.as_ref();
+    body["decision"] = json!(view.decision.decision);
+    let hour = view.window(Window::Hour);
+    for sla in SlaType::ALL {
+        if let Some(compliant) = hour.and_then(|hour| hour.level(sla).compliant) {
+            body["sla"][sla.as_str()] = json!(compliant);
+        }
     }
     body
 }

@@ -81,6 +81,7 @@ impl Exporter {
         let mut families = Vec::new();
         if let Some(published) = input.published {
             self.migrations(published, &mut families);
+            super::sla::sla(&published.sla, &mut families);
             super::rdma::rdma(&published.rdma, &mut families);
             let dropped = live::families(published, self.limits, &mut families);
             build_info(&mut families);
@@ -91,6 +92,7 @@ impl Exporter {
             family.add(&["migration"], dropped.migrations as f64);
             family.add(&["stream"], dropped.streams as f64);
             family.finish(&mut families);
+            super::history::history(&published.history, &mut families);
         } else {
             build_info(&mut families);
         }
@@ -387,7 +389,7 @@ fn process(usage: &ProcessUsage, families: &mut Vec<MetricFamily>) {
     }
 }
 
-fn single(
+pub(super) fn single(
     definition: &'static table::Definition,
     value: Option<f64>,
     families: &mut Vec<MetricFamily>,

@@ -2,11 +2,13 @@
 
 mod exporter;
 mod family;
+mod history;
 mod live;
 mod process_usage;
 mod rdma;
 #[cfg(test)]
 pub(crate) mod sample;
+mod sla;
 pub mod table;
 
 pub use exporter::{Exporter, HttpCounts, Input, RenderError, SeriesLimits};

@@ -11,6 +11,8 @@ use jiff::Timestamp;
 
 use super::{DURATION_BUCKETS, HttpCounts, ProcessUsage};
 use crate::{
+    history,
+    ledger::{Ledger, Second},
     migration::{
         blackout::Method,
         history::History,
@@ -26,6 +28,7 @@ use crate::{
         ProbeStatus, ProgramStats, Published, Totals,
     },
     rdma::RdmaStatus,
+    sla,
     verdict::{Cause, Fractions, Health, Verdict, eta::Eta, streams::Balance},
 };
 
@@ -245,7 +248,8 @@ pub(crate) fn entry(record: Migration) -> Entry {
         cause: Some(Cause::Network),
         fractions: None,
     });
-    Entry { record: Arc::new(record), history: Arc::new(Mutex::new(history)) }
+    let settled = record.outcome.is_some();
+    Entry { record: Arc::new(record), history: Arc::new(Mutex::new(history)), settled }
 }
 
 fn histogram(bounds: &[f64], samples: &[f64]) -> Histogram {
@@ -352,7 +356,36 @@ pub(crate) fn published() -> Published {
             missed: 1,
             period: Duration::from_secs(1),
         },
+        sla: sla(),
+        history: history::Status {
+            state: history::State::Writing,
+            written: 42,
+            dropped: 1,
+            failures: 2,
+            pruned: 3,
+            bytes: Some(8192),
+        },
     }
+}
+
+/// What the ledger says of these migrations.
+fn sla() -> Arc<sla::View> {
+    let mut ledger = Ledger::new(at() - seconds(100), sla::Targets::default(), None);
+    let entries = [
+        entry(active("1795350596500-4711")),
+        entry(finished("1795350585500-4600", Outcome::Completed, 5)),
+    ];
+    let second = Second {
+        entries: &entries,
+        totals: &totals(),
+        host: None,
+        missed_cycles: 0,
+        blind: None,
+        anomalies: None,
+        unhealthy: None,
+    };
+    ledger.second(at(), &second);
+    ledger.view()
 }
 
 pub(crate) fn http_counts() -> HttpCounts {

@@ -140,6 +140,34 @@ metrics! {
         absent: "the kernel side gives no histogram";
 
     // RDMA by device, migrations or not.
+
+    // Service levels. The first and the last but one are names of the contract.
+    SLA_COMPLIANCE = Gauge "dwcp_v3_sla_compliance" ["sla_type", "metric"] "1",
+        "Service level over the last hour: 0 violated, 1 kept.",
+        "migration records, one-minute aggregates",
+        absent: "nothing was there to judge in the last hour";
+    SLA_VALUE = Gauge "dwcp_v3_sla_value" ["sla_type", "window"] "seconds, bytes/s or ratio",
+        "What the service level is judged by: p99 of the blackout in the mode nearest to its limit, mean rate of transfers, failed of finished migrations, up of judged seconds.",
+        "migration records, one-minute aggregates",
+        absent: "nothing was there to judge in the window";
+    BUDGET_REMAINING = Gauge "dwcp_v3_error_budget_remaining_ratio" ["sla_type", "window"] "ratio",
+        "Error budget left: 1 untouched, 0 spent, below 0 overspent.",
+        "migration records, one-minute aggregates",
+        absent: "nothing was there to judge in the window";
+    BURN_RATE = Gauge "dwcp_v3_error_budget_burn_rate" ["sla_type", "window"] "1",
+        "How many times faster than allowed the error budget is spent.",
+        "migration records, one-minute aggregates",
+        absent: "nothing was there to judge in the window";
+    BLACKOUT_P99 = Gauge "dwcp_v3_sla_blackout_p99_seconds" ["mode", "window"] "seconds",
+        "p99 of the blackout by mode, nearest rank.",
+        "migration records",
+        absent: "no migration of that mode ended in the window with a blackout of known length";
+    SLA_VIOLATIONS = Counter "dwcp_v3_sla_violations_total" ["sla_type"] "minutes",
+        "Minutes at whose end the service level was violated over the last hour.",
+        "service levels";
+    GO_NO_GO = Gauge "dwcp_v3_go_no_go" ["decision"] "1",
+        "1 for the present decision about a rollout (go, caution, no-go), 0 for the others; /api/v1/sla gives the reasons.",
+        "service levels, verdicts, anomalies, components";
     RDMA_BYTES = Counter "dwcp_v3_rdma_bytes_total" ["device", "direction"] "bytes",
         "Payload of completed sends and RDMA writes (sent), of receive completions (received) and of RDMA reads (read).",
         "completions of queue pairs (rxe_cq_post)",
@@ -299,6 +327,30 @@ metrics! {
         "Live or just finished migrations and their streams that have no series of their own because of the caps.",
         "exposition",
         absent: "before the first cycle";
+    HISTORY_UP = Gauge "dwcp_observer_history_up" [] "1",
+        "Whether the history is being written to disk.",
+        "history thread",
+        absent: "history.enabled is false";
+    HISTORY_WRITTEN = Counter "dwcp_observer_history_rows_written_total" [] "rows",
+        "Rows written: migrations, minutes, events.",
+        "history thread",
+        absent: "history.enabled is false";
+    HISTORY_DROPPED = Counter "dwcp_observer_history_rows_dropped_total" [] "rows",
+        "Rows that found no room while the disk did not take any, or could not be written.",
+        "history thread",
+        absent: "history.enabled is false";
+    HISTORY_FAILURES = Counter "dwcp_observer_history_write_failures_total" [] "attempts",
+        "Attempts to open or write the history that failed; they are repeated every 5 s.",
+        "history thread",
+        absent: "history.enabled is false";
+    HISTORY_PRUNED = Counter "dwcp_observer_history_rows_pruned_total" [] "rows",
+        "Rows removed for their age or because the database was at its size limit.",
+        "history thread",
+        absent: "history.enabled is false";
+    HISTORY_BYTES = Gauge "dwcp_observer_history_bytes" [] "bytes",
+        "Size of what the history holds.",
+        "SQLite page_count, freelist_count",
+        absent: "history.enabled is false, or before the first write";
     HTTP_REQUESTS = Counter "dwcp_observer_http_requests_total" ["endpoint", "code"] "requests",
         "Answered HTTP requests.",
         "HTTP server",

@@ -65,6 +65,11 @@ impl Setup {
         Observer::start(&self.agent, &[])
     }
 
+    /// The observer as it is installed: with a history on disk, in this directory.
+    pub(super) fn observer_with_history(&self, directory: &TempDir) -> Result<Observer> {
+        Observer::start_with_history(&self.agent, &directory.join("history.sqlite"), &[])
+    }
+
     /// The observer with a configuration file.
     pub(super) fn observer_with(&self, config: &str) -> Result<Observer> {
         let directory = TempDir::new()?;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use dwcp_observer_lab::observer::Observer;
+use dwcp_observer_lab::temp::TempDir;
 
 use super::bpf::{ProgramsOf, Runs, time_programs};
 use super::load::{MIGRATOR, Setup, Traffic, has_process, stop, streams};
@@ -18,7 +19,8 @@ const STREAMS: u32 = 512;
 /// When the observer or the traffic does not work.
 pub(super) fn run(setup: &Setup) -> Result<Vec<Row>> {
     let window = setup.seconds(20.0, 5.0);
-    let observer = setup.observer()?;
+    let directory = TempDir::new()?;
+    let observer = setup.observer_with_history(&directory)?;
     // The start, with its look at all of /proc, is over.
     std::thread::sleep(Duration::from_secs(2));
     let mut rows = Vec::new();

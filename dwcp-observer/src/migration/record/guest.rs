@@ -1,7 +1,7 @@
 //! What the guest felt, and the phases that its migration passed.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Role;
 use crate::{migration::blackout::Method, netdev::FirstPacket, phase::states::MigratorState};
@@ -103,7 +103,7 @@ impl BlackoutParts {
 }
 
 /// A phase of a migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PhaseName {
     /// Connections are made, dirty logging is started.

@@ -3,7 +3,7 @@
 //! Absent is not zero: what was not measured is `None` and is missing from the JSON.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 mod guest;
 mod rdma;
@@ -114,7 +114,7 @@ pub enum State {
 }
 
 /// How a migration ended; rests on the record's evidence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// The guest runs at the destination.
@@ -144,7 +144,7 @@ impl Outcome {
 }
 
 /// What carries the streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// TCP over IPv4 or IPv6.
@@ -165,7 +165,7 @@ impl Transport {
 }
 
 /// The path a migration takes (contract: `datacenter`, `internet`, `hybrid`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Short RTT and a high rate.
@@ -200,7 +200,7 @@ pub struct Vm {
 }
 
 /// Which side of a migration a process or a flow is on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Sends the guest.

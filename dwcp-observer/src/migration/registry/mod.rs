@@ -94,6 +94,7 @@ impl Registry {
         let built = |live: &Live| Entry {
             record: Arc::new(build::record(live, now_ns, wall)),
             history: Arc::clone(&live.history),
+            settled: false,
         };
         running
             .into_iter()

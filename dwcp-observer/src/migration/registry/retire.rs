@@ -35,8 +35,11 @@ impl Registry {
             if let Ok(mut history) = live.history.lock() {
                 history.seal();
             }
-            self.finished
-                .push_front(Entry { record: Arc::new(record), history: Arc::clone(&live.history) });
+            self.finished.push_front(Entry {
+                record: Arc::new(record),
+                history: Arc::clone(&live.history),
+                settled: true,
+            });
             for (role, end) in live.roles() {
                 if let Some(known) = self.processes.get_mut(&end.process) {
                     known.overflow_base = end.overflow;

@@ -1,0 +1,81 @@
+//! `dwcp-observer go-no-go`: the decision of the running observer, for people and pipelines.
+
+use std::{fmt::Write as _, io::Write as _, process::ExitCode};
+
+use anyhow::Context as _;
+
+use super::client::{Url, get};
+use crate::sla::{
+    SlaType, View,
+    decide::{Word, measured, name},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  dwcp-observer go-no-go && deploy-next-stage
+  dwcp-observer go-no-go --json | jq -r '.reasons[].text'
+  dwcp-observer go-no-go --url http://node7:8080
+
+Exit codes: 0 go; 1 caution; 2 no-go, or wrong arguments; 3 no answer from an observer.";
+
+/// No answer is neither of the three.
+const NO_ANSWER: u8 = 3;
+
+/// Say whether a rollout may go on, and why
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct GoNoGoArgs {
+    /// Print the observer's JSON as it is
+    #[arg(long)]
+    json: bool,
+    /// Where the observer listens
+    #[arg(long, default_value = "http://127.0.0.1:8080", value_parser = Url::parse)]
+    url: Url,
+}
+
+pub(super) fn run(args: &GoNoGoArgs) -> ExitCode {
+    match answer(args) {
+        Ok(Word::Go) => ExitCode::SUCCESS,
+        Ok(Word::Caution) => ExitCode::from(1),
+        Ok(Word::NoGo) => ExitCode::from(2),
+        Err(error) => {
+            eprintln!("dwcp-observer: {}", super::one_line(&error));
+            ExitCode::from(NO_ANSWER)
+        }
+    }
+}
+
+fn answer(args: &GoNoGoArgs) -> anyhow::Result<Word> {
+    let body = get(&args.url, "/api/v1/sla")?;
+    let view: View =
+        serde_json::from_value(body.value).context("the observer is of another version")?;
+    let text = if args.json { format!("{}\n", body.text) } else { render(&view) };
+    // A reader that has gone does not change the answer.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(view.decision.decision)
+}
+
+fn render(view: &View) -> String {
+    let mut text = format!("{}\n", view.decision.decision.as_str().to_uppercase());
+    for reason in &view.decision.reasons {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {:<8} {}", reason.level.as_str(), reason.text);
+    }
+    for levels in &view.windows {
+        let _ = writeln!(text, "\nlast {}", levels.window.as_str());
+        for sla in SlaType::ALL {
+            let level = levels.level(sla);
+            let (word, figures) = match level.compliant {
+                Some(true) => ("kept", measured(sla, level)),
+                Some(false) => ("violated", measured(sla, level)),
+                None => ("-", "nothing to judge".to_owned()),
+            };
+            let _ = writeln!(text, "  {:<12}  {word:<8}  {figures}", name(sla));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "go_no_go_tests.rs"]
+mod tests;

@@ -1,0 +1,128 @@
+//! `dwcp-observer report`: a period of the history, with what the running observer says.
+
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use super::client::{Url, get};
+use crate::{
+    config::Config,
+    history::Store,
+    report::{
+        data::{Data, Live},
+        hourly::{put, write_markdown},
+        report,
+    },
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  sudo dwcp-observer report --since 24h                              Markdown on the terminal, without plots
+  sudo dwcp-observer report --since 24h --html --output day.html     one file, plots inside
+  sudo dwcp-observer report --since 7d --output week.md              week.md, and its plots beside it
+  sudo dwcp-observer report --history copy.sqlite --since 30d        from a copy of another host's history
+
+Exit codes: 0 written; 1 there is no history, or it cannot be read; 2 wrong arguments or configuration.";
+
+/// Write a report of finished migrations, service levels and resources from the history
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct ReportArgs {
+    /// How far back: a number and s, m, h or d
+    #[arg(long, default_value = "24h", value_parser = period)]
+    since: SignedDuration,
+    /// HTML instead of Markdown
+    #[arg(long)]
+    html: bool,
+    /// File to write; plots of a Markdown report go beside it
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Configuration file that names the history
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The history's database [default: that of the configuration]
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
+    /// Where the observer listens; without one the report is of the history alone
+    #[arg(long, default_value = "http://127.0.0.1:8080", value_parser = Url::parse)]
+    url: Url,
+}
+
+fn period(text: &str) -> Result<SignedDuration, String> {
+    let wrong =
+        || "a number above 0 and s, m, h or d, as 90m or 24h or 30d; at most 3650d".to_owned();
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: i64 = number.parse().map_err(|_| wrong())?;
+    let seconds = number.checked_mul(seconds).ok_or_else(wrong)?;
+    if (1..=3650 * 86_400).contains(&seconds) {
+        Ok(SignedDuration::from_secs(seconds))
+    } else {
+        Err(wrong())
+    }
+}
+
+pub(super) fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
+    let config = match &args.config {
+        Some(path) => Config::load(path)?,
+        None => Config::default(),
+    };
+    let store = Store::open_read_only(args.history.as_ref().unwrap_or(&config.history.path))?;
+    let to = Timestamp::now();
+    let from = to - args.since;
+    let data = Data::read(&store, from, to, config.node_name(), live(&args.url))?;
+    let document = report(&data);
+    match &args.output {
+        Some(path) if args.html => put(path, &document.html())?,
+        Some(path) => write_markdown(&document, path)?,
+        None => {
+            let text = if args.html { document.html() } else { document.markdown(|_| None) };
+            match std::io::stdout().write_all(text.as_bytes()) {
+                // The reader (`head`, a pager) has seen enough.
+                Err(failure) if failure.kind() == std::io::ErrorKind::BrokenPipe => {}
+                done => done?,
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a running observer says; a report without one is a report all the same.
+fn live(url: &Url) -> Live {
+    let ask = |path: &str| -> Option<Value> { get(url, path).ok().map(|body| body.value) };
+    let active = ask("/api/v1/migrations").and_then(|mut list| {
+        let list = list.get_mut("migrations")?.as_array_mut().map(std::mem::take)?;
+        let running = list.into_iter().filter(|record| record["state"] == "active");
+        Some(running.filter_map(|record| serde_json::from_value(record).ok()).collect())
+    });
+    Live {
+        sla: ask("/api/v1/sla").and_then(|value| serde_json::from_value(value).ok()),
+        health: ask("/health"),
+        active,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn periods() {
+        let seconds = |text: &str| period(text).map(|period| period.as_secs());
+        assert_eq!(seconds("90s"), Ok(90));
+        assert_eq!(seconds("5m"), Ok(300));
+        assert_eq!(seconds("24h"), Ok(86_400));
+        assert_eq!(seconds("30d"), Ok(2_592_000));
+        for wrong in ["", "h", "24", "0h", "-1h", "1.5h", "9999999999d", "3651d", "1w", "24 h", "ä"]
+        {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! A document and how it is written, as Markdown (CommonMark with tables) and as HTML that needs nothing else.
+
+use std::fmt::Write as _;
+
+/// Headings, texts, tables, figures.
+#[derive(Clone, Debug)]
+pub struct Document {
+    title: String,
+    blocks: Vec<Block>,
+}
+
+#[derive(Clone, Debug)]
+enum Block {
+    Heading(u8, String),
+    Text(String),
+    List(Vec<String>),
+    Table { header: Vec<String>, rows: Vec<Vec<String>> },
+    Figure(Figure),
+}
+
+/// A plot.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    /// Part of a file name: `blackout`, `throughput`, ...
+    pub name: &'static str,
+    /// What it shows.
+    pub title: String,
+    /// An SVG document.
+    pub svg: String,
+}
+
+impl Document {
+    /// An empty document.
+    pub(super) fn new(title: &str) -> Self {
+        Self { title: title.to_owned(), blocks: Vec::new() }
+    }
+
+    pub(super) fn heading(&mut self, level: u8, text: &str) {
+        self.blocks.push(Block::Heading(level, text.to_owned()));
+    }
+
+    pub(super) fn text(&mut self, text: impl Into<String>) {
+        self.blocks.push(Block::Text(text.into()));
+    }
+
+    pub(super) fn list(&mut self, items: Vec<String>) {
+        self.blocks.push(Block::List(items));
+    }
+
+    pub(super) fn table(&mut self, header: &[&str], rows: Vec<Vec<String>>) {
+        let header = header.iter().map(|name| (*name).to_owned()).collect();
+        self.blocks.push(Block::Table { header, rows });
+    }
+
+    pub(super) fn figure(&mut self, figure: Option<Figure>) {
+        self.blocks.extend(figure.map(Block::Figure));
+    }
+
+    /// All figures.
+    pub fn figures(&self) -> impl Iterator<Item = &Figure> {
+        self.blocks.iter().filter_map(|block| match block {
+            Block::Figure(figure) => Some(figure),
+            _ => None,
+        })
+    }
+
+    /// As Markdown; `link` is the address of a figure's file, `None` leaves figures out.
+    #[must_use]
+    pub fn markdown(&self, link: impl Fn(&Figure) -> Option<String>) -> String {
+        let mut text = format!("# {}\n", plain(&self.title));
+        for block in &self.blocks {
+            text.push('\n');
+            // Writing to a String cannot fail.
+            let _ = match block {
+                Block::Heading(level, title) => {
+                    writeln!(text, "{} {}", "#".repeat(usize::from(*level)), plain(title))
+                }
+                Block::Text(words) => writeln!(text, "{}", plain(words)),
+                Block::List(items) => {
+                    items.iter().try_for_each(|item| writeln!(text, "- {}", plain(item)))
+                }
+                Block::Table { header, rows } => {
+                    let line = |cells: &[String]| {
+                        let cells: Vec<String> = cells.iter().map(|cell| plain(cell)).collect();
+                        format!("| {} |", cells.join(" | "))
+                    };
+                    let rule = "|---".repeat(header.len());
+                    writeln!(text, "{}\n{rule}|", line(header)).and_then(|()| {
+                        rows.iter().try_for_each(|row| writeln!(text, "{}", line(row)))
+                    })
+                }
+                Block::Figure(figure) => match link(figure) {
+                    Some(link) => writeln!(text, "![{}]({link})", plain(&figure.title)),
+                    None => writeln!(
+                        text,
+                        "(Plot \"{}\": with --output or --html.)",
+                        plain(&figure.title)
+                    ),
+                },
+            };
+        }
+        text
+    }
+
+    /// As one HTML file, plots inside.
+    #[must_use]
+    pub fn html(&self) -> String {
+        let title = escaped(&self.title);
+        let mut text = format!(
+            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
+             <style>body{{font:15px/1.45 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}\
+             table{{border-collapse:collapse;margin:.6em 0}}td,th{{border:1px solid #ccc;padding:.2em .6em;text-align:left}}\
+             th{{background:#f3f3f3}}svg{{max-width:100%;height:auto}}figcaption{{color:#555}}</style></head>\n<body>\n<h1>{title}</h1>\n"
+        );
+        for block in &self.blocks {
+            let _ = match block {
+                Block::Heading(level, title) => {
+                    writeln!(text, "<h{level}>{}</h{level}>", escaped(title))
+                }
+                Block::Text(words) => writeln!(text, "<p>{}</p>", escaped(words)),
+                Block::List(items) => {
+                    let items: Vec<String> =
+                        items.iter().map(|item| format!("<li>{}</li>", escaped(item))).collect();
+                    writeln!(text, "<ul>{}</ul>", items.concat())
+                }
+                Block::Table { header, rows } => {
+                    let line = |cells: &[String], tag: &str| {
+                        let cells: Vec<String> = cells
+                            .iter()
+                            .map(|cell| format!("<{tag}>{}</{tag}>", escaped(cell)))
+                            .collect();
+                        format!("<tr>{}</tr>", cells.concat())
+                    };
+                    let body: Vec<String> = rows.iter().map(|row| line(row, "td")).collect();
+                    writeln!(text, "<table>{}{}</table>", line(header, "th"), body.concat())
+                }
+                Block::Figure(figure) => {
+                    let (svg, title) = (&figure.svg, escaped(&figure.title));
+                    writeln!(text, "<figure>{svg}<figcaption>{title}</figcaption></figure>")
+                }
+            };
+        }
+        text.push_str("</body></html>\n");
+        text
+    }
+}
+
+/// Text that Markdown takes for itself is escaped; names of machines come from outside.
+fn plain(text: &str) -> String {
+    let mut output = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\\' | '`' | '*' | '[' | ']' | '|' | '#' | '~' => {
+                output.push('\\');
+                output.push(c);
+            }
+            '<' => output.push_str("&lt;"),
+            '>' => output.push_str("&gt;"),
+            '&' => output.push_str("&amp;"),
+            c if c.is_control() => output.push(' '),
+            c => output.push(c),
+        }
+    }
+    output
+}
+
+fn escaped(text: &str) -> String {
+    let mut output = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => output.push_str("&amp;"),
+            '<' => output.push_str("&lt;"),
+            '>' => output.push_str("&gt;"),
+            '"' => output.push_str("&quot;"),
+            '\'' => output.push_str("&#39;"),
+            c if c.is_control() => output.push(' '),
+            c => output.push(c),
+        }
+    }
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hostile() -> Document {
+        let mut document = Document::new("t");
+        let name = "a|b<script>alert(1)</script>\n# x `c` *d* [e](f)";
+        document.table(&["vm"], vec![vec![name.to_owned()]]);
+        document.text(name);
+        document
+    }
+
+    #[test]
+    fn names_cannot_break_out_of_their_cell() {
+        let text = hostile().markdown(|_| None);
+        let row = text.lines().find(|line| line.starts_with("| a")).unwrap();
+        assert_eq!(row, r"| a\|b&lt;script&gt;alert(1)&lt;/script&gt; \# x \`c\` \*d\* \[e\](f) |");
+        let html = hostile().html();
+        assert!(!html.contains("<script>"), "{html}");
+        assert!(html.contains("<td>a|b&lt;script&gt;"), "{html}");
+    }
+
+    #[test]
+    fn figures_are_linked_inlined_or_named() {
+        let mut document = Document::new("t");
+        let figure = Figure { name: "cpu", title: "CPU".into(), svg: "<svg></svg>".into() };
+        document.figure(Some(figure));
+        document.figure(None);
+        assert!(document.html().contains("<svg></svg>"));
+        let text = document.markdown(|figure| Some(format!("r-{}.svg", figure.name)));
+        assert!(text.contains("![CPU](r-cpu.svg)"), "{text}");
+        assert!(document.markdown(|_| None).contains("Plot \"CPU\""));
+        assert_eq!(document.figures().count(), 1);
+    }
+}

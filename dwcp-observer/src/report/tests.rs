@@ -1,0 +1,266 @@
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    data::{Data, Live},
+    hourly::{Hourly, live},
+    report,
+};
+use crate::{
+    history::{Batch, Event, Store, minute::Minute, tests::Directory},
+    metrics::sample,
+    migration::record::{Mode, Outcome},
+    publish::Board,
+    sla::counts::{Counts, Felt},
+};
+
+/// Begin of an hour.
+fn begin() -> Timestamp {
+    "2026-11-22T12:00:00Z".parse().unwrap()
+}
+
+/// An hour with a good, a slow and a failed migration, of which one has a name of its own kind.
+fn stored(directory: &Directory) -> Store {
+    let mut store = Store::open(&directory.file()).unwrap();
+    for (id, outcome, age) in [
+        ("1-1", Outcome::Completed, 1700),
+        ("2-2", Outcome::Completed, 600),
+        ("3-3", Outcome::Failed, 300),
+    ] {
+        let mut record = sample::finished(id, outcome, age);
+        record.vm.name = Some("a|b<i>".into());
+        if id == "2-2" {
+            record.blackout.as_mut().unwrap().seconds = Some(0.75);
+        }
+        if outcome == Outcome::Failed {
+            record.blackout = None;
+            record.evidence[0].weight = None;
+            record.evidence[0].detail = "the destination died".into();
+        }
+        let entry = sample::entry(record);
+        let migrations = vec![(entry.record, entry.history)];
+        store.write(&Batch { migrations, ..Batch::default() }).unwrap();
+    }
+    let minutes = (0..40)
+        .map(|number| {
+            let mut minute = Minute {
+                at: begin().as_second() + number * 60,
+                counts: Counts {
+                    observed_seconds: 60,
+                    transfer_seconds: 10,
+                    slow_seconds: 10,
+                    transferred_bytes: 10_000_000_000,
+                    failed: u64::from(number == 25),
+                    completed: u64::from(number < 2),
+                    ..Counts::default()
+                },
+                ..Minute::default()
+            };
+            minute.throughput.observe(1e9);
+            minute.throughput_by_transport.entry("tcp".into()).or_default().observe(1e9);
+            minute.streams.observe(4.0);
+            minute.cpu_percent.observe(90.0);
+            minute.memory_percent.observe(40.0);
+            minute.verdict_seconds.insert("healthy".into(), 10.0);
+            minute
+        })
+        .collect();
+    let event = Event {
+        at: begin() + SignedDuration::from_mins(25),
+        kind: "sla_violated".into(),
+        subject: "error_rate".into(),
+        severity: "critical".into(),
+        text: "33.33 % of migrations failed".into(),
+    };
+    store.write(&Batch { minutes, events: vec![event], ..Batch::default() }).unwrap();
+    store
+}
+
+fn data(store: &Store, live: Live) -> Data {
+    let end = begin() + SignedDuration::from_hours(1);
+    Data::read(store, begin(), end, "node-7".into(), live).unwrap()
+}
+
+/// Cells of the first table row that begins so.
+fn line<'a>(text: &'a str, start: &str) -> &'a str {
+    text.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}: {text}"))
+}
+
+#[test]
+fn every_section_of_the_template_is_there() {
+    let directory = Directory::new();
+    let text = report(&data(&stored(&directory), Live::default())).markdown(|_| None);
+    let headings: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    assert_eq!(
+        headings,
+        [
+            "0 Quick status",
+            "1 Latency",
+            "2 Throughput",
+            "3 Errors",
+            "4 Components",
+            "5 Service levels",
+            "6 Anomalies",
+            "7 Resources of the host",
+            "8 Rollout",
+            "9 v1 against v3",
+            "10 Recommendations",
+            "11 Summary",
+            "12 Migrations",
+            "Appendix A: how this was collected",
+        ]
+    );
+}
+
+#[test]
+fn figures_are_those_of_the_history() {
+    let directory = Directory::new();
+    let text = report(&data(&stored(&directory), Live::default())).markdown(|_| None);
+    assert_eq!(
+        line(&text, "| latency |"),
+        "| latency | p99 of the blackout 750.0 ms, limit 500 ms (1 of 2 migrations at it or above) | FAIL |"
+    );
+    assert_eq!(
+        line(&text, "| datacenter |"),
+        "| datacenter | 2 | 7.81 | 750.00 | 750.00 | 750.00 | 500 | FAIL |"
+    );
+    assert_eq!(
+        line(&text, "| throughput |"),
+        "| throughput | 1.000 GB/s on average, target 2.400 GB/s (400 of 400 transfer seconds slower) | FAIL |"
+    );
+    assert_eq!(line(&text, "| failed |"), "| failed | 1 | 33.3 % |");
+    assert_eq!(line(&text, "| CPU |"), "| CPU | 90.0 % | 90.0 % | 80 % |");
+    assert_eq!(line(&text, "| tcp |"), "| tcp | 1.000 GB/s | 1.000 GB/s | 40 |");
+    assert!(text.contains("Minutes with an average above a threshold: 40."), "{text}");
+    assert!(text.contains(r"| a\|b&lt;i&gt; | 3-3 | the destination died |"), "{text}");
+    assert!(text.contains("Observed: 2400 of 3600 s (66.7 %)"), "{text}");
+    assert!(text.contains("| error_rate | violated | 33.33 % of migrations failed |"), "{text}");
+    assert!(text.contains("P99 of the blackout is 750 ms"), "{text}");
+    // Without detectors a count of anomalies would be a lie.
+    assert!(text.contains("Not measured: no detector reported in this period."), "{text}");
+    assert!(text.contains("no observer answered"), "{text}");
+}
+
+#[test]
+fn an_empty_history_claims_nothing() {
+    let directory = Directory::new();
+    let store = Store::open(&directory.file()).unwrap();
+    let document = report(&data(&store, Live::default()));
+    let text = document.markdown(|_| None);
+    assert_eq!(document.figures().count(), 0);
+    assert!(!text.contains("PASS") && !text.contains("FAIL") && !text.contains("NaN"), "{text}");
+    assert!(text.contains("No transfer was active in this period."), "{text}");
+    assert_eq!(line(&text, "| CPU |"), "| CPU | not measured | not measured | 80 % |");
+}
+
+#[test]
+fn the_running_observer_has_its_say() {
+    let directory = Directory::new();
+    let text = report(&data(&stored(&directory), live(&sample::published(), sample::at())))
+        .markdown(|_| None);
+    assert!(text.contains("Now: NO-GO"), "{text}");
+    assert!(text.contains("Stop the rollout until this is understood: "), "{text}");
+    assert!(text.contains("Running now: 1."), "{text}");
+    assert!(text.contains("network: 5.0 % of the segments are sent again"), "{text}");
+    assert!(
+        text.contains("Health of the observer now: degraded (a probe is not attached"),
+        "{text}"
+    );
+    assert!(line(&text, "| 30d | error rate |").contains("25.00 %"), "{text}");
+}
+
+#[test]
+fn plots_are_svg_with_what_they_show() {
+    let directory = Directory::new();
+    let document = report(&data(&stored(&directory), Live::default()));
+    let names: Vec<&str> = document.figures().map(|figure| figure.name).collect();
+    assert_eq!(names, ["blackout", "throughput", "resources"]);
+    for figure in document.figures() {
+        let svg = &figure.svg;
+        assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{svg}");
+        assert!(svg.contains("12:30") && !svg.contains("NaN"), "{svg}");
+    }
+    let blackout = &document.figures().next().unwrap().svg;
+    assert_eq!(blackout.matches("<circle").count(), 2, "one per blackout of known length");
+    let html = document.html();
+    assert_eq!(html.matches("<svg ").count(), 3);
+    assert!(!html.contains("a|b<i>") && html.contains("a|b&lt;i&gt;"), "{html}");
+}
+
+#[test]
+fn two_runs_of_the_observer_within_a_minute_are_one_minute() {
+    let directory = Directory::new();
+    let mut store = Store::open(&directory.file()).unwrap();
+    let felt = Felt { mode: Some(Mode::Datacenter), seconds: 0.1 };
+    let half = |run_ms| Minute {
+        at: begin().as_second(),
+        run_ms,
+        counts: Counts { observed_seconds: 20, ..Counts::default() },
+        blackouts: vec![felt],
+        ..Minute::default()
+    };
+    store.write(&Batch { minutes: vec![half(1), half(2)], ..Batch::default() }).unwrap();
+    let data = data(&store, Live::default());
+    assert_eq!(data.minutes.len(), 1);
+    assert_eq!(data.minutes[0].counts.observed_seconds, 40);
+    assert_eq!(data.minutes[0].blackouts.len(), 2);
+}
+
+#[test]
+fn an_hour_is_reported_once_and_old_reports_go() {
+    let directory = Directory::new();
+    let store = stored(&directory);
+    let reports = directory.path().join("reports");
+    let mut hourly = Hourly::new(reports.clone(), 30, "node-7".into(), Board::default());
+    // The hour is not over.
+    hourly.look(&store, begin() + SignedDuration::from_mins(59));
+    assert!(!reports.exists());
+    hourly.look(&store, begin() + SignedDuration::from_secs(3610));
+    let file = reports.join("hourly_report_20261122_12.md");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains("(hourly_report_20261122_12-blackout.svg)"), "{text}");
+    let mut names: Vec<String> = std::fs::read_dir(&reports)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "hourly_report_20261122_12-blackout.svg",
+            "hourly_report_20261122_12-resources.svg",
+            "hourly_report_20261122_12-throughput.svg",
+            "hourly_report_20261122_12.md",
+        ]
+    );
+    // A restart within the next hour does not write it anew, and an hour without the observer has no report.
+    std::fs::write(&file, "kept").unwrap();
+    let mut again = Hourly::new(reports.clone(), 30, "node-7".into(), Board::default());
+    again.look(&store, begin() + SignedDuration::from_secs(3700));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
+    again.look(&store, begin() + SignedDuration::from_secs(7300));
+    assert_eq!(std::fs::read_dir(&reports).unwrap().count(), 4);
+
+    let notes = reports.join("notes.md");
+    std::fs::write(&notes, "not ours").unwrap();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(31 * 86_400);
+    for path in [&file, &notes] {
+        std::fs::File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
+    }
+    again.look(&store, begin() + SignedDuration::from_secs(11_000));
+    assert!(!file.exists() && notes.exists());
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_no_end() {
+    let directory = Directory::new();
+    let store = stored(&directory);
+    let blocked = directory.path().join("file");
+    std::fs::write(&blocked, "").unwrap();
+    let mut hourly = Hourly::new(blocked.clone(), 30, "node-7".into(), Board::default());
+    let now = begin() + SignedDuration::from_secs(3610);
+    hourly.look(&store, now);
+    std::fs::remove_file(&blocked).unwrap();
+    // Tried again.
+    hourly.look(&store, now + SignedDuration::from_mins(1));
+    assert!(blocked.join("hourly_report_20261122_12.md").exists());
+}

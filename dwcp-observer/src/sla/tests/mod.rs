@@ -1,0 +1,22 @@
+mod budget;
+mod decision;
+mod windows;
+
+use super::{
+    Targets, Window,
+    counts::Felt,
+    judge::{Levels, judge},
+    windows::Windows,
+};
+use crate::migration::record::Mode;
+
+fn felt(mode: Mode, seconds: f64) -> Felt {
+    Felt { mode: Some(mode), seconds }
+}
+
+fn levels(windows: &Windows, now: i64) -> Vec<Levels> {
+    Window::ALL
+        .into_iter()
+        .map(|window| judge(window, &windows.content(window, now), &Targets::default()))
+        .collect()
+}

@@ -1,0 +1,140 @@
+//! What outlives the observer: real migrations are in the history, the service levels and the report after it was killed.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use dwcp_observer_lab::migration::{MigrationPlan, Pair};
+use dwcp_observer_lab::observer::{Observer, binary, shared_host};
+use dwcp_observer_lab::qemu::QemuSpec;
+use dwcp_observer_lab::record::Record;
+use dwcp_observer_lab::temp::{TempDir, free_migration_port};
+use serde_json::Value;
+
+/// Migrates and returns the final record.
+fn migrate(observer: &Observer, name: &str) -> Record {
+    let mut pair =
+        Pair::start(&QemuSpec { name: Some(name.into()), ..QemuSpec::default() }).unwrap();
+    let port = free_migration_port(false).unwrap();
+    let plan = MigrationPlan { port, max_bandwidth: Some(100 << 20), ..MigrationPlan::default() };
+    pair.migrate(&plan).unwrap();
+    pair.wait_end(Duration::from_secs(60)).unwrap();
+    let ours = |record: &Record| record.vm.name.as_deref() == Some(name) && record.is_final();
+    let records =
+        observer.wait_records(Duration::from_secs(20), |records| records.iter().any(ours)).unwrap();
+    records.into_iter().find(ours).unwrap()
+}
+
+/// The level of one service level over one window.
+fn level(observer: &Observer, window: &str, sla: &str) -> Value {
+    let view = observer.json("/api/v1/sla").unwrap();
+    let windows = view["windows"].as_array().unwrap().clone();
+    let found = windows.into_iter().find(|levels| levels["window"] == window).unwrap();
+    found[sla].clone()
+}
+
+/// Waits until as many migrations count in the last hour.
+fn wait_counted(observer: &Observer, count: u64) {
+    let start = std::time::Instant::now();
+    loop {
+        let events = level(observer, "1h", "error_rate")["events"].as_u64().unwrap();
+        if events == count || (shared_host() && events > count) {
+            return;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "{events} of {count}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Rows that the observer has written.
+fn written(observer: &Observer) -> f64 {
+    observer.metrics().unwrap().sum("dwcp_observer_history_rows_written_total", &[]).unwrap()
+}
+
+fn agent(args: &[&str]) -> Output {
+    Command::new(binary().unwrap()).args(args).output().unwrap()
+}
+
+fn report(history: &Path, url: &str, more: &[&str]) -> String {
+    let history = history.to_str().unwrap();
+    let args = ["report", "--since", "1h", "--history", history, "--url", url];
+    let output = agent(&[&args, more].concat());
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_migration_outlives_the_observer() {
+    let directory = TempDir::new().unwrap();
+    let history = directory.join("history.sqlite");
+    let start = || Observer::start_with_history(&binary().unwrap(), &history, &[]).unwrap();
+
+    let observer = start();
+    let first = migrate(&observer, "lab-first");
+    wait_counted(&observer, 1);
+    // The record's row and its minute's.
+    let begun = std::time::Instant::now();
+    while written(&observer) < 2.0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", observer.output());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(level(&observer, "1h", "latency")["events"], 1);
+    assert_eq!(level(&observer, "1h", "error_rate")["compliant"], true);
+    let throughput = level(&observer, "1h", "throughput");
+    assert!(throughput["events"].as_u64().unwrap() >= 1, "{throughput}");
+    observer.kill();
+
+    let observer = start();
+    assert!(observer.migrations().unwrap().is_empty() || shared_host());
+    wait_counted(&observer, 1);
+    for window in ["5m", "1h", "24h", "30d"] {
+        let latency = level(&observer, window, "latency");
+        assert_eq!(latency["events"], 1, "{window}");
+        let blackout = first.blackout.as_ref().unwrap().seconds.unwrap();
+        assert_eq!(latency["value"].as_f64(), Some(blackout), "{window}");
+    }
+    migrate(&observer, "lab-second");
+    wait_counted(&observer, 2);
+    let events = observer.metrics().unwrap();
+    let compliance =
+        events.sum("dwcp_v3_sla_compliance", &[("sla_type", "error_rate"), ("metric", "1h")]);
+    assert_eq!(compliance.unwrap(), 1.0);
+
+    let url = format!("http://{}", observer.address());
+    let answer = agent(&["go-no-go", "--json", "--url", &url]);
+    let view: Value = serde_json::from_slice(&answer.stdout).unwrap();
+    // At 100 MiB/s the throughput is violated, and nothing else.
+    assert_eq!((answer.status.code(), &view["decision"]), (Some(1), &"caution".into()), "{view}");
+
+    let text = report(&history, &url, &[]);
+    let row = text.lines().find(|line| line.contains("| lab-first |")).unwrap();
+    let blackout_ms = first.blackout.as_ref().unwrap().seconds.unwrap() * 1e3;
+    let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+    assert_eq!(cells[3..6], ["completed", first.mode.as_deref().unwrap(), "tcp"], "{row}");
+    assert_eq!(cells[7], format!("{blackout_ms:.2}"), "{row}");
+    assert_eq!(cells[8], format!("{:.1}", first.bytes.delivered as f64 / 1e6), "{row}");
+    assert!(text.contains("Now: CAUTION"), "{text}");
+
+    let stopped = observer.stop().unwrap();
+    assert!(stopped.status.success(), "{stopped:?}");
+    // The observer is gone, its history is not; whether it answers is said.
+    let page = directory.join("report.html");
+    let text = report(&history, &url, &["--html", "--output", page.to_str().unwrap()]);
+    assert_eq!(text, "");
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.contains("<td>lab-second</td>") && html.contains("no observer answered"));
+    assert_eq!(html.matches("<svg ").count(), 3);
+    assert_eq!(agent(&["go-no-go", "--url", &url]).status.code(), Some(3));
+}
+
+#[test]
+fn without_a_history_there_is_no_report() {
+    let directory = TempDir::new().unwrap();
+    let missing = directory.join("history.sqlite");
+    let output = agent(&["report", "--history", missing.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("there is no history yet") && text.lines().count() == 1, "{text}");
+}
