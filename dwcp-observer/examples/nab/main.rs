@@ -2,6 +2,7 @@
 //! Benchmark and prints what that benchmark gives for it. `cargo xtask nab --data DIR` builds and starts this.
 
 mod corpus;
+mod noise;
 mod score;
 #[cfg(test)]
 mod score_tests;
@@ -62,6 +63,7 @@ fn main() -> Result<()> {
         line(profile.name, threshold, &tally, profile);
     }
     halves(&scored);
+    noise::report();
     println!("\n{:.0} ns per sample, fastest of {PASSES} passes", nanoseconds(&corpus, samples));
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The scorer against detectors whose scores are known, and against examples worked out by hand.
 
-use super::score::*;
+use super::{noise::Random, score::*};
 
 const STANDARD: Profile = PROFILES[0];
 
@@ -35,14 +35,6 @@ fn normalised(corpus: &[Scored<'_>], profile: &Profile) -> f64 {
     sweep(corpus, profile).1.normalised(profile).expect("windows")
 }
 
-/// A number from 0 to 1 (xorshift).
-fn random(state: &mut u64) -> f64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    (*state >> 11) as f64 / (1u64 << 53) as f64
-}
-
 #[test]
 fn null_is_0_and_perfect_is_100() {
     let windows = windows();
@@ -59,12 +51,12 @@ fn null_is_0_and_perfect_is_100() {
 #[test]
 fn random_is_about_11() {
     let windows = windows();
-    let mut state = 88_172_645_463_325_252;
+    let mut random = Random::new(0);
     let mut mean = [0.0; 3];
     for _ in 0..10 {
-        let random = corpus(&windows, |_, _| random(&mut state));
+        let scored = corpus(&windows, |_, _| random.uniform());
         for (mean, profile) in mean.iter_mut().zip(&PROFILES) {
-            *mean += normalised(&random, profile) / 10.0;
+            *mean += normalised(&scored, profile) / 10.0;
         }
     }
     assert!((7.0..17.0).contains(&mean[0]), "{mean:?}");
@@ -125,10 +117,10 @@ fn nothing_counts_in_probation() {
 #[test]
 fn the_sweep_is_the_best_of_all_thresholds() {
     let windows = windows();
-    let mut state = 1;
+    let mut random = Random::new(1);
     let scored = corpus(&windows, |windows, at| {
         let inside = windows.iter().any(|(start, end)| (*start..=*end).contains(&at));
-        (random(&mut state) * if inside { 1.03 } else { 1.0 } * 50.0).floor()
+        (random.uniform() * if inside { 1.03 } else { 1.0 } * 50.0).floor()
     });
     for profile in &PROFILES {
         let at = |threshold| {

@@ -175,7 +175,7 @@ mod tests {
     fn what_never_varied_is_exceeded_without_bounds_but_finitely() {
         let mut tail = Tail::new(100, 1);
         for _ in 0..500 {
-            assert!(tail.observe(0.0) == 0.0);
+            assert!(tail.observe(0.0) < 2.0, "two of a hundred are in the tail");
         }
         let got = tail.observe(1.0);
         assert!(got > 5.0 && got.is_finite(), "{got}");
