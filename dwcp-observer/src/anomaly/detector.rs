@@ -23,6 +23,14 @@ pub(super) const EARLIEST: usize = 10;
 const TAILS_FROM: usize = 50;
 /// Before a tail judges, a z-score must reach this, and more the fewer samples there are.
 const EARLY_Z: f64 = 6.0;
+/// Mean excess over a tail's threshold, at least, while a series does not leave its floor: of z-scores, ...
+const LEAST_LEVEL: f64 = 1.0;
+/// ... of cumulative sums of them, ...
+const LEAST_DRIFT: f64 = 2.0;
+/// ... of the logarithm of the volatility, ...
+const LEAST_VOLATILITY: f64 = 0.3;
+/// ... and of the novelty of four samples.
+const LEAST_SHAPE: f64 = 0.05;
 /// Vigilance of the course of single samples, ...
 const FINE_VIGILANCE: f64 = 0.15;
 /// ... and of that of blocks of so many samples.
@@ -34,6 +42,8 @@ const TAIL_WEIGHT: f64 = 0.25;
 const TAIL_MAX: f64 = 8.0;
 /// Larger values are taken for this: sums stay finite.
 pub(super) const LARGEST: f64 = 1e15;
+/// The range of a series is at least so many floors: three deviations to each side.
+const RANGE: f64 = 6.0;
 /// Width of the expected band, robust standard deviations to each side (contract: `AnomalyThresholdStd`).
 const BAND: f64 = 3.0;
 
@@ -94,12 +104,12 @@ struct Sides {
 
 impl Sides {
     fn new() -> Self {
-        Self { above: Tail::new(WARM_UP, 1), below: Tail::new(WARM_UP, 1) }
+        Self { above: Tail::new(WARM_UP), below: Tail::new(WARM_UP) }
     }
 
-    fn observe(&mut self, above: f64, below: f64) -> (f64, Direction) {
-        let above = self.above.observe(above);
-        let below = self.below.observe(below);
+    fn observe(&mut self, above: f64, below: f64, least: f64) -> (f64, Direction) {
+        let above = self.above.observe(above, least);
+        let below = self.below.observe(below, least);
         if above >= below { (above, Direction::Above) } else { (below, Direction::Below) }
     }
 }
@@ -142,7 +152,7 @@ impl Detector {
             level: Sides::new(),
             drift: Sides::new(),
             volatility: Sides::new(),
-            fine_tail: Tail::new(WARM_UP, 1),
+            fine_tail: Tail::new(WARM_UP),
             fine: Novelty::new(1, FINE_VIGILANCE),
             coarse: Novelty::new(COARSE_BLOCK, COARSE_VIGILANCE),
             held: methods.map(|method| (method, Held::NOTHING)),
@@ -163,18 +173,21 @@ impl Detector {
         self.baseline.push(value);
 
         let side = if z < 0.0 { Direction::Below } else { Direction::Above };
+        // 1 when only the floor makes the deviation, next to 0 when the series varies far more.
+        let floored = usual.noise / usual.deviation;
         let mut answers = [(0.0, side); 5];
         if before >= TAILS_FROM {
-            answers[0] = self.level.observe(z, -z);
+            answers[0] = self.level.observe(z, -z, LEAST_LEVEL * floored);
             let (above, below) = self.cusum.observe(z);
-            answers[1] = self.drift.observe(above, below);
-            let volatility = (self.spread() / usual.deviation + 0.05).ln();
-            answers[2] = (self.volatility.observe(volatility, -volatility).0, side);
+            answers[1] = self.drift.observe(above, below, LEAST_DRIFT * floored);
+            let least = LEAST_VOLATILITY * floored;
+            let volatility = (self.spread().max(usual.noise) / usual.deviation).ln();
+            answers[2] = (self.volatility.observe(volatility, -volatility, least).0, side);
         }
-        if let Some(shape) = self.fine.observe(value, usual.noise) {
-            answers[3].0 = self.fine_tail.observe(shape.distance);
+        if let Some(shape) = self.fine.observe(value, RANGE * usual.noise) {
+            answers[3].0 = self.fine_tail.observe(shape.distance, LEAST_SHAPE * floored);
         }
-        let course = self.coarse.observe(value, usual.noise);
+        let course = self.coarse.observe(value, RANGE * usual.noise);
         answers[4].0 = course.map_or(0.0, |course| COARSE_WEIGHT * course.excess);
         Some(self.sum_up(answers, z, usual))
     }

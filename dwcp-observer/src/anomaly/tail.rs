@@ -24,7 +24,6 @@ pub struct Tail {
     /// The first values; emptied when there are `warm_up`.
     first: Vec<f64>,
     warm_up: usize,
-    memory: f64,
     threshold: f64,
     /// Values, and those above the threshold, faded.
     values: f64,
@@ -35,14 +34,13 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// A tail that says nothing before `warm_up` values, 20 at least; one value in `every` samples, which shortens its memory.
+    /// A tail that says nothing before `warm_up` values, 20 at least.
     #[must_use]
-    pub fn new(warm_up: usize, every: usize) -> Self {
+    pub fn new(warm_up: usize) -> Self {
         let warm_up = warm_up.max(20);
         Self {
             first: Vec::with_capacity(warm_up),
             warm_up,
-            memory: MEMORY / every.max(1) as f64,
             threshold: 0.0,
             values: 0.0,
             peaks: 0.0,
@@ -58,8 +56,9 @@ impl Tail {
     }
 
     /// -log10 of the probability of a value as large, 0 when it is not in the tail or the tail is not warm; learns it after
-    /// judging. Not finite: 0, and nothing learned.
-    pub fn observe(&mut self, value: f64) -> f64 {
+    /// judging. Not finite: 0, and nothing learned. The mean excess over the threshold counts as at least `least`: a statistic that
+    /// has hardly varied yet is not sure of every small change.
+    pub fn observe(&mut self, value: f64, least: f64) -> f64 {
         if !value.is_finite() {
             return 0.0;
         }
@@ -71,7 +70,7 @@ impl Tail {
             return 0.0;
         }
         let excess = value - self.threshold;
-        let mean = self.mean_excess();
+        let mean = self.mean_excess(least);
         let surprise = if excess > 0.0 { self.surprise(excess, mean) } else { 0.0 };
         self.learn(excess, mean);
         surprise
@@ -92,10 +91,9 @@ impl Tail {
         self.first = Vec::new();
     }
 
-    /// Never 0: a statistic that has not varied yet is not infinitely certain.
-    fn mean_excess(&self) -> f64 {
+    fn mean_excess(&self, least: f64) -> f64 {
         let mean = if self.peaks > 0.0 { self.sum / self.peaks } else { 0.0 };
-        mean.max(0.01 * self.threshold.abs()).max(1e-9)
+        mean.max(0.01 * self.threshold.abs()).max(least).max(1e-9)
     }
 
     fn surprise(&self, excess: f64, mean: f64) -> f64 {
@@ -110,7 +108,7 @@ impl Tail {
     }
 
     fn learn(&mut self, excess: f64, mean: f64) {
-        let keep = 1.0 - 1.0 / self.memory;
+        let keep = 1.0 - 1.0 / MEMORY;
         self.values = self.values * keep + 1.0;
         self.peaks *= keep;
         self.sum *= keep;
@@ -139,9 +137,9 @@ mod tests {
     }
 
     fn learned(scale: f64, offset: f64) -> Tail {
-        let mut tail = Tail::new(100, 1);
+        let mut tail = Tail::new(100);
         for at in 0..5000 {
-            tail.observe(offset + scale * exponential(at));
+            tail.observe(offset + scale * exponential(at), 0.0);
         }
         tail
     }
@@ -152,44 +150,44 @@ mod tests {
         for (scale, offset) in [(1.0, 0.0), (1e-6, 0.0), (1e9, 0.0), (3.0, 50.0)] {
             for x in [5.0, 7.0, 10.0] {
                 let expected = x / LN_10;
-                let got = learned(scale, offset).observe(offset + scale * x);
+                let got = learned(scale, offset).observe(offset + scale * x, 0.0);
                 assert!((got / expected - 1.0).abs() < 0.3, "{scale} {x}: {got} for {expected}");
             }
-            assert!(learned(scale, offset).observe(offset + scale) == 0.0);
+            assert!(learned(scale, offset).observe(offset + scale, 0.0) == 0.0);
         }
     }
 
     /// A power law, P(X > x) = x^-4: ten times the usual maximum is not as improbable as with an exponential tail.
     #[test]
     fn a_heavy_tail_is_known_as_one() {
-        let mut heavy = Tail::new(100, 1);
+        let mut heavy = Tail::new(100);
         for at in 0..5000 {
-            heavy.observe(exponential(at).exp().powf(0.25));
+            heavy.observe(exponential(at).exp().powf(0.25), 0.0);
         }
-        let light = learned(0.25, 1.0).observe(18.0);
-        let got = heavy.observe(18.0);
+        let light = learned(0.25, 1.0).observe(18.0, 0.0);
+        let got = heavy.observe(18.0, 0.0);
         assert!((3.0..9.0).contains(&got) && got < 0.5 * light, "{got}, {light}");
     }
 
     #[test]
     fn what_never_varied_is_exceeded_without_bounds_but_finitely() {
-        let mut tail = Tail::new(100, 1);
+        let mut tail = Tail::new(100);
         for _ in 0..500 {
-            assert!(tail.observe(0.0) < 2.0, "two of a hundred are in the tail");
+            assert!(tail.observe(0.0, 0.0) < 2.0, "two of a hundred are in the tail");
         }
-        let got = tail.observe(1.0);
+        let got = tail.observe(1.0, 0.0);
         assert!(got > 5.0 && got.is_finite(), "{got}");
     }
 
     #[test]
     fn silent_until_warm_and_for_what_is_no_number() {
-        let mut tail = Tail::new(100, 1);
+        let mut tail = Tail::new(100);
         for at in 0..100 {
-            assert!(!tail.is_warm() && tail.observe(f64::from(at % 7)) == 0.0);
-            assert!(tail.observe(f64::NAN) == 0.0);
+            assert!(!tail.is_warm() && tail.observe(f64::from(at % 7), 0.0) == 0.0);
+            assert!(tail.observe(f64::NAN, 0.0) == 0.0);
         }
         assert!(tail.is_warm());
-        assert!(tail.observe(f64::INFINITY) == 0.0);
-        assert!(tail.observe(1000.0) > 5.0);
+        assert!(tail.observe(f64::INFINITY, 0.0) == 0.0);
+        assert!(tail.observe(1000.0, 0.0) > 5.0);
     }
 }

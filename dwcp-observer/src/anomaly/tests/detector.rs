@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::Noise;
 use crate::anomaly::{
-    Direction,
+    Direction, Kind,
     alarm::{Alarm, Edge},
     detector::{Detector, Floor, LEVEL, Reading},
 };
@@ -95,6 +95,22 @@ fn a_collapse_is_seen_after_thirty_samples() {
         let found =
             events((0..60).map(|at| if at < 30 { 100.0 + 5.0 * noise.normal() } else { 0.0 }));
         assert!(found.len() == 1 && found[0].0 == 30, "seed {seed}: {found:?}");
+    }
+}
+
+/// A series that never varied is not sure of everything: its floor is what counts.
+#[test]
+fn one_error_is_no_burst_and_five_are() {
+    for quiet in [60, 150, 1000] {
+        let errors = |count: f64| {
+            let floor = Kind::ErrorBurst.floor();
+            let mut detector = Detector::new(floor);
+            let values = (0..quiet + 30).map(|at| if at == quiet { count } else { 0.0 });
+            let readings = values.filter_map(|value| detector.observe(value));
+            readings.map(|reading| reading.surprise).fold(0.0, f64::max)
+        };
+        assert!(errors(1.0) < LEVEL, "{}", errors(1.0));
+        assert!(errors(5.0) >= LEVEL, "{}", errors(5.0));
     }
 }
 
