@@ -192,6 +192,13 @@ impl Detector {
         Some(self.sum_up(answers, z, usual))
     }
 
+    /// Drops the answers that still fade: what comes next is not of the same minute. What was learned stays.
+    pub fn settle(&mut self) {
+        for (_, held) in &mut self.held {
+            *held = Held::NOTHING;
+        }
+    }
+
     fn sum_up(&mut self, answers: [(f64, Direction); 5], z: f64, usual: Usual) -> Reading {
         let mut surprise = 0.0;
         let mut most = (0.0, Method::RobustZ, Direction::Above);

@@ -52,12 +52,22 @@ pub struct Signals {
 struct Series {
     mode: Mode,
     kind: Kind,
-    /// Made with the first sample.
-    detector: Option<Box<Detector>>,
+    past: Past,
     alarm: Alarm,
     last_heard: Option<Timestamp>,
     /// The event that goes on.
     event: Option<Event>,
+}
+
+/// What is usual for a (mode, kind).
+#[derive(Debug)]
+enum Past {
+    /// Nothing was heard of it yet.
+    None,
+    /// One sample follows the other in time.
+    Course(Box<Detector>),
+    /// Each sample is a migration of its own: there is no course between them.
+    Migrations(Box<Watch>),
 }
 
 #[derive(Debug)]
@@ -80,6 +90,30 @@ struct Finding {
 }
 
 impl Finding {
+    fn of(vote: &Vote, value: f64, migration: Option<String>) -> Self {
+        Self {
+            score: vote.score,
+            z: vote.z,
+            expected: vote.expected,
+            direction: vote.direction,
+            method: if vote.drift { Method::Cusum } else { Method::RobustZ },
+            value,
+            migration,
+        }
+    }
+
+    fn nothing(value: f64) -> Self {
+        Self {
+            score: 0.0,
+            z: 0.0,
+            expected: (value, value),
+            direction: Direction::Above,
+            method: Method::RobustZ,
+            value,
+            migration: None,
+        }
+    }
+
     fn severity(&self) -> Severity {
         let critical = self.z.abs() > CRITICAL_Z || self.method == Method::Consensus;
         if critical { Severity::Critical } else { Severity::Warning }
@@ -100,7 +134,7 @@ impl Signals {
             Kind::ALL.map(|kind| Series {
                 mode,
                 kind,
-                detector: None,
+                past: Past::None,
                 alarm: Alarm::new(1.0, kind.calm()),
                 last_heard: None,
                 event: None,
@@ -230,17 +264,13 @@ impl Signals {
 
 /// What one migration's votes say of its series. When they agree, the highest one stands for all.
 fn findings(migration: &str, votes: &[(&Sample<'_>, Vote)]) -> Vec<(usize, Finding)> {
-    let finding = |(sample, vote): &(&Sample<'_>, Vote)| Finding {
-        score: vote.score,
-        z: vote.z,
-        expected: vote.expected,
-        direction: vote.direction,
-        method: if vote.drift { Method::Cusum } else { Method::RobustZ },
-        value: sample.value,
-        migration: Some(migration.to_owned()),
-    };
-    let mut found: Vec<_> =
-        votes.iter().map(|vote| (index(vote.0.mode, vote.0.kind), finding(vote))).collect();
+    let mut found: Vec<_> = votes
+        .iter()
+        .map(|(sample, vote)| {
+            let finding = Finding::of(vote, sample.value, Some(migration.to_owned()));
+            (index(sample.mode, sample.kind), finding)
+        })
+        .collect();
     let alone: Vec<Vote> = votes.iter().map(|(_, vote)| *vote).collect();
     let highest = found.iter_mut().max_by(|left, right| left.1.score.total_cmp(&right.1.score));
     if let Some((_, highest)) = highest
@@ -266,33 +296,29 @@ impl Series {
         } else {
             0.5 * (values[middle - 1] + values[middle])
         };
-        let floor = self.kind.floor();
-        let detector = self.detector.get_or_insert_with(|| Box::new(Detector::new(floor)));
-        let reading = detector.observe(value);
-        reading.map_or(
-            Finding {
-                score: 0.0,
-                z: 0.0,
-                expected: (value, value),
-                direction: Direction::Above,
-                method: Method::RobustZ,
-                value,
-                migration: None,
-            },
-            |reading| Finding {
-                score: if self.kind.counts(reading.direction) {
-                    reading.surprise / LEVEL
-                } else {
-                    0.0
-                },
+        let kind = self.kind;
+        if matches!(self.past, Past::None) {
+            self.past = match kind {
+                Kind::Latency => Past::Migrations(Box::default()),
+                _ => Past::Course(Box::new(Detector::new(kind.floor()))),
+            };
+        }
+        let finding = match &mut self.past {
+            Past::None => None,
+            Past::Course(detector) => detector.observe(value).map(|reading| Finding {
+                score: if kind.counts(reading.direction) { reading.surprise / LEVEL } else { 0.0 },
                 z: reading.z,
                 expected: reading.expected,
                 direction: reading.direction,
                 method: reading.method,
                 value,
                 migration,
-            },
-        )
+            }),
+            Past::Migrations(watch) => {
+                watch.observe(kind, value).map(|vote| Finding::of(&vote, value, migration))
+            }
+        };
+        finding.unwrap_or_else(|| Finding::nothing(value))
     }
 
     fn take(&mut self, now: Timestamp, finding: &Finding) -> Option<Event> {
@@ -340,6 +366,10 @@ impl Series {
         let last = self.last_heard?;
         if now.duration_since(last) <= SILENCE {
             return None;
+        }
+        self.last_heard = None;
+        if let Past::Course(detector) = &mut self.past {
+            detector.settle();
         }
         self.alarm.end()?;
         self.end(now)

@@ -5,8 +5,10 @@ use jiff::{SignedDuration, Timestamp};
 use super::Noise;
 use crate::anomaly::{
     Direction, Event, Kind, Method, Phase, Sample, Severity, Signals,
+    alarm::{Alarm, Edge},
     replay::replay,
     signals::{EVENTS, MIGRATIONS},
+    watch::Watch,
 };
 use crate::migration::record::Mode;
 
@@ -196,6 +198,60 @@ fn a_blackout_that_is_long_is_one_event_for_each_migration() {
         }
     }
     assert_eq!((began, host.count(Kind::Latency)), (2, 2));
+}
+
+/// The answers to a fault fade over a dozen samples. Those come much later when the migrations are over.
+#[test]
+fn after_silence_a_usual_second_is_usual() {
+    let mut host = Host::new(11);
+    for _ in 0..300 {
+        let value = 0.001 * (1.0 + 0.1 * host.noise.normal());
+        assert_eq!(host.second(&[("a", Kind::Rtt, value)]), []);
+    }
+    let events = host.second(&[("a", Kind::Rtt, 0.5)]);
+    assert!(matches!(&events[..], [event] if event.phase == Phase::Began), "{events:?}");
+    for _ in 0..70 {
+        host.second(&[]);
+    }
+    assert_eq!(host.second(&[("c", Kind::Rtt, 0.001)]), []);
+}
+
+#[test]
+fn an_event_as_json() {
+    let mut host = Host::new(12);
+    for _ in 0..30 {
+        host.second(&[("a", Kind::Rtt, 0.0002)]);
+    }
+    let events = host.second(&[("a", Kind::Rtt, 0.25)]);
+    let json = serde_json::to_value(&events).expect("plain values");
+    let expected = serde_json::json!([{
+        "id": 1, "phase": "began", "kind": "rtt", "mode": "datacenter", "migration": "a",
+        "severity": "critical", "direction": "above", "value": 0.25, "method": "robust_z",
+        "expected_low": events[0].expected_low, "expected_high": events[0].expected_high,
+        "z": events[0].z, "score": events[0].score, "began_at": "2027-01-15T08:00:31Z",
+    }]);
+    assert_eq!(json, expected);
+    assert!((events[0].expected_low - 140e-6).abs() < 1e-9, "the floor is 20 us");
+    assert!((events[0].expected_high - 260e-6).abs() < 1e-9);
+}
+
+/// Fifty migrations of ten minutes, noise with and without memory.
+#[test]
+fn a_watch_is_silent_on_noise() {
+    for correlation in [0.0, 0.8] {
+        let mut noise = Noise::new(13);
+        let mut events = 0;
+        for _ in 0..50 {
+            let (mut watch, mut alarm, mut last) = (Watch::default(), Alarm::new(1.0, 20), 0.0);
+            for _ in 0..600 {
+                last = correlation * last + noise.normal();
+                let vote = watch.observe(Kind::Throughput, 1e9 * (1.0 + 0.1 * last));
+                let score = vote.map_or(0.0, |vote| vote.score);
+                events += u32::from(alarm.observe(score) == Some(Edge::Begins));
+            }
+        }
+        assert!(events <= 1, "{correlation}: {events} in 8.3 hours");
+    }
 }
 
 #[test]
