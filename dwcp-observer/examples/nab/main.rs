@@ -2,20 +2,20 @@
 //! Benchmark and prints what that benchmark gives for it. `cargo xtask nab --data DIR` builds and starts this.
 
 mod corpus;
+mod cost;
 mod noise;
+mod reference;
 mod score;
 #[cfg(test)]
 mod score_tests;
 
-use std::hint::black_box;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Parser;
 use dwcp_observer::anomaly::{
     alarm::{Alarm, Edge},
-    detector::{Detector, Floor},
+    detector::{self, Detector, Floor},
 };
 
 use crate::{
@@ -28,8 +28,6 @@ use crate::{
 const LEVEL: f64 = 2.5;
 /// As for all kinds of the agent that are measured each second.
 const CALM: u32 = 20;
-/// Passes over a series for the time per sample.
-const PASSES: usize = 9;
 
 #[derive(Parser)]
 struct Args {
@@ -40,7 +38,7 @@ struct Args {
 
 fn main() -> Result<()> {
     let corpus = corpus::read(&Args::parse().data)?;
-    let scored: Vec<_> = corpus.iter().map(detect).collect();
+    let scored: Vec<_> = corpus.iter().map(|series| detect(series, LEVEL)).collect();
     let windows: usize = corpus.iter().map(|series| series.windows.len()).sum();
     let samples: usize = corpus.iter().map(|series| series.samples.len()).sum();
     println!("{} series, {samples} samples, {windows} windows", corpus.len());
@@ -63,15 +61,19 @@ fn main() -> Result<()> {
         line(profile.name, threshold, &tally, profile);
     }
     halves(&scored);
+    let agent: Vec<_> = corpus.iter().map(|series| detect(series, detector::LEVEL)).collect();
+    let (threshold, tally) = sweep(&agent, standard);
+    line("at the agent's level", threshold, &tally, standard);
+    reference::report(&corpus);
     noise::report();
-    println!("\n{:.0} ns per sample, fastest of {PASSES} passes", nanoseconds(&corpus, samples));
+    cost::report(&corpus);
     Ok(())
 }
 
 /// The score of a sample is the surprise that an event begins with there, else 0.
-fn detect(series: &Series) -> Scored<'_> {
+fn detect(series: &Series, level: f64) -> Scored<'_> {
     let mut detector = Detector::new(Floor::default());
-    let mut alarm = Alarm::new(LEVEL, CALM);
+    let mut alarm = Alarm::new(level, CALM);
     let scores = series.samples.iter().map(|(_, value)| {
         let surprise = detector.observe(*value).map_or(0.0, |reading| reading.surprise);
         if alarm.observe(surprise) == Some(Edge::Begins) { surprise } else { 0.0 }
@@ -97,20 +99,4 @@ fn line(name: &str, threshold: f64, tally: &Tally, profile: &Profile) {
     let score = tally.normalised(profile).map_or("-".to_owned(), |score| format!("{score:.1}"));
     let found = format!("{}/{}", tally.found, tally.windows);
     println!("{name:20} {score:>6} {threshold:>9.2} {found:>7} {:>6}", tally.false_positives);
-}
-
-/// The fastest pass of each series, or a busy machine would be measured.
-fn nanoseconds(corpus: &[Series], samples: usize) -> f64 {
-    let pass = |series: &Series| {
-        let start = Instant::now();
-        let mut detector = Detector::new(Floor::default());
-        let mut alarm = Alarm::new(LEVEL, CALM);
-        for (_, value) in &series.samples {
-            let surprise = detector.observe(*value).map_or(0.0, |reading| reading.surprise);
-            black_box(alarm.observe(surprise));
-        }
-        start.elapsed()
-    };
-    let fastest = corpus.iter().filter_map(|series| (0..PASSES).map(|_| pass(series)).min());
-    fastest.sum::<Duration>().as_nanos() as f64 / samples as f64
 }
