@@ -114,7 +114,7 @@ impl Sides {
     }
 }
 
-/// The state of one series: 26 KiB once it has run for long, nothing grows.
+/// The state of one series: 30 KiB once it has run for long, nothing grows.
 #[derive(Clone, Debug)]
 pub struct Detector {
     floor: Floor,

@@ -7,7 +7,7 @@
 //! whoever saw it. The methods are one file each: [`window`] (median and MAD), [`tail`] (peaks over threshold), [`cusum`],
 //! [`novelty`].
 //!
-//! All of it works on plain values: no kernel, no `/proc`, no clock. Memory is bounded: 26 KiB for each (mode, kind), 9 KiB for
+//! All of it works on plain values: no kernel, no `/proc`, no clock. Memory is bounded: 30 KiB for each (mode, kind), 9 KiB for
 //! each of at most [`signals::MIGRATIONS`] migrations, and the last [`signals::EVENTS`] events.
 
 pub mod alarm;

@@ -87,6 +87,21 @@ fn a_fault_is_one_event_and_soon() {
     }
 }
 
+/// The tails have just begun to judge.
+#[test]
+fn a_step_is_seen_after_a_hundred_and_fifty_samples() {
+    let mut missed = 0;
+    for seed in 0..40 {
+        let mut noise = Noise::new(seed);
+        let found = events((0..170).map(|at| {
+            let off = if at < 150 { 0.0 } else { 10.0 };
+            100.0 + 5.0 * (noise.normal() + off)
+        }));
+        missed += usize::from(!matches!(found[..], [(150..=155, _)]));
+    }
+    assert!(missed <= 1, "{missed} of 40");
+}
+
 /// Nothing but the z-score has an opinion yet.
 #[test]
 fn a_collapse_is_seen_after_thirty_samples() {
@@ -109,7 +124,7 @@ fn one_error_is_no_burst_and_five_are() {
             let readings = values.filter_map(|value| detector.observe(value));
             readings.map(|reading| reading.surprise).fold(0.0, f64::max)
         };
-        assert!(errors(1.0) < LEVEL, "{}", errors(1.0));
+        assert!(errors(1.0) < 0.75 * LEVEL, "{}", errors(1.0));
         assert!(errors(5.0) >= LEVEL, "{}", errors(5.0));
     }
 }
