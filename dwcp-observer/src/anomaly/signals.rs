@@ -159,18 +159,14 @@ impl Signals {
         for (index, series) in self.series.iter_mut().enumerate() {
             let of_series: Vec<_> = samples
                 .iter()
+                .copied()
                 .filter(|sample| (sample.mode, sample.kind) == (series.mode, series.kind))
                 .collect();
             if of_series.is_empty() {
                 changed.extend(series.silent(now));
                 continue;
             }
-            let alone = match of_series[..] {
-                [sample] => sample.migration.map(str::to_owned),
-                _ => None,
-            };
-            let values = of_series.iter().map(|sample| sample.value).collect();
-            let mut finding = series.judge(values, alone);
+            let mut finding = series.judge(&of_series);
             if let Some(other) = watched.remove(&index)
                 && other.score > finding.score
             {
@@ -283,19 +279,19 @@ fn findings(migration: &str, votes: &[(&Sample<'_>, Vote)]) -> Vec<(usize, Findi
     found
 }
 
+/// Of at least one value.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    0.5 * (values[(values.len() - 1) / 2] + values[values.len() / 2])
+}
+
 fn index(mode: Mode, kind: Kind) -> usize {
     mode as usize * Kind::ALL.len() + kind as usize
 }
 
 impl Series {
-    fn judge(&mut self, mut values: Vec<f64>, migration: Option<String>) -> Finding {
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        let value = if values.len() % 2 == 1 {
-            values[middle]
-        } else {
-            0.5 * (values[middle - 1] + values[middle])
-        };
+    /// `samples` are those of this series, at least one.
+    fn judge(&mut self, samples: &[&Sample<'_>]) -> Finding {
         let kind = self.kind;
         if matches!(self.past, Past::None) {
             self.past = match kind {
@@ -303,6 +299,8 @@ impl Series {
                 _ => Past::Course(Box::new(Detector::new(kind.floor()))),
             };
         }
+        let name = |sample: &Sample<'_>| sample.migration.map(str::to_owned);
+        let value = median(samples.iter().map(|sample| sample.value).collect());
         let finding = match &mut self.past {
             Past::None => None,
             Past::Course(detector) => detector.observe(value).map(|reading| Finding {
@@ -312,11 +310,15 @@ impl Series {
                 direction: reading.direction,
                 method: reading.method,
                 value,
-                migration,
+                migration: if let [sample] = samples { name(sample) } else { None },
             }),
-            Past::Migrations(watch) => {
-                watch.observe(kind, value).map(|vote| Finding::of(&vote, value, migration))
-            }
+            Past::Migrations(watch) => samples
+                .iter()
+                .filter_map(|sample| {
+                    let vote = watch.observe(kind, sample.value)?;
+                    Some(Finding::of(&vote, sample.value, name(sample)))
+                })
+                .max_by(|left, right| left.score.total_cmp(&right.score)),
         };
         finding.unwrap_or_else(|| Finding::nothing(value))
     }

@@ -255,6 +255,17 @@ fn a_watch_is_silent_on_noise() {
 }
 
 #[test]
+fn of_two_blackouts_in_a_second_the_long_one_is_named() {
+    let mut host = Host::new(14);
+    for _ in 0..30 {
+        assert_eq!(host.second(&[("usual", Kind::Latency, 0.05)]), []);
+    }
+    let events = host.second(&[("short", Kind::Latency, 0.05), ("long", Kind::Latency, 2.0)]);
+    let [event] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((event.migration.as_deref(), event.value), (Some("long"), 2.0));
+}
+
+#[test]
 fn all_is_bounded() {
     let mut host = Host::new(8);
     let names: Vec<String> = (0..MIGRATIONS + 10).map(|name| name.to_string()).collect();
