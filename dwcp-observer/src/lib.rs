@@ -1,5 +1,6 @@
 //! Observes VM live migrations from inside the kernel.
 
+pub mod anomaly;
 pub mod cli;
 pub mod config;
 pub mod cycle;

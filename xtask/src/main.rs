@@ -9,6 +9,7 @@ mod demo;
 mod demo_table;
 mod docs;
 mod faults;
+mod nab;
 mod setup;
 mod shell;
 mod test;
@@ -47,6 +48,8 @@ enum Command {
     Bench(bench::Args),
     /// Inject faults into real migrations and print what the agent says of each
     Faults(faults::Args),
+    /// Score the anomaly detector on a corpus of the Numenta Anomaly Benchmark
+    Nab(nab::Args),
     /// Traffic of `bench`, which starts it
     #[command(hide = true)]
     PingPong(bench::PingPongArgs),
@@ -77,6 +80,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Docs => docs::run().map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args),
         Command::Faults(args) => faults::run(&args),
+        Command::Nab(args) => nab::run(&args),
         Command::PingPong(args) => bench::ping_pong(&args),
         Command::VmTest(args) => vm_test::run(&args),
         Command::Test(args) => test::run(&args),

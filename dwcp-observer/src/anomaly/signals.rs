@@ -1,0 +1,386 @@
+//! The samples of a second in, events out.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    Direction, Event, Kind, Method, Phase, Severity,
+    alarm::{Alarm, Edge},
+    detector::{Detector, LEVEL},
+    watch::{Vote, Watch, agree},
+};
+use crate::migration::record::Mode;
+
+/// Migrations that are watched at once; of further ones only the mode's detectors hear.
+pub const MIGRATIONS: usize = 512;
+/// Events remembered.
+pub const EVENTS: usize = 256;
+/// A series or a migration of which nothing is heard for so long: its event is over, the migration is forgotten.
+const SILENCE: SignedDuration = SignedDuration::from_secs(60);
+/// From so many robust standard deviations on it is critical (contract 1.1).
+const CRITICAL_Z: f64 = 6.0;
+
+const MODES: [Mode; 3] = [Mode::Datacenter, Mode::Internet, Mode::Hybrid];
+
+/// One measurement of one second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample<'a> {
+    /// The migration that it is of; `None` for the whole host.
+    pub migration: Option<&'a str>,
+    /// Its mode: what is usual for the Internet is not for a datacenter.
+    pub mode: Mode,
+    /// What it is.
+    pub kind: Kind,
+    /// In the unit of the kind; what is not finite is passed over.
+    pub value: f64,
+}
+
+/// All detectors and what they have found.
+#[derive(Debug)]
+pub struct Signals {
+    series: Vec<Series>,
+    watches: BTreeMap<String, Watched>,
+    not_watched: u64,
+    counts: [[u64; Severity::ALL.len()]; Kind::ALL.len()],
+    events: VecDeque<Event>,
+    last_id: u64,
+}
+
+/// One (mode, kind).
+#[derive(Debug)]
+struct Series {
+    mode: Mode,
+    kind: Kind,
+    past: Past,
+    alarm: Alarm,
+    last_heard: Option<Timestamp>,
+    /// The event that goes on.
+    event: Option<Event>,
+}
+
+/// What is usual for a (mode, kind).
+#[derive(Debug)]
+enum Past {
+    /// Nothing was heard of it yet.
+    None,
+    /// One sample follows the other in time.
+    Course(Box<Detector>),
+    /// Each sample is a migration of its own: there is no course between them.
+    Migrations(Box<Watch>),
+}
+
+#[derive(Debug)]
+struct Watched {
+    watch: Watch,
+    last_heard: Timestamp,
+}
+
+/// What one of the detectors says of a (mode, kind) in one second.
+#[derive(Clone, Debug)]
+struct Finding {
+    /// 1 and more is an anomaly.
+    score: f64,
+    z: f64,
+    expected: (f64, f64),
+    direction: Direction,
+    method: Method,
+    value: f64,
+    migration: Option<String>,
+}
+
+impl Finding {
+    fn of(vote: &Vote, value: f64, migration: Option<String>) -> Self {
+        Self {
+            score: vote.score,
+            z: vote.z,
+            expected: vote.expected,
+            direction: vote.direction,
+            method: if vote.drift { Method::Cusum } else { Method::RobustZ },
+            value,
+            migration,
+        }
+    }
+
+    fn nothing(value: f64) -> Self {
+        Self {
+            score: 0.0,
+            z: 0.0,
+            expected: (value, value),
+            direction: Direction::Above,
+            method: Method::RobustZ,
+            value,
+            migration: None,
+        }
+    }
+
+    fn severity(&self) -> Severity {
+        let critical = self.z.abs() > CRITICAL_Z || self.method == Method::Consensus;
+        if critical { Severity::Critical } else { Severity::Warning }
+    }
+}
+
+impl Default for Signals {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Signals {
+    /// Without a past.
+    #[must_use]
+    pub fn new() -> Self {
+        let series = |mode| {
+            Kind::ALL.map(|kind| Series {
+                mode,
+                kind,
+                past: Past::None,
+                alarm: Alarm::new(1.0, kind.calm()),
+                last_heard: None,
+                event: None,
+            })
+        };
+        Self {
+            series: MODES.into_iter().flat_map(series).collect(),
+            watches: BTreeMap::new(),
+            not_watched: 0,
+            counts: [[0; Severity::ALL.len()]; Kind::ALL.len()],
+            events: VecDeque::new(),
+            last_id: 0,
+        }
+    }
+
+    /// Takes in what was measured in the second before `now`, with at most one sample of a kind for a migration; what has begun,
+    /// worsened or ended with it. Call it each second, also without samples: events and migrations end by silence.
+    pub fn observe(&mut self, now: Timestamp, samples: &[Sample<'_>]) -> Vec<Event> {
+        let samples: Vec<_> = samples.iter().filter(|sample| sample.value.is_finite()).collect();
+        let mut watched = self.watch(now, &samples);
+        let mut changed = Vec::new();
+        for (index, series) in self.series.iter_mut().enumerate() {
+            let of_series: Vec<_> = samples
+                .iter()
+                .copied()
+                .filter(|sample| (sample.mode, sample.kind) == (series.mode, series.kind))
+                .collect();
+            if of_series.is_empty() {
+                changed.extend(series.silent(now));
+                continue;
+            }
+            let mut finding = series.judge(&of_series);
+            if let Some(other) = watched.remove(&index)
+                && other.score > finding.score
+            {
+                finding = other;
+            }
+            changed.extend(series.take(now, &finding));
+        }
+        for event in &mut changed {
+            self.note(event);
+        }
+        self.watches.retain(|_, watched| now.duration_since(watched.last_heard) <= SILENCE);
+        changed
+    }
+
+    /// A migration is over: what was usual for it is forgotten.
+    pub fn forget(&mut self, migration: &str) {
+        self.watches.remove(migration);
+    }
+
+    /// Events so far by kind and severity at their beginning: every pair, also those that never occurred.
+    pub fn counts(&self) -> impl Iterator<Item = (Kind, Severity, u64)> + '_ {
+        Kind::ALL.into_iter().flat_map(move |kind| {
+            Severity::ALL.into_iter().map(move |severity| {
+                (kind, severity, self.counts[kind as usize][severity as usize])
+            })
+        })
+    }
+
+    /// The last [`EVENTS`] events, oldest first.
+    #[must_use]
+    pub fn events(&self) -> &VecDeque<Event> {
+        &self.events
+    }
+
+    /// Samples of migrations that were not watched because [`MIGRATIONS`] others were.
+    #[must_use]
+    pub fn not_watched(&self) -> u64 {
+        self.not_watched
+    }
+
+    /// The findings of the migrations, the highest of each series, by its index.
+    fn watch(&mut self, now: Timestamp, samples: &[&Sample<'_>]) -> BTreeMap<usize, Finding> {
+        let mut votes: BTreeMap<&str, Vec<(&Sample<'_>, Vote)>> = BTreeMap::new();
+        for sample in samples {
+            let Some(migration) = sample.migration else { continue };
+            if !self.watches.contains_key(migration) {
+                if self.watches.len() >= MIGRATIONS {
+                    self.not_watched += 1;
+                    continue;
+                }
+                let new = Watched { watch: Watch::default(), last_heard: now };
+                self.watches.insert(migration.to_owned(), new);
+            }
+            let Some(watched) = self.watches.get_mut(migration) else { continue };
+            watched.last_heard = now;
+            if let Some(vote) = watched.watch.observe(sample.kind, sample.value) {
+                votes.entry(migration).or_default().push((sample, vote));
+            }
+        }
+        let mut highest: BTreeMap<usize, Finding> = BTreeMap::new();
+        for (migration, votes) in votes {
+            for (index, finding) in findings(migration, &votes) {
+                if highest.get(&index).is_none_or(|other| other.score < finding.score) {
+                    highest.insert(index, finding);
+                }
+            }
+        }
+        highest
+    }
+
+    /// Numbers, counts and remembers.
+    fn note(&mut self, event: &mut Event) {
+        if event.phase == Phase::Began {
+            self.last_id += 1;
+            event.id = self.last_id;
+            self.counts[event.kind as usize][event.severity as usize] += 1;
+            if let Some(series) = self.series.get_mut(index(event.mode, event.kind))
+                && let Some(open) = &mut series.event
+            {
+                open.id = event.id;
+            }
+            if self.events.len() == EVENTS {
+                self.events.pop_front();
+            }
+            self.events.push_back(event.clone());
+        } else if let Some(known) = self.events.iter_mut().rfind(|known| known.id == event.id) {
+            known.clone_from(event);
+        }
+    }
+}
+
+/// What one migration's votes say of its series. When they agree, the highest one stands for all.
+fn findings(migration: &str, votes: &[(&Sample<'_>, Vote)]) -> Vec<(usize, Finding)> {
+    let mut found: Vec<_> = votes
+        .iter()
+        .map(|(sample, vote)| {
+            let finding = Finding::of(vote, sample.value, Some(migration.to_owned()));
+            (index(sample.mode, sample.kind), finding)
+        })
+        .collect();
+    let alone: Vec<Vote> = votes.iter().map(|(_, vote)| *vote).collect();
+    let highest = found.iter_mut().max_by(|left, right| left.1.score.total_cmp(&right.1.score));
+    if let Some((_, highest)) = highest
+        && highest.score < 1.0
+        && agree(&alone)
+    {
+        highest.score = 1.0;
+        highest.method = Method::Consensus;
+    }
+    found
+}
+
+/// Of at least one value.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    0.5 * (values[(values.len() - 1) / 2] + values[values.len() / 2])
+}
+
+fn index(mode: Mode, kind: Kind) -> usize {
+    mode as usize * Kind::ALL.len() + kind as usize
+}
+
+impl Series {
+    /// `samples` are those of this series, at least one.
+    fn judge(&mut self, samples: &[&Sample<'_>]) -> Finding {
+        let kind = self.kind;
+        if matches!(self.past, Past::None) {
+            self.past = match kind {
+                Kind::Latency => Past::Migrations(Box::default()),
+                _ => Past::Course(Box::new(Detector::new(kind.floor()))),
+            };
+        }
+        let name = |sample: &Sample<'_>| sample.migration.map(str::to_owned);
+        let value = median(samples.iter().map(|sample| sample.value).collect());
+        let finding = match &mut self.past {
+            Past::None => None,
+            Past::Course(detector) => detector.observe(value).map(|reading| Finding {
+                score: if kind.counts(reading.direction) { reading.surprise / LEVEL } else { 0.0 },
+                z: reading.z,
+                expected: reading.expected,
+                direction: reading.direction,
+                method: reading.method,
+                value,
+                migration: if let [sample] = samples { name(sample) } else { None },
+            }),
+            Past::Migrations(watch) => samples
+                .iter()
+                .filter_map(|sample| {
+                    let vote = watch.observe(kind, sample.value)?;
+                    Some(Finding::of(&vote, sample.value, name(sample)))
+                })
+                .max_by(|left, right| left.score.total_cmp(&right.score)),
+        };
+        finding.unwrap_or_else(|| Finding::nothing(value))
+    }
+
+    fn take(&mut self, now: Timestamp, finding: &Finding) -> Option<Event> {
+        self.last_heard = Some(now);
+        match self.alarm.observe(finding.score) {
+            Some(Edge::Begins) => {
+                self.event = Some(self.begin(now, finding));
+                self.event.clone()
+            }
+            Some(Edge::Ends) => self.end(now),
+            None => {
+                let event = self.event.as_mut()?;
+                event.score = event.score.max(finding.score);
+                let worse = finding.score >= 1.0 && finding.severity() > event.severity;
+                worse.then(|| {
+                    event.severity = finding.severity();
+                    event.phase = Phase::Worsened;
+                    event.clone()
+                })
+            }
+        }
+    }
+
+    fn begin(&self, now: Timestamp, finding: &Finding) -> Event {
+        Event {
+            id: 0,
+            phase: Phase::Began,
+            kind: self.kind,
+            mode: self.mode,
+            migration: finding.migration.clone(),
+            severity: finding.severity(),
+            direction: finding.direction,
+            value: finding.value,
+            expected_low: finding.expected.0,
+            expected_high: finding.expected.1,
+            z: finding.z,
+            method: finding.method,
+            score: finding.score,
+            began_at: now,
+            ended_at: None,
+        }
+    }
+
+    fn silent(&mut self, now: Timestamp) -> Option<Event> {
+        let last = self.last_heard?;
+        if now.duration_since(last) <= SILENCE {
+            return None;
+        }
+        self.last_heard = None;
+        if let Past::Course(detector) = &mut self.past {
+            detector.settle();
+        }
+        self.alarm.end()?;
+        self.end(now)
+    }
+
+    fn end(&mut self, now: Timestamp) -> Option<Event> {
+        let mut event = self.event.take()?;
+        event.phase = Phase::Ended;
+        event.ended_at = Some(now);
+        Some(event)
+    }
+}
