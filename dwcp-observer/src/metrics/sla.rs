@@ -11,6 +11,7 @@ pub(super) fn sla(view: &View, families: &mut Vec<MetricFamily>) {
     let mut value = Family::new(&table::SLA_VALUE);
     let mut remaining = Family::new(&table::BUDGET_REMAINING);
     let mut burn = Family::new(&table::BURN_RATE);
+    let mut p95 = Family::new(&table::BLACKOUT_P95);
     let mut p99 = Family::new(&table::BLACKOUT_P99);
     for levels in &view.windows {
         let window = levels.window.as_str();
@@ -26,6 +27,7 @@ pub(super) fn sla(view: &View, families: &mut Vec<MetricFamily>) {
             burn.add_some(&[sla.as_str(), window], level.budget.map(|budget| budget.burn_rate));
         }
         for mode in &levels.latency_by_mode {
+            p95.add(&[mode_label(mode.mode), window], mode.p95_seconds);
             p99.add(&[mode_label(mode.mode), window], mode.p99_seconds);
         }
     }
@@ -38,7 +40,7 @@ pub(super) fn sla(view: &View, families: &mut Vec<MetricFamily>) {
         let now = view.decision.decision == word;
         decision.add(&[word.as_str()], f64::from(u8::from(now)));
     }
-    for family in [compliance, value, remaining, burn, p99, violations, decision] {
+    for family in [compliance, value, remaining, burn, p95, p99, violations, decision] {
         family.finish(families);
     }
 }

@@ -158,6 +158,10 @@ metrics! {
         "How many times faster than allowed the error budget is spent.",
         "migration records, one-minute aggregates",
         absent: "nothing was there to judge in the window";
+    BLACKOUT_P95 = Gauge "dwcp_v3_sla_blackout_p95_seconds" ["mode", "window"] "seconds",
+        "p95 of the blackout by mode, nearest rank.",
+        "migration records",
+        absent: "no migration of that mode ended in the window with a blackout of known length";
     BLACKOUT_P99 = Gauge "dwcp_v3_sla_blackout_p99_seconds" ["mode", "window"] "seconds",
         "p99 of the blackout by mode, nearest rank.",
         "migration records",
