@@ -4,6 +4,7 @@
 //!
 //! Every process that this library starts is ended when its value is dropped.
 
+pub mod alerts;
 pub mod blackout;
 pub mod clock;
 pub mod faults;

@@ -38,6 +38,13 @@ const FILES: [(&str, &str, &str); 4] = [
         "checks other kernels",
     ),
 ];
+/// Programs that are taken out of their packages, which would start servers, and these packages.
+const UNPACKED: [(&str, &str, &str); 4] = [
+    ("promtool", "prometheus", "checks metrics and rules"),
+    ("prometheus", "prometheus", "evaluates the alerts of real migrations"),
+    ("amtool", "prometheus-alertmanager", "checks routes of alerts"),
+    ("prometheus-alertmanager", "prometheus-alertmanager", "delivers the alerts of real migrations"),
+];
 /// rustc, cargo and `core` for BPF, under the names that distributions give them.
 const BPF_COMPILERS: [[&str; 3]; 2] = [
     ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"],
@@ -65,7 +72,7 @@ enum Fix {
     Package(&'static str),
     BpfCompiler,
     BpfLinker,
-    Promtool,
+    Unpack(&'static str),
 }
 
 impl Fix {
@@ -74,7 +81,7 @@ impl Fix {
             Self::Package(package) => format!("apt-get install {package}"),
             Self::BpfCompiler => format!("apt-get install {}", BPF_COMPILERS[0].join(" ")),
             Self::BpfLinker => format!("cargo install bpf-linker --version {BPF_LINKER}"),
-            Self::Promtool => "taken out of the Debian package prometheus".to_owned(),
+            Self::Unpack(package) => format!("taken out of the Debian package {package}"),
         }
     }
 }
@@ -136,14 +143,14 @@ fn needs() -> Vec<Need> {
                 .map(|(path, version)| format!("{} {version}", path.display())),
             fix: Fix::BpfLinker,
         },
-        Need {
-            name: "promtool",
-            purpose: "checks metrics and rules",
-            found: find("promtool").map(|path| path.display().to_string()),
-            fix: Fix::Promtool,
-        },
     ];
-    programs.chain(files).chain(built).collect()
+    let unpacked = UNPACKED.into_iter().map(|(name, package, purpose)| Need {
+        name,
+        purpose,
+        found: find(name).map(|path| path.display().to_string()),
+        fix: Fix::Unpack(package),
+    });
+    programs.chain(files).chain(built).chain(unpacked).collect()
 }
 
 fn install(needs: &[Need]) -> Result<()> {
@@ -165,8 +172,15 @@ fn install(needs: &[Need]) -> Result<()> {
     if missing(Fix::BpfLinker) {
         install_bpf_linker(&mut apt)?;
     }
-    if missing(Fix::Promtool) {
-        install_promtool(&mut apt)?;
+    for package in ["prometheus", "prometheus-alertmanager"] {
+        let wanted: Vec<&str> = needs
+            .iter()
+            .filter(|need| need.found.is_none() && need.fix == Fix::Unpack(package))
+            .map(|need| need.name)
+            .collect();
+        if !wanted.is_empty() {
+            unpack(&mut apt, package, &wanted)?;
+        }
     }
     eprintln!("setup: everything is there");
     Ok(())
@@ -258,39 +272,39 @@ fn is_installed(package: &str) -> bool {
     ask(&mut query).is_some_and(|status| status == "installed")
 }
 
-/// Only the one program: the package would start a Prometheus server.
-fn install_promtool(apt: &mut Apt) -> Result<()> {
+/// Only these programs: the package would start a server.
+fn unpack(apt: &mut Apt, package: &str, programs: &[&str]) -> Result<()> {
     apt.update()?;
     let bin = tools().join("bin");
-    eprintln!("install  promtool into {}", bin.display());
+    eprintln!("install  {} into {}", programs.join(", "), bin.display());
     std::fs::create_dir_all(&bin)?;
     let directory = TempDir::new()?;
     run_command(
         Command::new("apt-get")
-            .args(["-q", "-o", "APT::Sandbox::User=root", "download", "prometheus"])
+            .args(["-q", "-o", "APT::Sandbox::User=root", "download", package])
             .current_dir(directory.path()),
     )?;
-    let package = std::fs::read_dir(directory.path())?
+    let archive = std::fs::read_dir(directory.path())?
         .flatten()
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .context("apt-get downloaded no package")?;
-    let mut unpack = Command::new("dpkg-deb")
+    let mut content = Command::new("dpkg-deb")
         .arg("--fsys-tarfile")
-        .arg(&package)
+        .arg(&archive)
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot run `dpkg-deb`")?;
-    let archive = unpack.stdout.take().context("no archive")?;
+    let files = content.stdout.take().context("no archive")?;
     run_command(
         Command::new("tar")
             .args(["--extract", "--file", "-", "--strip-components", "3", "--directory"])
             .arg(&bin)
-            .arg("./usr/bin/promtool")
-            .stdin(archive),
+            .args(programs.iter().map(|name| format!("./usr/bin/{name}")))
+            .stdin(files),
     )?;
-    if !unpack.wait()?.success() {
-        bail!("`dpkg-deb --fsys-tarfile {}` failed", package.display());
+    if !content.wait()?.success() {
+        bail!("`dpkg-deb --fsys-tarfile {}` failed", archive.display());
     }
     Ok(())
 }
