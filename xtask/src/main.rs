@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything from a fresh clone to a tested agent.
 
+mod alerts;
 mod bench;
 mod blackout;
 mod build;
@@ -30,7 +31,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install what is missing to build and test (Debian packages, bpf-linker, promtool)
+    /// Install what is missing to build and test (Debian packages, bpf-linker, Prometheus' programs)
     Setup(setup::Args),
     /// Build the eBPF programs into target/ebpf/
     BuildEbpf,
@@ -50,6 +51,8 @@ enum Command {
     Faults(faults::Args),
     /// Score the anomaly detector on a corpus of the Numenta Anomaly Benchmark
     Nab(nab::Args),
+    /// Inject faults into real migrations behind a real Prometheus and Alertmanager; print the alerts that arrive
+    Alerts(alerts::Args),
     /// Traffic of `bench`, which starts it
     #[command(hide = true)]
     PingPong(bench::PingPongArgs),
@@ -81,6 +84,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(args) => bench::run(&args),
         Command::Faults(args) => faults::run(&args),
         Command::Nab(args) => nab::run(&args),
+        Command::Alerts(args) => alerts::run(&args),
         Command::PingPong(args) => bench::ping_pong(&args),
         Command::VmTest(args) => vm_test::run(&args),
         Command::Test(args) => test::run(&args),

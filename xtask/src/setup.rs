@@ -43,7 +43,11 @@ const UNPACKED: [(&str, &str, &str); 4] = [
     ("promtool", "prometheus", "checks metrics and rules"),
     ("prometheus", "prometheus", "evaluates the alerts of real migrations"),
     ("amtool", "prometheus-alertmanager", "checks routes of alerts"),
-    ("prometheus-alertmanager", "prometheus-alertmanager", "delivers the alerts of real migrations"),
+    (
+        "prometheus-alertmanager",
+        "prometheus-alertmanager",
+        "delivers the alerts of real migrations",
+    ),
 ];
 /// rustc, cargo and `core` for BPF, under the names that distributions give them.
 const BPF_COMPILERS: [[&str; 3]; 2] = [

@@ -1,6 +1,10 @@
 //! The alert rules of `dashboards/prometheus`: what they are, what they were in the contract, and a real Prometheus and
-//! Alertmanager that deliver them.
+//! Alertmanager that deliver them while faults are injected into real migrations.
 
 pub mod contract;
 pub mod playbook;
 pub mod rules;
+pub mod scenario;
+mod speed;
+pub mod stack;
+pub mod webhook;

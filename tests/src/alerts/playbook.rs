@@ -75,7 +75,8 @@ mod tests {
 
     #[test]
     fn variables_stand_out() {
-        let template = "{{ $labels.vm }} on {{ $labels.instance }}: {{ printf \"%.0f\" $value }} times";
+        let template =
+            "{{ $labels.vm }} on {{ $labels.instance }}: {{ printf \"%.0f\" $value }} times";
         assert_eq!(plain(template), "VM on INSTANCE: VALUE times");
     }
 

@@ -100,7 +100,9 @@ impl Rule {
             let number: String = tail[operator..]
                 .trim_start()
                 .chars()
-                .take_while(|character| character.is_ascii_alphanumeric() || ".-".contains(*character))
+                .take_while(|character| {
+                    character.is_ascii_alphanumeric() || ".-".contains(*character)
+                })
                 .collect();
             let threshold = format!("{} {number}", &tail[..operator]);
             if number.parse::<f64>().is_ok() && !found.contains(&threshold) {
@@ -135,7 +137,8 @@ fn outside_braces(expression: &str) -> String {
 
 /// Words that look like metrics: `dwcp_...`, `prometheus_...`, `up`.
 fn metric_names(text: &str) -> BTreeSet<String> {
-    let words = text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+    let words =
+        text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
     words
         .filter(|word| {
             *word == "up" || ["dwcp_", "prometheus_"].iter().any(|start| word.starts_with(start))
@@ -161,7 +164,8 @@ pub struct TestGroup {
     pub name: String,
     /// What is put in.
     pub input_series: Vec<InputSeries>,
-    /// What must come out.
+    /// What must come out; nothing in a test of recording rules.
+    #[serde(default)]
     pub alert_rule_test: Vec<AlertTest>,
 }
 
@@ -169,7 +173,10 @@ impl TestGroup {
     /// The metrics that are put in.
     #[must_use]
     pub fn metrics(&self) -> BTreeSet<String> {
-        self.input_series.iter().flat_map(|series| metric_names(&outside_braces(&series.series))).collect()
+        self.input_series
+            .iter()
+            .flat_map(|series| metric_names(&outside_braces(&series.series)))
+            .collect()
     }
 }
 
