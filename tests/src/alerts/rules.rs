@@ -143,10 +143,7 @@ fn metric_names(text: &str) -> BTreeSet<String> {
         .filter(|word| {
             *word == "up" || ["dwcp_", "prometheus_"].iter().any(|start| word.starts_with(start))
         })
-        .map(|word| {
-            let histogram = ["_bucket"].iter().find_map(|suffix| word.strip_suffix(suffix));
-            histogram.unwrap_or(word).to_owned()
-        })
+        .map(|word| word.strip_suffix("_bucket").unwrap_or(word).to_owned())
         .collect()
 }
 
