@@ -6,6 +6,7 @@ mod blackout;
 mod build;
 mod build_ebpf;
 mod checks;
+mod dashboards;
 mod demo;
 mod demo_table;
 mod docs;
@@ -45,6 +46,8 @@ enum Command {
     Blackout(blackout::Args),
     /// Write the documents that are generated from the code
     Docs,
+    /// Write Grafana's dashboards, or check what they show (--check)
+    Dashboards(dashboards::Args),
     /// Measure what the agent costs; prints a table and writes docs/overhead.md
     Bench(bench::Args),
     /// Inject faults into real migrations and print what the agent says of each
@@ -81,6 +84,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo(args) => demo::run(&args),
         Command::Blackout(args) => blackout::run(&args),
         Command::Docs => docs::run().map(|()| ExitCode::SUCCESS),
+        Command::Dashboards(args) => dashboards::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Faults(args) => faults::run(&args),
         Command::Nab(args) => nab::run(&args),

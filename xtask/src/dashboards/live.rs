@@ -1,0 +1,175 @@
+//! Live operations: the fourteen panels of the contract, repaired, and what the kernel adds.
+
+use super::model::{Dashboard, Panel};
+
+pub(super) fn dashboard() -> Dashboard {
+    Dashboard {
+        uid: "dwcp-v3-live",
+        title: "DWCP v3: live operations",
+        about: "What runs now, whether it goes well, and whether the rollout may go on.",
+        refresh: "5s",
+        from: "now-30m",
+        variables: vec![
+            (
+                "mode",
+                "Mode",
+                "label_values(dwcp_v3_migration_duration_seconds_count{@}, mode)",
+                true,
+            ),
+            ("component", "Component", "label_values(dwcp_v3_errors_total{@}, component)", true),
+            ("region", "Region", "label_values(dwcp_v3_rollout_progress_percent{@}, region)", true),
+        ],
+        panels: [decision(), contract(), migrations(), streams()].into_iter().flatten().collect(),
+    }
+}
+
+fn decision() -> Vec<Panel> {
+    vec![
+        Panel::stat("Go or no-go", "none")
+            .about("The worst decision of the observers asked. `dwcp-observer go-no-go` gives the reasons.")
+            .query(r#"min(2 * max by (instance) (dwcp_v3_go_no_go{@, decision="go"})
+                + max by (instance) (dwcp_v3_go_no_go{@, decision="caution"}))"#, "decision")
+            .worse_below(1.0, 2.0)
+            .word("0", "NO GO", "red")
+            .word("1", "CAUTION", "yellow")
+            .word("2", "GO", "green")
+            .link("Service levels", "/d/dwcp-v3-sla"),
+        Panel::stat("Active migrations", "short")
+            .about("Running migrations by the end on this host; with both ends here one counts in both.")
+            .query("sum by (role) (dwcp_v3_migrations_active{@})", "{{role}}")
+            .worse_above(50.0, 100.0),
+        Panel::stat("Error rate", "ops")
+            .about("Errors on migration sockets and processes, per second.")
+            .query(r#"sum(rate(dwcp_v3_errors_total{@, component=~"$component"}[$__rate_interval]))"#, "errors")
+            .worse_above(0.5, 1.0),
+        Panel::stat("Anomalies (5 min)", "short")
+            .about("Anomalies of all types over the last five minutes.")
+            .query("sum(increase(dwcp_v3_anomaly_detections_total{@}[5m]))", "anomalies")
+            .worse_above(1.0, 5.0),
+        Panel::stat("SLA compliance", "percent")
+            .about("Service levels kept over the last hour, of those that could be judged.")
+            .query("avg(dwcp_v3_sla_compliance{@}) * 100", "kept")
+            .worse_below(95.0, 99.0),
+        Panel::stat("Longest blackout (1 h)", "s")
+            .about("p99 of the blackout over the last hour in the worst mode.")
+            .query(r#"max(dwcp_v3_sla_blackout_p99_seconds{@, window="1h", mode=~"$mode"})"#, "p99")
+            .worse_above(0.3, 0.5),
+    ]
+}
+
+fn contract() -> Vec<Panel> {
+    vec![
+        Panel::series("Rollout progress by stage", "percent")
+            .about("Share of migrations that run v3.")
+            .query(r#"dwcp_v3_rollout_progress_percent{@, region=~"$region"}"#, "{{stage}} {{region}}")
+            .within(0.0, 100.0),
+        Panel::series("Blackout p50, p95, p99", "s")
+            .about("Migrations that ended within the rate interval; the limit is the datacenter's, 0.5 s.")
+            .query(r#"histogram_quantile(0.50, sum by (le) (rate(dwcp_v3_migration_latency_seconds_bucket{@, mode=~"$mode"}[$__rate_interval])))"#, "p50")
+            .query(r#"histogram_quantile(0.95, sum by (le) (rate(dwcp_v3_migration_latency_seconds_bucket{@, mode=~"$mode"}[$__rate_interval])))"#, "p95")
+            .query(r#"histogram_quantile(0.99, sum by (le) (rate(dwcp_v3_migration_latency_seconds_bucket{@, mode=~"$mode"}[$__rate_interval])))"#, "p99")
+            .limit(0.5)
+            .link("Service levels", "/d/dwcp-v3-sla"),
+        Panel::series("Throughput (target 2.4 GB/s)", "Bps")
+            .about("Payload per second while a transfer is active.")
+            .query(r#"sum by (component) (dwcp_v3_throughput_bytes_per_second{@, component=~"$component"})"#, "{{component}}")
+            .worse_below(2.0e9, 2.4e9),
+        Panel::series("Resource utilization", "percent")
+            .about("Use of the host's CPUs and memory.")
+            .query("avg by (resource_type) (dwcp_v3_resource_utilization_percent{@})", "{{resource_type}}")
+            .limit(80.0)
+            .within(0.0, 100.0),
+        Panel::states("Component health")
+            .about("Measured: process alive, port accepting, errors, stalls. Missing where no rule matches.")
+            .query(r#"dwcp_v3_component_health{@, component=~"$component"}"#, "{{instance}} {{component}}")
+            .word("0", "UNHEALTHY", "red")
+            .word("1", "HEALTHY", "green"),
+        Panel::pie("Errors by type (1 h)", "short")
+            .about("Errors of the last hour.")
+            .query(r#"sum by (error_type) (increase(dwcp_v3_errors_total{@, component=~"$component"}[1h]))"#, "{{error_type}}"),
+        Panel::pie("Outcomes (1 h)", "short")
+            .about("Migrations that ended in the last hour.")
+            .query(r#"sum by (outcome) (increase(dwcp_v3_migrations_total{@, mode=~"$mode"}[1h]))"#, "{{outcome}}"),
+        Panel::series("Anomalies by type", "short")
+            .about("New anomalies in each interval.")
+            .query(r#"sum by (anomaly_type) (increase(dwcp_v3_anomaly_detections_total{@, severity="warning"}[1m]))"#, "{{anomaly_type}} warning")
+            .query(r#"sum by (anomaly_type) (increase(dwcp_v3_anomaly_detections_total{@, severity="critical"}[1m]))"#, "{{anomaly_type}} critical"),
+        Panel::series("Blackout p99, v1 and v3", "s")
+            .about("The same rules for both versions.")
+            .query("histogram_quantile(0.99, sum by (le) (rate(dwcp_v3_migration_latency_seconds_bucket{@}[$__rate_interval])))", "v3")
+            .query("histogram_quantile(0.99, sum by (le) (rate(dwcp_v1_migration_latency_seconds_bucket{@}[$__rate_interval])))", "v1")
+            .limit(0.5)
+            .link("v1 and v3", "/d/dwcp-v3-versions"),
+        Panel::alerts("Live alert feed").about("Alerts of DWCP v3 that fire or wait."),
+        Panel::series("Error rate by component", "ops")
+            .about("Errors per second.")
+            .query(r#"sum by (component) (rate(dwcp_v3_errors_total{@, component=~"$component"}[$__rate_interval]))"#, "{{component}}"),
+    ]
+}
+
+fn migrations() -> Vec<Panel> {
+    vec![
+        Panel::table("Running and just finished migrations", "short")
+            .about("One row per migration.")
+            .query("dwcp_v3_migration_info{@}", "")
+            .link("One migration", "/d/dwcp-v3-migration"),
+        Panel::series("How migrations go", "short")
+            .about("Migrations in each state of the verdict; 1 is one migration all the time.")
+            .query("sum by (state) (rate(dwcp_v3_verdict_seconds_total{@}[$__rate_interval]))", "{{state}}"),
+        Panel::series("Why they go like that", "short")
+            .about("Causes of the verdict, in the same unit.")
+            .query("sum by (cause) (rate(dwcp_v3_verdict_seconds_total{@}[$__rate_interval]))", "{{cause}}"),
+        Panel::heatmap("Blackout", "s")
+            .about("Finished migrations by their blackout.")
+            .query(r#"sum by (le) (increase(dwcp_v3_blackout_seconds_bucket{@, mode=~"$mode"}[$__rate_interval]))"#, "{{le}}"),
+        Panel::series("Total time p50 and p95 by mode", "s")
+            .about("First connection to last close.")
+            .query(r#"histogram_quantile(0.50, sum by (le, mode) (rate(dwcp_v3_migration_duration_seconds_bucket{@, mode=~"$mode"}[$__rate_interval])))"#, "p50 {{mode}}")
+            .query(r#"histogram_quantile(0.95, sum by (le, mode) (rate(dwcp_v3_migration_duration_seconds_bucket{@, mode=~"$mode"}[$__rate_interval])))"#, "p95 {{mode}}"),
+        Panel::series("Time to the end", "s")
+            .about("Estimate for each running migration.")
+            .query(r#"dwcp_v3_migration_eta_seconds{@, bound="estimate"}"#, "{{migration_id}}"),
+        Panel::series("Where a second goes", "percentunit")
+            .about("The sending side's time by what it was spent on, mean of running migrations.")
+            .query("avg by (cause) (dwcp_v3_migration_time_fraction{@})", "{{cause}}")
+            .within(0.0, 1.0),
+        Panel::series("Guest CPU time taken by migrations", "percentunit")
+            .about("Time that guest CPUs waited behind a migration thread, per second.")
+            .query("sum(rate(dwcp_v3_guest_cpu_stolen_seconds_total{@}[$__rate_interval]))", "stolen"),
+    ]
+}
+
+fn streams() -> Vec<Panel> {
+    vec![
+        Panel::gauge("Active streams of 512", "short", (0.0, 512.0))
+            .about("Open streams of active migrations; AMST allows 512.")
+            .query("sum(dwcp_v3_amst_active_streams{@})", "streams")
+            .worse_above(400.0, 500.0),
+        Panel::gauge("Evenness of streams", "percentunit", (0.0, 1.0))
+            .about("Jain's index of the least even running migration: 1 is even.")
+            .query(r#"min(dwcp_v3_migration_stream_balance{@, index="jain"})"#, "jain")
+            .worse_below(0.5, 0.8),
+        Panel::series("Throughput by direction and transport", "Bps")
+            .about("Payload per second at the ends on these hosts.")
+            .query("sum by (direction, transport) (dwcp_v3_throughput_bytes_per_second{@})", "{{direction}} {{transport}}"),
+        Panel::series("Payload by mode", "Bps")
+            .about("Delivered and received bytes per second.")
+            .query(r#"sum by (mode, direction) (rate(dwcp_v3_bytes_transferred_total{@, mode=~"$mode"}[$__rate_interval]))"#, "{{mode}} {{direction}}"),
+        Panel::series("Retransmitted segments", "pps")
+            .about("Segments per second that migration sockets sent again.")
+            .query(r#"sum by (mode, role) (rate(dwcp_v3_retransmitted_segments_total{@, mode=~"$mode"}[$__rate_interval]))"#, "{{mode}} {{role}}"),
+        Panel::series("Share of bytes sent twice", "percentunit")
+            .about("Retransmitted of delivered bytes.")
+            .query(r#"sum(rate(dwcp_v3_retransmitted_bytes_total{@, role="source"}[$__rate_interval]))
+                / (sum(rate(dwcp_v3_bytes_transferred_total{@, direction="sent"}[$__rate_interval])) > 0)"#, "retransmitted")
+            .worse_above(0.01, 0.05),
+        Panel::series("RTT p50 and p99", "s")
+            .about("Samples of tracked sockets.")
+            .query("histogram_quantile(0.50, sum by (le) (rate(dwcp_v3_rtt_seconds_bucket{@}[$__rate_interval])))", "p50")
+            .query("histogram_quantile(0.99, sum by (le) (rate(dwcp_v3_rtt_seconds_bucket{@}[$__rate_interval])))", "p99")
+            .limit(0.05),
+        Panel::series("Waits for a CPU, p99 by thread role", "s")
+            .about("Threads of migrating processes.")
+            .query("histogram_quantile(0.99, sum by (le, role) (rate(dwcp_v3_runqueue_wait_seconds_bucket{@}[$__rate_interval])))", "{{role}}"),
+    ]
+}

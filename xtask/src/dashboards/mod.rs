@@ -1,0 +1,72 @@
+//! `dashboards`: writes Grafana's dashboards, or asks a real Prometheus for every expression in them.
+
+mod capacity;
+mod check;
+mod lint;
+mod live;
+mod migration;
+mod model;
+mod observer;
+mod promql;
+mod sla;
+#[cfg(test)]
+mod tests;
+mod versions;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use model::Dashboard;
+use serde_json::Value;
+
+use crate::shell::workspace;
+
+/// Arguments of `dashboards`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Migrate a real VM, scrape the observer with a real Prometheus, and print for every panel what it shows
+    #[arg(long)]
+    check: bool,
+    /// Use the agent that is there (set when this program calls itself as root)
+    #[arg(long, hide = true)]
+    no_build: bool,
+}
+
+fn all() -> [Dashboard; 6] {
+    [
+        live::dashboard(),
+        migration::dashboard(),
+        sla::dashboard(),
+        versions::dashboard(),
+        capacity::dashboard(),
+        observer::dashboard(),
+    ]
+}
+
+fn directory() -> PathBuf {
+    workspace().join("dashboards/grafana")
+}
+
+fn text(dashboard: &Value) -> Result<String> {
+    Ok(serde_json::to_string_pretty(dashboard)? + "\n")
+}
+
+/// Writes the files, or checks what they show.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if args.check {
+        return check::run(args.no_build);
+    }
+    for dashboard in all() {
+        let path = directory().join(format!("{}.json", dashboard.uid));
+        let json = dashboard.json();
+        for finding in lint::lint(&json) {
+            eprintln!("{finding}");
+        }
+        std::fs::create_dir_all(directory())?;
+        std::fs::write(&path, text(&json)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        eprintln!("{} panels  {}", dashboard.panels.len(), path.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
