@@ -71,7 +71,7 @@ fn variables(dashboard: &Value, findings: &mut Vec<String>) {
             .strip_prefix("label_values(")
             .and_then(|rest| rest.strip_suffix(')'))
             .and_then(|inside| inside.rsplit_once(','));
-        if !selector.is_some_and(|(selector, _)| selectors(selector).is_ok()) {
+        if selector.is_none_or(|(selector, _)| selectors(selector).is_err()) {
             findings.push(format!("template-label-promql-rule: {}: {query}", item["name"]));
         }
         if item["refresh"] != 2 {
