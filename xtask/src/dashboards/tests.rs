@@ -121,7 +121,7 @@ fn each_rule_finds_its_fault() {
     type Break = fn(&mut Value);
     let faults: [(&str, Break); 15] = [
         ("template-datasource-rule", |json| {
-            json["templating"]["list"][0]["name"] = json!("source")
+            json["templating"]["list"][0]["name"] = json!("source");
         }),
         ("template-job-rule", |json| json["templating"]["list"][1]["multi"] = json!(false)),
         ("template-instance-rule", |json| json["templating"]["list"][2]["allValue"] = json!("")),
@@ -129,13 +129,13 @@ fn each_rule_finds_its_fault() {
             json["templating"]["list"][1]["query"]["query"] = json!("label_values(up{, job)");
         }),
         ("template-on-time-change-reload-rule", |json| {
-            json["templating"]["list"][1]["refresh"] = json!(1)
+            json["templating"]["list"][1]["refresh"] = json!(1);
         }),
         ("uneditable-dashboard", |json| json["editable"] = json!(true)),
         ("panel-datasource-rule", |json| json["panels"][0]["datasource"]["uid"] = json!("abc")),
         ("panel-title-description-rule", |json| json["panels"][0]["description"] = json!("")),
         ("panel-units-rule", |json| {
-            json["panels"][0]["fieldConfig"]["defaults"]["unit"] = json!("GB")
+            json["panels"][0]["fieldConfig"]["defaults"]["unit"] = json!("GB");
         }),
         ("panel-no-targets-rule", |json| json["panels"][0]["targets"] = json!([])),
         ("target-logql-rule", |json| expr(json, r#"{job="alertmanager"} |= "firing""#)),
