@@ -1,6 +1,7 @@
 //! Observes VM live migrations from inside the kernel.
 
 pub mod cli;
+pub mod component;
 pub mod config;
 pub mod cycle;
 pub mod history;
