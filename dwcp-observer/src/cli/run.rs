@@ -125,8 +125,8 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
         config.probes.program_stats,
         rdma,
         ledger,
-        components,
-    );
+    )
+    .with_components(components);
     tokio::spawn(async {
         tokio::time::sleep(START).await;
         drop_idle_code();

@@ -114,11 +114,11 @@ fn comment_line<'a>(
                 return Err("a second TYPE of one metric");
             }
         }
-        (Some("HELP"), Some(name), help) if is_name(name) => {
-            if name.starts_with(PREFIX) && scraped.families.len() < MAX_SERIES {
-                let family = scraped.families.entry(name.to_owned()).or_default();
-                family.help = Some(help.unwrap_or_default().trim().to_owned());
-            }
+        (Some("HELP"), Some(name), help)
+            if is_name(name) && name.starts_with(PREFIX) && scraped.families.len() < MAX_SERIES =>
+        {
+            let family = scraped.families.entry(name.to_owned()).or_default();
+            family.help = Some(help.unwrap_or_default().trim().to_owned());
         }
         // Any other comment is no business of ours.
         _ => {}
@@ -151,7 +151,7 @@ impl Sample<'_> {
 }
 
 fn sample(line: &str) -> Result<Sample<'_>, &'static str> {
-    let end = line.find(|c: char| c == '{' || c == ' ' || c == '\t').ok_or("no value")?;
+    let end = line.find(['{', ' ', '\t']).ok_or("no value")?;
     let (name, mut rest) = line.split_at(end);
     if !is_name(name) {
         return Err("no metric name");

@@ -96,7 +96,6 @@ impl Cycle {
         stats_mode: StatsMode,
         rdma: Rdma,
         ledger: Ledger,
-        components: component::Shared,
     ) -> Self {
         let histogram = || Histogram::new(Arc::from(CYCLE_BUCKETS));
         Self {
@@ -119,7 +118,7 @@ impl Cycle {
             rdma_tally: rdma::Tally::default(),
             rdma_status: RdmaStatus::default(),
             ledger,
-            components,
+            components: component::Shared::default(),
             cycle: CycleStats {
                 duration: histogram(),
                 jitter: histogram(),
@@ -127,6 +126,13 @@ impl Cycle {
                 period: PERIOD,
             },
         }
+    }
+
+    /// Publishes what is said of the components along with the rest.
+    #[must_use]
+    pub fn with_components(mut self, components: component::Shared) -> Self {
+        self.components = components;
+        self
     }
 
     /// Runs until `stop` is ready. What the kernel holds is gone when this returns and the cycle is dropped.

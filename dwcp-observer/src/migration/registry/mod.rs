@@ -22,6 +22,7 @@ use super::{
     index::{Index, key},
     live::{FlowKey, Live},
     look::{Actions, Observation, Options, World, take_in},
+    record::Version,
 };
 use crate::{
     identify::rules::RuleSet,
