@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::{
     history::{Batch, Event, History, HistoryError, Status, Store, minute::Minute},
-    migration::record::{Migration, Outcome, PhaseName, State},
+    migration::record::{Migration, Outcome, PhaseName, State, Version},
     process::host::HostUsage,
     publish::{Entry, Totals},
     sla::{
@@ -37,6 +37,8 @@ pub struct Second<'a> {
     pub entries: &'a [Entry],
     /// Totals since the start.
     pub totals: &'a Totals,
+    /// Migrations of DWCP v1 that have ended since the start: kept in the history, and no part of v3's service levels.
+    pub ended_v1: u64,
     /// The host's use of resources.
     pub host: Option<HostUsage>,
     /// Cycles skipped since the start.
@@ -222,6 +224,7 @@ impl Ledger {
             .iter()
             .map(|entry| entry.record.as_ref())
             .filter(|record| record.state == State::Active && moves_the_guest(record))
+            .filter(|record| !is_v1(record))
             .collect();
         let rate = |record: &&Migration| record.throughput_bytes_per_second.unwrap_or(0.0);
         let health = |record: &&Migration| record.verdict.as_ref().map(|verdict| verdict.state);
@@ -288,7 +291,7 @@ impl Ledger {
         minute.missed_cycles += second.missed_cycles.saturating_sub(self.before.missed);
         self.before.missed = second.missed_cycles;
         // Records that came and went between two looks.
-        let ended: u64 = self.before.finished.values().sum();
+        let ended = self.before.finished.values().sum::<u64>() + second.ended_v1;
         let waiting = self.known.values().filter(|stored| !**stored).count() as u64;
         let lost = ended.saturating_sub(self.stored + waiting);
         if lost > self.lost
@@ -308,7 +311,8 @@ impl Ledger {
             held.insert(&record.id);
             if !self.known.contains_key(&record.id) {
                 self.known.insert(record.id.clone(), false);
-                if let Some(seconds) = record.blackout.as_ref().and_then(|felt| felt.seconds) {
+                let felt = record.blackout.as_ref().filter(|_| !is_v1(record));
+                if let Some(seconds) = felt.and_then(|felt| felt.seconds) {
                     let felt = Felt { mode: record.mode, seconds };
                     self.windows.felt(now.as_second().max(self.minute.at), felt);
                     self.minute.blackouts.push(felt);
@@ -379,7 +383,7 @@ impl Ledger {
             .entries
             .iter()
             .map(|entry| entry.record.as_ref())
-            .filter(|record| record.state == State::Active)
+            .filter(|record| record.state == State::Active && !is_v1(record))
             .filter_map(|record| {
                 let verdict = record.verdict.as_ref()?;
                 let name = record.vm.name.as_deref().unwrap_or(&record.id);
@@ -421,6 +425,11 @@ impl Drop for Ledger {
             self.write(Batch { minutes: vec![minute], ..Batch::default() });
         }
     }
+}
+
+/// Whether the migration runs DWCP v1.
+fn is_v1(record: &Migration) -> bool {
+    record.version == Some(Version::V1)
 }
 
 /// Whether the migration is in a phase that moves the guest.

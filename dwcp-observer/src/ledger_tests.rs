@@ -19,6 +19,7 @@ fn second<'a>(entries: &'a [Entry], totals: &'a Totals) -> Second<'a> {
         entries,
         totals,
         host: Some(HostUsage { cpu_percent: Some(50.0), memory_percent: Some(25.0) }),
+        ended_v1: 0,
         missed_cycles: 0,
         blind: None,
         anomalies: None,

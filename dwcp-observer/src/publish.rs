@@ -9,7 +9,7 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    history,
+    component, history,
     metrics::{BLACKOUT_BUCKETS, FINE_BLACKOUT_BUCKETS},
     migration::{
         blackout::Method,
@@ -41,6 +41,10 @@ pub struct Published {
     pub rdma: RdmaStatus,
     /// The cycle itself.
     pub cycle: CycleStats,
+    /// The same totals of DWCP v1; `None` where nothing tells v1 from v3, and all are in `totals`.
+    pub totals_v1: Option<Totals>,
+    /// The components, as of the last look at them.
+    pub components: Arc<component::View>,
     /// Service levels; judged at each tick.
     pub sla: Arc<sla::View>,
     /// What is kept on disk.

@@ -2,16 +2,29 @@
 
 use std::{env, fs, path::Path};
 
+/// Compares; with `UPDATE_DOCS` writes first.
+fn is_current(name: &str, generated: &str) -> std::io::Result<bool> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
+    if env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, generated)?;
+    }
+    Ok(fs::read_to_string(&path)? == generated)
+}
+
 #[test]
 fn the_metric_reference_is_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
     let generated = dwcp_observer::metrics::reference_markdown();
-    if env::var_os("UPDATE_DOCS").is_some() {
-        fs::write(&path, &generated).unwrap();
-    }
-    let written = fs::read_to_string(&path).unwrap_or_default();
     assert!(
-        written == generated,
+        is_current("metrics.md", &generated).unwrap(),
         "docs/metrics.md is not what the metric table says: run `cargo xtask docs`"
+    );
+}
+
+#[test]
+fn the_contract_is_current() {
+    let generated = dwcp_observer::metrics::contract::contract_markdown();
+    assert!(
+        is_current("contract.md", &generated).unwrap(),
+        "docs/contract.md is not what the contract's table says: run `cargo xtask docs`"
     );
 }

@@ -7,7 +7,7 @@ use crate::{
     shell::{cargo, run as run_command, workspace},
 };
 
-/// The agent's own test writes what it otherwise compares: `docs/metrics.md`.
+/// The agent's own test writes what it otherwise compares: `docs/metrics.md`, `docs/contract.md`.
 pub(crate) fn run() -> Result<()> {
     build_ebpf::run()?;
     let mut test = cargo();

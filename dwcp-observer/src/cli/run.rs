@@ -1,6 +1,10 @@
 //! `dwcp-observer run`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -12,14 +16,15 @@ use super::{
     load_options, rdma_options,
 };
 use crate::{
-    config::{Config, LogLevel},
+    component::{self, Collector, V1Rule, rollout::Control},
+    config::{Component, ComponentMode, Config, LogLevel},
     cycle::{Cycle, pollable},
     history::{History, Store},
-    http::{self, HttpLimits},
+    http::{self, HttpLimits, Site},
     identify::rules::RuleSet,
     kernel::Kernel,
     ledger::Ledger,
-    metrics::{Exporter, SeriesLimits},
+    metrics::{Exporter, SeriesLimits, is_own},
     migration::{look::Options, registry::Registry},
     process::code::drop_idle_code,
     publish::Board,
@@ -62,6 +67,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 async fn observe(config: &Config) -> anyhow::Result<()> {
     // Before anything is loaded: a taken port must not cost a second of probing.
     let listener = http::bind(config.listen)?;
+    let address = listener.local_addr()?;
+    let mut sockets = vec![(listener, Site::Main)];
+    sockets.extend(component_sockets(config));
     let rules = RuleSet::new(config);
     let mut kernel = Kernel::load(&load_options(config), rules.comm_rules(), &rules.port_bitmap())?;
     let logger = kernel_log(&mut kernel, config);
@@ -78,22 +86,27 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
     log::info!(
         "{attached} of {} probes work, listening on http://{}",
         kernel.probes().len(),
-        listener.local_addr()?
+        address
     );
     let options = Options {
         max_finished: config.limits.max_finished as usize,
         history: config.limits.history_seconds as usize,
         mode: config.mode,
+        v1: V1Rule::new(&config.v1),
     };
     let board = Board::default();
+    let control = Control::new(&config.rollout);
+    let components = component::Shared::default();
     let ledger = ledger(config, &board)?;
     let series = SeriesLimits {
         migrations: config.limits.live_series_migrations as usize,
         streams: config.limits.live_series_streams as usize,
     };
     let limits = HttpLimits { max_connections: config.limits.max_connections as usize };
-    let server =
-        http::serve(listener, board.clone(), Exporter::new(config.node_name(), series), limits)?;
+    let exporter = Exporter::new(config.node_name(), series);
+    let server = http::serve_sites(sockets, board.clone(), exporter, limits, control.clone())?;
+    let collector = Collector::start(config, board.clone(), control, components.clone(), is_own)
+        .context("cannot start the components thread")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let stop = async move {
@@ -112,7 +125,8 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
         config.probes.program_stats,
         rdma,
         ledger,
-    );
+    )
+    .with_components(components);
     tokio::spawn(async {
         tokio::time::sleep(START).await;
         drop_idle_code();
@@ -120,9 +134,33 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
     cycle.run(stop).await?;
     drop(logger);
     drop(cycle);
+    drop(collector);
     server.stop();
     log::info!("stopped");
     Ok(())
+}
+
+/// Ports of the components that the observer serves; one that is taken is left to its owner.
+fn component_sockets(config: &Config) -> Vec<(TcpListener, Site)> {
+    let mut sockets = Vec::new();
+    for component in Component::ALL {
+        let settings = config.components.get(component);
+        if settings.mode != ComponentMode::Serve {
+            continue;
+        }
+        let port = settings.port.unwrap_or(component.default_port());
+        let address = SocketAddr::new(config.listen.ip(), port);
+        match http::bind(address) {
+            Ok(listener) => sockets.push((listener, Site::Component(component))),
+            Err(error) => log::info!(
+                "component {name} is not served on port {port}: {why}; it is at /metrics/{name} of {main}",
+                name = component.as_str(),
+                why = error.short(),
+                main = config.listen,
+            ),
+        }
+    }
+    sockets
 }
 
 /// Service levels that go on where the last run ended, and the thread that keeps them and what they rest on.

@@ -1,7 +1,7 @@
 //! What is allowed beyond the type of a value.
 
-use super::{Config, MAX_RULES, UserRule};
-use crate::identify::CommPattern;
+use super::{Component, ComponentConfig, Config, MAX_RULES, UserRule};
+use crate::{component::scrape::Endpoint, identify::CommPattern};
 
 /// A value that is not allowed.
 pub(super) struct Mistake {
@@ -38,6 +38,10 @@ const SHARE: &str = "a number above 0 and below 1";
 const NAME: &str = "1 to 64 of a-z A-Z 0-9 _ . -";
 const COMM: &str = "a process name, or a prefix that ends in *, but not * alone";
 const TEXT: &str = "a text that is not empty";
+const COMMS: &str = "a list of names, each whole or a prefix that ends in *, but not * alone";
+const GLOBS: &str = "a list of patterns that are not empty; * and ? match any characters";
+const PORT_NUMBERS: &str = "a list of ports from 1 to 65535, as [9876]";
+const LABEL: &str = "a text of 1 to 64 characters, without control characters";
 const NODE: &str = "a text of 1 to 253 characters, without control characters";
 
 const ALLOWED: &[(&str, &str)] = &[
@@ -62,6 +66,25 @@ const ALLOWED: &[(&str, &str)] = &[
     ("sla.availability", SHARE),
     ("history.path", "the path of a file"),
     ("report.directory", "the path of a directory"),
+    ("components.*.mode", "serve, scrape, off"),
+    ("components.*.port", "a port from 1 to 65535"),
+    ("components.*.endpoint", "an address as http://127.0.0.1:9091/metrics, http only"),
+    ("components.*.version", LABEL),
+    ("components.*.required", "true, false"),
+    ("components.*.process", COMMS),
+    ("components.*.thread", COMMS),
+    ("components.*.cgroup", GLOBS),
+    ("components.*.ports", PORTS),
+    ("components.*.ports[]", PORT),
+    ("components.*.listens", PORT_NUMBERS),
+    ("components.*.listens[]", "a port from 1 to 65535"),
+    ("v1.process", COMMS),
+    ("v1.cgroup", GLOBS),
+    ("v1.ports", PORTS),
+    ("v1.ports[]", PORT),
+    ("rollout.stage", LABEL),
+    ("rollout.region", LABEL),
+    ("rollout.control", "off, local, any"),
     ("rule[].name", NAME),
     ("rule[].comm", COMM),
     ("rule[].exe", TEXT),
@@ -75,16 +98,26 @@ const ALLOWED: &[(&str, &str)] = &[
 
 /// What the value of `key` may be, for a reader.
 pub(super) fn allowed(key: &str) -> Option<String> {
-    let pattern = without_indices(key);
+    let pattern = general(key);
     if let Some((_, _, min, max)) = INTEGERS.iter().find(|(name, ..)| *name == pattern) {
         return Some(format!("a whole number from {min} to {max}"));
     }
     ALLOWED.iter().find(|(name, _)| *name == pattern).map(|&(_, text)| text.to_owned())
 }
 
-/// `rule[3].name` as `rule[].name`.
-fn without_indices(key: &str) -> String {
-    key.chars().filter(|c| !c.is_ascii_digit()).collect()
+/// `rule[3].name` as `rule[].name`, `components.hde.mode` as `components.*.mode`.
+fn general(key: &str) -> String {
+    let name = key.strip_prefix("components.").and_then(|rest| rest.split_once('.'));
+    if let Some((_, field)) = name {
+        return format!("components.*.{}", general(field));
+    }
+    match key.split_once('[') {
+        Some((list, rest)) => match rest.split_once(']') {
+            Some((_, field)) => format!("{list}[]{}", general(field)),
+            None => key.to_owned(),
+        },
+        None => key.to_owned(),
+    }
 }
 
 /// The first value that its type alone does not refuse.
@@ -116,6 +149,10 @@ pub(super) fn first_mistake(config: &Config) -> Option<Mistake> {
         ("sla.availability", is_share(sla.availability)),
         ("history.path", !config.history.path.as_os_str().is_empty()),
         ("report.directory", !config.report.directory.as_os_str().is_empty()),
+        ("v1.process", are_comms(&config.v1.process)),
+        ("v1.cgroup", are_texts(&config.v1.cgroup)),
+        ("rollout.stage", config.rollout.stage.as_deref().is_none_or(is_label)),
+        ("rollout.region", config.rollout.region.as_deref().is_none_or(is_label)),
     ];
     let others = checks.into_iter().find(|(_, right)| !right).map(|(key, _)| key);
     if let Some(key) = integers.or(others) {
@@ -131,7 +168,43 @@ pub(super) fn first_mistake(config: &Config) -> Option<Mistake> {
             show_value: true,
         });
     }
-    rules(config)
+    components(config, not_allowed).or_else(|| rules(config))
+}
+
+fn components(config: &Config, not_allowed: impl Fn(&str) -> Mistake) -> Option<Mistake> {
+    Component::ALL.into_iter().find_map(|component| {
+        let field = wrong_component_field(config.components.get(component))?;
+        Some(not_allowed(&format!("components.{}.{field}", component.as_str())))
+    })
+}
+
+fn wrong_component_field(component: &ComponentConfig) -> Option<&'static str> {
+    let endpoint = component.endpoint.as_deref();
+    [
+        ("port", component.port != Some(0)),
+        ("endpoint", endpoint.is_none_or(|text| Endpoint::parse(text).is_some())),
+        ("version", is_label(&component.version)),
+        ("process", are_comms(&component.process)),
+        ("thread", are_comms(&component.thread)),
+        ("cgroup", are_texts(&component.cgroup)),
+        ("listens", !component.listens.contains(&0)),
+    ]
+    .into_iter()
+    .find(|(_, right)| !right)
+    .map(|(field, _)| field)
+}
+
+fn are_comms(names: &[String]) -> bool {
+    names.iter().all(|name| CommPattern::new(name).is_some())
+}
+
+fn are_texts(texts: &[String]) -> bool {
+    texts.iter().all(|text| !text.is_empty())
+}
+
+/// A value of a label that an operator chooses.
+pub(crate) fn is_label(text: &str) -> bool {
+    (1..=64).contains(&text.chars().count()) && !text.chars().any(char::is_control)
 }
 
 fn rules(config: &Config) -> Option<Mistake> {

@@ -1,6 +1,7 @@
 //! The configuration file: optional, and every key has a default.
 
 mod check;
+mod components;
 mod error;
 mod key;
 mod ports;
@@ -12,6 +13,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+pub(crate) use check::is_label;
+pub use components::{
+    ComponentConfig, ComponentMode, Components, RolloutConfig, RolloutControl, V1Config,
+};
 pub use error::ConfigError;
 pub use ports::PortRange;
 
@@ -41,6 +46,12 @@ pub struct Config {
     pub history: HistoryConfig,
     /// Hourly reports.
     pub report: ReportConfig,
+    /// The components of DWCP v3.
+    pub components: Components,
+    /// Which migrations run DWCP v1.
+    pub v1: V1Config,
+    /// The rollout that is under way.
+    pub rollout: RolloutConfig,
     /// Rules beside the built-in ones, tried before them in the order of the file.
     #[serde(rename = "rule")]
     pub rules: Vec<UserRule>,
@@ -59,6 +70,9 @@ impl Default for Config {
             sla: Targets::default(),
             history: HistoryConfig::default(),
             report: ReportConfig::default(),
+            components: Components::default(),
+            v1: V1Config::default(),
+            rollout: RolloutConfig::default(),
             rules: Vec::new(),
         }
     }
@@ -348,7 +362,9 @@ const fn default_rule_confidence() -> f64 {
 }
 
 /// The six components of DWCP v3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, serde::Serialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Component {
     /// Adaptive Multi-Stream Transport.

@@ -160,6 +160,25 @@ fn each_mistake_gives_one_line_with_place_key_and_what_is_allowed() {
             "5:8",
             &["`rule[1].name`", "another rule"],
         ),
+        // Components.
+        ("[components.abc]\nmode = 'off'", "1:13", &["unknown key `components.abc`", "`amst`"]),
+        (
+            "[components.hde]\nmode = 'push'",
+            "2:8",
+            &["`components.hde.mode`", "serve, scrape, off"],
+        ),
+        (
+            "[components.hde]\nendpoint = 'https://x/'",
+            "2:12",
+            &["`components.hde.endpoint`", "http only"],
+        ),
+        ("[components.hde]\nport = 0", "2:8", &["`components.hde.port` is 0", "1 to 65535"]),
+        ("[components.hde]\nport = 70000", "2:8", &["`components.hde.port`", "1 to 65535"]),
+        ("[components.acp]\nprocess = ['*']", "2:11", &["`components.acp.process`", "not * alone"]),
+        ("[components.acp]\nports = ['0']", "2:10", &["`components.acp.ports[0]`", "1 to 65535"]),
+        ("[v1]\ncgroup = ['']", "2:10", &["`v1.cgroup`", "not empty"]),
+        ("[rollout]\nstage = ''", "2:9", &["`rollout.stage`", "1 to 64"]),
+        ("[rollout]\ncontrol = 'all'", "2:11", &["`rollout.control`", "off, local, any"]),
         (&long_rules, "97:1", &["at most 32"]),
     ] {
         let message = parse(text).expect_err(text);

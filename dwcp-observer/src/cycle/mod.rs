@@ -22,6 +22,7 @@ use self::{
     world::Live,
 };
 use crate::{
+    component,
     config::ProgramStats as StatsMode,
     identify::rules::RuleSet,
     kernel::{Kernel, ProcessReading, clock_error_seconds, clock_ns, decode_event, stats},
@@ -79,6 +80,7 @@ pub struct Cycle {
     rdma_tally: rdma::Tally,
     rdma_status: RdmaStatus,
     ledger: Ledger,
+    components: component::Shared,
     /// Phase functions passed since the last look.
     marks: Vec<MarkReading>,
 }
@@ -116,6 +118,7 @@ impl Cycle {
             rdma_tally: rdma::Tally::default(),
             rdma_status: RdmaStatus::default(),
             ledger,
+            components: component::Shared::default(),
             cycle: CycleStats {
                 duration: histogram(),
                 jitter: histogram(),
@@ -123,6 +126,13 @@ impl Cycle {
                 period: PERIOD,
             },
         }
+    }
+
+    /// Publishes what is said of the components along with the rest.
+    #[must_use]
+    pub fn with_components(mut self, components: component::Shared) -> Self {
+        self.components = components;
+        self
     }
 
     /// Runs until `stop` is ready. What the kernel holds is gone when this returns and the cycle is dropped.
@@ -379,16 +389,20 @@ impl Cycle {
     fn publish(&mut self, observation: &Observation) {
         let at = Timestamp::now();
         let entries = self.registry.entries(observation.now_ns, observation.wall);
+        let components = self.components.latest();
+        let totals_v1 = self.registry.totals_v1().cloned();
         if observation.tick {
             let blind = self.kernel_status.blind();
+            let unhealthy = components.unhealthy();
             let second = Second {
                 entries: &entries,
                 totals: self.registry.totals(),
                 host: self.host_usage,
+                ended_v1: totals_v1.as_ref().map_or(0, |it| it.finished.values().sum()),
                 missed_cycles: self.cycle.missed,
                 blind: blind.as_deref(),
                 anomalies: None,
-                unhealthy: None,
+                unhealthy: unhealthy.as_deref(),
             };
             self.ledger.second(at, &second);
         } else {
@@ -399,6 +413,8 @@ impl Cycle {
             started_at: self.started_at,
             entries,
             totals: self.registry.totals().clone(),
+            totals_v1,
+            components,
             host: self.host_usage,
             kernel: self.kernel_status.clone(),
             rdma: self.rdma_status.clone(),

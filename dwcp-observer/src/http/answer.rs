@@ -1,4 +1,4 @@
-//! What each endpoint answers; nothing here changes any state of the observer.
+//! What each endpoint answers; only `PUT /api/v1/rollout` changes anything, and only two labels.
 
 use std::sync::Arc;
 
@@ -8,8 +8,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{cache::PerCycle, connections::Connections, health::health, summary::summary};
+use super::{
+    cache::PerCycle, component::by_name, connections::Connections, health::health, summary::summary,
+};
 use crate::{
+    component::{View as Components, rollout::Control},
     metrics::{Exporter, Input, ProcessUsage},
     migration::record::Migration,
     publish::{Board, Published},
@@ -19,19 +22,22 @@ use crate::{
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 /// The text format's own content type.
-const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(super) const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 const MIGRATION: &str = "/api/v1/migrations/";
 
 const INDEX: &str = "\
 dwcp-observer: VM live migrations seen from inside the kernel
 
 GET /metrics                  Prometheus exposition
+GET /metrics/{component}      the part of amst, hde, pba, acp, ass or itp; on their ports 9091 to 9096 it is /metrics
 GET /metrics/summary          latency, throughput, error rate as JSON
 GET /health                   200 healthy or degraded, 503 with the reason when nothing can be measured
 GET /ready                    200 or 503, as /health
 GET /api/v1/migrations        running and finished migrations as JSON
 GET /api/v1/migrations/{id}   one of them with its per-second history
 GET /api/v1/sla               service levels, error budgets, go / caution / no-go as JSON
+GET /api/v1/components        health and figures of the six components, with reasons, as JSON
+GET /api/v1/rollout           stage, region and progress of the rollout; PUT sets stage and region
 GET /api/v1/rdma              every queue pair of this host, migrations or not
 ";
 
@@ -43,6 +49,7 @@ pub(super) struct Endpoints {
     pub(super) connections: Arc<Connections>,
     pub(super) metrics: PerCycle,
     pub(super) migrations: PerCycle,
+    pub(super) control: Control,
 }
 
 /// One answer.
@@ -67,7 +74,7 @@ impl Endpoints {
             );
         }
         if method != Method::GET && method != Method::HEAD {
-            let text = "only GET and HEAD: no endpoint changes anything";
+            let text = "only GET and HEAD, and PUT on /api/v1/rollout";
             return error(endpoint, StatusCode::METHOD_NOT_ALLOWED, text);
         }
         let published = self.board.latest();
@@ -95,6 +102,12 @@ impl Endpoints {
                 json_answer(endpoint, status, &body)
             }
             "/api/v1/migrations" => self.list(endpoint, published.as_ref()),
+            "/api/v1/components" => components(endpoint, published.as_deref()),
+            "/api/v1/rollout" => self.rollout(endpoint, published.as_deref()),
+            "/metrics/{component}" => match path.rsplit('/').next().and_then(by_name) {
+                Some(component) => self.component_metrics(endpoint, component),
+                None => error(endpoint, StatusCode::NOT_FOUND, "no such component"),
+            },
             "/api/v1/sla" => sla(endpoint, published.as_deref()),
             "/api/v1/rdma" => rdma(endpoint, published.as_deref()),
             _ => one(endpoint, published.as_deref(), path.strip_prefix(MIGRATION).unwrap_or("")),
@@ -144,18 +157,23 @@ impl Endpoints {
 
 /// The label of a path; empty when there is no such endpoint.
 fn endpoint(path: &str) -> &'static str {
-    const PLAIN: [&str; 8] = [
+    const PLAIN: [&str; 10] = [
         "/",
         "/metrics",
         "/metrics/summary",
         "/health",
         "/ready",
         "/api/v1/migrations",
+        "/api/v1/components",
+        "/api/v1/rollout",
         "/api/v1/sla",
         "/api/v1/rdma",
     ];
     if let Some(plain) = PLAIN.iter().find(|plain| **plain == path) {
         return plain;
+    }
+    if path.strip_prefix("/metrics/").and_then(by_name).is_some() {
+        return "/metrics/{component}";
     }
     if path.strip_prefix(MIGRATION).is_some_and(|id| !id.is_empty() && !id.contains('/')) {
         return "/api/v1/migrations/{id}";
@@ -184,6 +202,12 @@ fn rdma(endpoint: &'static str, published: Option<&Published>) -> Answer {
     json_answer(endpoint, StatusCode::OK, &View::new(status))
 }
 
+fn components(endpoint: &'static str, published: Option<&Published>) -> Answer {
+    let none = Components::default();
+    let view = published.map_or(&none, |published| published.components.as_ref());
+    json_answer(endpoint, StatusCode::OK, view)
+}
+
 fn sla(endpoint: &'static str, published: Option<&Published>) -> Answer {
     match published {
         Some(published) => json_answer(endpoint, StatusCode::OK, published.sla.as_ref()),
@@ -194,14 +218,18 @@ fn sla(endpoint: &'static str, published: Option<&Published>) -> Answer {
     }
 }
 
-fn json_answer(endpoint: &'static str, status: StatusCode, body: &impl Serialize) -> Answer {
+pub(super) fn json_answer(
+    endpoint: &'static str,
+    status: StatusCode,
+    body: &impl Serialize,
+) -> Answer {
     match serde_json::to_vec(body) {
         Ok(body) => Answer { endpoint, status, content_type: JSON, body: body.into() },
         Err(failure) => error(endpoint, StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string()),
     }
 }
 
-fn error(endpoint: &'static str, status: StatusCode, text: &str) -> Answer {
+pub(super) fn error(endpoint: &'static str, status: StatusCode, text: &str) -> Answer {
     let body: Value = json!({ "error": text });
     Answer { endpoint, status, content_type: JSON, body: body.to_string().into() }
 }

@@ -13,6 +13,7 @@ fn endpoints(board: Board) -> Endpoints {
         connections: Arc::new(Connections::new(4)),
         metrics: PerCycle::default(),
         migrations: PerCycle::default(),
+        control: Control::default(),
     }
 }
 
@@ -166,9 +167,9 @@ fn the_index_lists_every_endpoint() {
         .lines()
         .filter_map(|line| line.strip_prefix("GET ")?.split_whitespace().next())
         .collect();
-    assert_eq!(paths.len(), 8);
+    assert_eq!(paths.len(), 11);
     for path in paths {
-        let path = path.replace("{id}", "1795350596500-4711");
+        let path = path.replace("{id}", "1795350596500-4711").replace("{component}", "hde");
         let answer = endpoints.answer(&Method::GET, &path, sample::at());
         assert_eq!(answer.status, StatusCode::OK, "{path}");
     }
@@ -270,4 +271,92 @@ fn a_destination_alone_counts_what_it_received() {
     let (_, body) = get(&endpoints, "/metrics/summary");
     assert_eq!(body["throughput"]["average_gbps"], 2.0);
     assert!(body["throughput"].get("current_gbps").is_none());
+}
+
+#[test]
+fn every_endpoint_of_the_contract_answers() {
+    use crate::metrics::contract::{NAMES, Served};
+    let endpoints = published(healthy);
+    let mut asked = 0;
+    for entry in NAMES {
+        match entry.served {
+            Served::Path(path) => {
+                let answer = endpoints.answer(&Method::GET, path, sample::at());
+                assert_eq!(answer.status, 200, "{path}");
+                assert!(!answer.body.is_empty() || path.starts_with("/metrics/"), "{path}");
+            }
+            Served::ComponentPort(path) => {
+                for component in crate::config::Component::ALL {
+                    let now = sample::at();
+                    let answer = endpoints.component_answer(component, &Method::GET, path, now);
+                    let down = path == "/health" && component == crate::config::Component::Acp;
+                    assert_eq!(answer.status, if down { 503 } else { 200 }, "{component:?} {path}");
+                }
+            }
+            _ => continue,
+        }
+        asked += 1;
+    }
+    assert_eq!(asked, 12);
+}
+
+#[test]
+fn a_component_has_its_health_and_its_part_of_the_metrics() {
+    use crate::config::Component;
+    let endpoints = published(healthy);
+    let health = |component, now| {
+        let answer = endpoints.component_answer(component, &Method::GET, "/health", now);
+        let body: Value = serde_json::from_slice(&answer.body).unwrap();
+        (answer.status.as_u16(), body["status"].as_str().unwrap().to_owned(), body)
+    };
+    let (code, status, body) = health(Component::Amst, sample::at());
+    assert_eq!((code, status.as_str()), (200, "healthy"));
+    assert_eq!(body["processes"]["pids"], json!([4711]));
+    let (code, status, body) = health(Component::Acp, sample::at());
+    assert_eq!((code, status.as_str()), (503, "unhealthy"));
+    assert_eq!(body["reasons"], json!(["no process of it is left"]));
+    assert_eq!(health(Component::Itp, sample::at()).1, "unknown");
+    let later = sample::at() + jiff::SignedDuration::from_secs(60);
+    assert_eq!(health(Component::Amst, later).1, "unknown", "nobody has looked for a minute");
+
+    let metrics = |component| {
+        let answer = endpoints.component_answer(component, &Method::GET, "/metrics", sample::at());
+        String::from_utf8(answer.body.to_vec()).unwrap()
+    };
+    let amst = metrics(Component::Amst);
+    for part in [
+        "dwcp_v3_component_health{component=\"amst\"",
+        "dwcp_v3_amst_active_streams 2",
+        "dwcp_v3_throughput_bytes_per_second{component=\"amst\"",
+    ] {
+        assert!(amst.contains(part), "{part}\n{amst}");
+    }
+    assert!(!amst.contains("hde") && !amst.contains("dwcp_v3_rtt_seconds"), "{amst}");
+    assert!(metrics(Component::Hde).contains("\ndwcp_v3_hde_compression_ratio 0.8125\n"));
+    let same = endpoints.answer(&Method::GET, "/metrics/hde", sample::at());
+    assert_eq!(String::from_utf8(same.body.to_vec()).unwrap(), metrics(Component::Hde));
+    let other =
+        endpoints.component_answer(Component::Hde, &Method::GET, "/api/v1/sla", sample::at());
+    assert_eq!(other.status, 404);
+    let post = endpoints.component_answer(Component::Hde, &Method::POST, "/metrics", sample::at());
+    assert_eq!(post.status, 405);
+}
+
+#[test]
+fn an_operator_sets_stage_and_region() {
+    let endpoints = published(|_| {});
+    let set = |is_local, is_json, body: &str| {
+        endpoints.set_rollout(is_local, is_json, body.as_bytes()).status.as_u16()
+    };
+    let good = r#"{"stage":"25%","region":"us-east-1"}"#;
+    assert_eq!(set(false, true, good), 403);
+    assert_eq!(set(true, false, good), 415);
+    let long = format!(r#"{{"stage":"{}"}}"#, "x".repeat(65));
+    for wrong in ["", "{", "[]", r#"{"step":"1"}"#, r#"{"stage":""}"#, r#"{"stage":7}"#, &long] {
+        assert_eq!(set(true, true, wrong), 400, "{wrong}");
+    }
+    assert_eq!(get(&endpoints, "/api/v1/rollout").1["stage"], Value::Null);
+    assert_eq!(set(true, true, good), 200);
+    let (_, body) = get(&endpoints, "/api/v1/rollout");
+    assert_eq!((&body["stage"], &body["percent"]), (&json!("25%"), &json!(75.0)));
 }

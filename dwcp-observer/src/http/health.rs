@@ -55,8 +55,7 @@ fn judge(published: Option<&Published>, now: Timestamp) -> Judgement {
         return Judgement::Unhealthy("no cycle has been completed yet".to_owned());
     };
     let age = elapsed(published.at, now);
-    // With a longer period three missed cycles are the sign.
-    if age > STALE.max(published.cycle.period * 3) {
+    if is_stale(published, now) {
         return Judgement::Unhealthy(format!(
             "the last cycle ended {:.1} s ago: the collector hangs or the host is overloaded",
             age.as_secs_f64()
@@ -68,6 +67,12 @@ fn judge(published: Option<&Published>, now: Timestamp) -> Judgement {
     let faults = [published.kernel.partly_blind(), published.history.state.fault()];
     let faults: Vec<String> = faults.into_iter().flatten().collect();
     if faults.is_empty() { Judgement::Healthy } else { Judgement::Degraded(faults.join("; ")) }
+}
+
+/// Whether the last cycle is too long ago to be a sign of life.
+pub(super) fn is_stale(published: &Published, now: Timestamp) -> bool {
+    // With a longer period three missed cycles are the sign.
+    elapsed(published.at, now) > STALE.max(published.cycle.period * 3)
 }
 
 /// Time since `from`; zero when the clock was set back.

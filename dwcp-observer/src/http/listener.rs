@@ -53,6 +53,18 @@ fn host(address: &SocketAddr) -> String {
 }
 
 impl BindError {
+    /// The cause alone, where the usual advice does not fit.
+    #[must_use]
+    pub fn short(&self) -> String {
+        match self {
+            Self::InUse(_) => "the port is already in use".to_owned(),
+            Self::Permission(_) => "no permission to listen there".to_owned(),
+            Self::NotOurs(address) => format!("{} is no address of this host", address.ip()),
+            Self::NoIpv6(_) => "this host has no IPv6".to_owned(),
+            Self::Other { source, .. } => source.to_string(),
+        }
+    }
+
     fn new(address: SocketAddr, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::AddrInUse => Self::InUse(address),

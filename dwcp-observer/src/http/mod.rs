@@ -2,6 +2,7 @@
 
 mod answer;
 mod cache;
+mod component;
 mod connections;
 mod health;
 mod io;
@@ -11,4 +12,4 @@ mod summary;
 
 pub use health::health_body;
 pub use listener::{BindError, bind};
-pub use server::{HttpLimits, ServeError, ServerHandle, serve};
+pub use server::{HttpLimits, ServeError, ServerHandle, Site, serve, serve_sites};

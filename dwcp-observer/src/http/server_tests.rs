@@ -253,3 +253,75 @@ fn stopping_closes_the_port_and_all_connections() {
     // The port is free at once, with connections in TIME_WAIT or not.
     bind(address).unwrap();
 }
+
+#[test]
+fn components_have_ports_of_their_own_and_share_the_limit() {
+    let board = Board::default();
+    board.publish(sample::published());
+    let exporter = Exporter::new("node-7".to_owned(), SeriesLimits::default());
+    let listener = || bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let (main, hde) = (listener(), listener());
+    let port = hde.local_addr().unwrap();
+    let sockets = vec![(main, Site::Main), (hde, Site::Component(Component::Hde))];
+    let control = Control::default();
+    let server =
+        serve_sites(sockets, board, exporter, HttpLimits { max_connections: 4 }, control).unwrap();
+    let ask = |address: SocketAddr, path: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    for _ in 0..10 {
+        let answer = ask(port, "/metrics");
+        assert!(answer.contains("\ndwcp_v3_hde_compression_ratio 0.8125\n"), "{answer}");
+        assert!(!answer.contains("amst"));
+        assert!(ask(server.local_addr(), "/metrics").contains("dwcp_v3_amst_active_streams"));
+    }
+    // The sample's cycle is long ago: nobody has looked since.
+    let health = ask(port, "/health");
+    assert!(health.starts_with("HTTP/1.1 200") && health.contains("\"unknown\""), "{health}");
+    let idle: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(port).unwrap()).collect();
+    assert!(ask(server.local_addr(), "/").starts_with("HTTP/1.1 200"));
+    drop(idle);
+    server.stop();
+    assert!(TcpStream::connect(port).is_err());
+}
+
+#[test]
+fn the_rollout_is_set_over_a_socket() {
+    let server = start(8);
+    let put = |head: &str, body: &str| {
+        let length = body.len();
+        exchange(
+            &server,
+            &format!(
+                "PUT /api/v1/rollout HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}Content-Length: {length}\r\n\r\n{body}"
+            ),
+        )
+    };
+    let json = "Content-Type: application/json\r\n";
+    let answer = put(json, r#"{"stage":"canary"}"#);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.ends_with(r#"{"region":null,"stage":"canary"}"#), "{answer}");
+    assert!(get(&server, "/api/v1/rollout").contains("canary"));
+    assert!(put("", r#"{"stage":"x"}"#).starts_with("HTTP/1.1 415"));
+    assert!(put(json, &" ".repeat(5000)).starts_with("HTTP/1.1 413"));
+    let answer =
+        exchange(&server, "POST /api/v1/rollout HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+    assert!(answer.to_ascii_lowercase().contains("allow: get, head, put"), "{answer}");
+    // A body that never comes costs two seconds and no more.
+    let mut slow = connect(&server);
+    slow.write_all(
+        format!("PUT /api/v1/rollout HTTP/1.1\r\nHost: x\r\n{json}Content-Length: 9\r\n\r\n{{")
+            .as_bytes(),
+    )
+    .unwrap();
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+}

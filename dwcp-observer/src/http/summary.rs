@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
-    migration::record::{Migration, Outcome, Role, State},
+    migration::record::{Migration, Outcome, Role, State, Version},
     publish::Published,
     sla::{SlaType, Window, judge::nearest_rank},
 };
@@ -14,6 +14,7 @@ const GIGABYTE: f64 = 1e9;
 /// The body. Latency is the blackout, in ms, over the finished records still held with both instants known. Throughput is in GB/s (1e9 bytes per second): `current_gbps` is the sum of the rates of the active
 /// migrations; `average_gbps` the mean over the finished records still held, each with its bytes over its duration;
 /// `max_gbps` the highest of all these single figures. `sla` is the compliance over the last hour. What was not measured is missing.
+/// Migrations of DWCP v1 are no part of it.
 pub(super) fn summary(published: Option<&Published>, now: Timestamp) -> Value {
     let mut body = json!({
         "latency": {},
@@ -23,7 +24,10 @@ pub(super) fn summary(published: Option<&Published>, now: Timestamp) -> Value {
     let Some(published) = published else {
         return body;
     };
-    let records = || published.entries.iter().map(|entry| entry.record.as_ref());
+    let records = || {
+        let records = published.entries.iter().map(|entry| entry.record.as_ref());
+        records.filter(|record| record.version != Some(Version::V1))
+    };
     let current: Vec<f64> = records()
         .filter(|record| record.state == State::Active)
         .filter_map(|record| record.throughput_bytes_per_second)

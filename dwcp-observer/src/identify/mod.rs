@@ -15,4 +15,4 @@ mod table;
 mod tests;
 pub mod vcpus;
 
-pub(crate) use pattern::CommPattern;
+pub(crate) use pattern::{CommPattern, glob};

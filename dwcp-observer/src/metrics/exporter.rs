@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use prometheus::{TextEncoder, proto::MetricFamily};
+use prometheus::{
+    TextEncoder,
+    proto::{Metric, MetricFamily},
+};
 
 use super::{DURATION_BUCKETS, FINE_BLACKOUT_BUCKETS, ProcessUsage, family::Family, live, table};
 use crate::{
+    config::Component,
     migration::blackout::Method,
-    migration::record::{Mode, Outcome, Role, State},
+    migration::record::{Migration, Mode, Outcome, Role, State, Version},
     publish::{ByteTotals, ErrorType, Histogram, KernelStatus, Published, Totals},
     verdict::Cause,
 };
@@ -81,6 +85,9 @@ impl Exporter {
         let mut families = Vec::new();
         if let Some(published) = input.published {
             self.migrations(published, &mut families);
+            super::components::components(&published.components, &mut families);
+            super::aliases::aliases(published, &self.node, &mut families);
+            super::v1::v1(published, &self.node, &mut families);
             super::sla::sla(&published.sla, &mut families);
             super::rdma::rdma(&published.rdma, &mut families);
             let dropped = live::families(published, self.limits, &mut families);
@@ -93,6 +100,7 @@ impl Exporter {
             family.add(&["stream"], dropped.streams as f64);
             family.finish(&mut families);
             super::history::history(&published.history, &mut families);
+            super::components::scrapes(&published.components, &mut families);
         } else {
             build_info(&mut families);
         }
@@ -106,13 +114,45 @@ impl Exporter {
     /// # Errors
     /// When the encoder refuses a family.
     pub fn render(&self, input: &Input<'_>) -> Result<String, RenderError> {
-        Ok(TextEncoder::new().encode_to_string(&self.families(input))?)
+        let mut text = TextEncoder::new().encode_to_string(&self.families(input))?;
+        if let Some(published) = input.published {
+            // What components say of themselves; no name of it is in the table.
+            text.push_str(&published.components.carried);
+        }
+        Ok(text)
+    }
+
+    /// The same of one component alone: what is measured of it, and what it says of itself.
+    ///
+    /// # Errors
+    /// When the encoder refuses a family.
+    pub fn render_component(
+        &self,
+        input: &Input<'_>,
+        component: Component,
+    ) -> Result<String, RenderError> {
+        let prefix = format!("dwcp_v3_{}_", component.as_str());
+        let is_of = |metric: &Metric| {
+            let mut labels = metric.get_label().iter();
+            labels.any(|it| it.name() == "component" && it.value() == component.as_str())
+        };
+        let mut families = self.families(input);
+        families.retain_mut(|family| {
+            if !family.name().starts_with(&prefix) {
+                family.mut_metric().retain(is_of);
+            }
+            !family.get_metric().is_empty()
+        });
+        let mut text = TextEncoder::new().encode_to_string(&families)?;
+        let view = input.published.and_then(|published| published.components.get(component));
+        text.push_str(view.map_or("", |view| &view.carried));
+        Ok(text)
     }
 
     fn migrations(&self, published: &Published, families: &mut Vec<MetricFamily>) {
         let totals = &published.totals;
-        throughput(published, families);
-        errors(totals, families);
+        throughput(published, Version::V3, &table::THROUGHPUT, families);
+        errors(totals, &table::ERRORS, families);
 
         let mut family = Family::new(&table::RESOURCE_UTILIZATION);
         if let Some(host) = &published.host {
@@ -204,29 +244,38 @@ impl Exporter {
 }
 
 /// Every value of the label `mode`; `None` is `unknown`.
-const MODES: [Option<Mode>; 4] =
+pub(super) const MODES: [Option<Mode>; 4] =
     [Some(Mode::Datacenter), Some(Mode::Internet), Some(Mode::Hybrid), None];
 
 pub(super) fn mode_label(mode: Option<Mode>) -> &'static str {
     mode.map_or("unknown", Mode::as_str)
 }
 
-fn has_end(record: &crate::migration::record::Migration, role: Role) -> bool {
+fn has_end(record: &Migration, role: Role) -> bool {
     record.ends.iter().any(|end| end.role == role)
 }
 
-fn active_records(
+/// Running migrations of one version; what nobody tells apart is v3.
+pub(super) fn active_records(
     published: &Published,
-) -> impl Iterator<Item = &crate::migration::record::Migration> {
+    version: Version,
+) -> impl Iterator<Item = &Migration> {
     let records = published.entries.iter().map(|entry| entry.record.as_ref());
-    records.filter(|record| record.state == State::Active)
+    records.filter(move |record| {
+        record.state == State::Active && record.version.unwrap_or(Version::V3) == version
+    })
 }
 
-fn throughput(published: &Published, families: &mut Vec<MetricFamily>) {
-    let mut family = Family::new(&table::THROUGHPUT);
+pub(super) fn throughput(
+    published: &Published,
+    version: Version,
+    definition: &'static table::Definition,
+    families: &mut Vec<MetricFamily>,
+) {
+    let mut family = Family::new(definition);
     for (role, direction) in [(Role::Source, "tx"), (Role::Destination, "rx")] {
         let mut by_transport: BTreeMap<&'static str, f64> = BTreeMap::new();
-        for record in active_records(published).filter(|record| has_end(record, role)) {
+        for record in active_records(published, version).filter(|record| has_end(record, role)) {
             if let Some(rate) = record.throughput_bytes_per_second {
                 *by_transport.entry(record.transport.as_str()).or_default() += rate;
             }
@@ -238,8 +287,12 @@ fn throughput(published: &Published, families: &mut Vec<MetricFamily>) {
     family.finish(families);
 }
 
-fn errors(totals: &Totals, families: &mut Vec<MetricFamily>) {
-    let mut family = Family::new(&table::ERRORS);
+pub(super) fn errors(
+    totals: &Totals,
+    definition: &'static table::Definition,
+    families: &mut Vec<MetricFamily>,
+) {
+    let mut family = Family::new(definition);
     for error in ErrorType::ALL {
         let severity = match error {
             ErrorType::ProcessDied | ErrorType::MigrationFailed => "critical",
@@ -258,7 +311,7 @@ fn errors(totals: &Totals, families: &mut Vec<MetricFamily>) {
 
 fn active(published: &Published, families: &mut Vec<MetricFamily>) {
     let mut family = Family::new(&table::ACTIVE_STREAMS);
-    let open = active_records(published)
+    let open = active_records(published, Version::V3)
         .flat_map(|record| &record.streams)
         .filter(|stream| stream.ended_at.is_none())
         .count();
@@ -266,7 +319,7 @@ fn active(published: &Published, families: &mut Vec<MetricFamily>) {
     family.finish(families);
     let mut family = Family::new(&table::MIGRATIONS_ACTIVE);
     for role in [Role::Source, Role::Destination] {
-        let count = active_records(published).filter(|record| has_end(record, role)).count();
+        let count = active_records(published, Version::V3).filter(|it| has_end(it, role)).count();
         family.add(&[role.as_str()], count as f64);
     }
     family.finish(families);

@@ -1,5 +1,8 @@
 //! Prometheus exposition.
 
+mod aliases;
+mod components;
+pub mod contract;
 mod exporter;
 mod family;
 mod history;
@@ -10,10 +13,11 @@ mod rdma;
 pub(crate) mod sample;
 mod sla;
 pub mod table;
+mod v1;
 
 pub use exporter::{Exporter, HttpCounts, Input, RenderError, SeriesLimits};
 pub use process_usage::ProcessUsage;
-pub use table::reference_markdown;
+pub use table::{is_own, reference_markdown};
 
 /// Upper bounds of `dwcp_v3_migration_duration_seconds`: exponential(1, 2, 12) as in the contract.
 pub const DURATION_BUCKETS: [f64; 12] =

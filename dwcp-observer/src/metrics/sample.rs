@@ -123,6 +123,7 @@ pub(crate) fn active(id: &str) -> Migration {
             memory_bytes: Some(256 << 20),
         },
         migrator: "qemu".to_owned(),
+        version: None,
         transport: Transport::Tcp,
         mode: Some(Mode::Datacenter),
         confidence: 0.95,
@@ -301,6 +302,22 @@ fn totals() -> Totals {
     }
 }
 
+/// One migration of DWCP v1.
+fn totals_v1() -> Totals {
+    let mut blackouts = Blackouts::default();
+    let path = Path {
+        source: "10.0.0.3".to_owned(),
+        destination: "10.0.0.4".to_owned(),
+        vm_size: "1GB".to_owned(),
+    };
+    blackouts.observe(&path, Some(Mode::Datacenter), Method::VcpuScheduling, 0.25);
+    Totals {
+        blackouts,
+        finished: BTreeMap::from([((Outcome::Completed, Some(Mode::Datacenter)), 1)]),
+        ..Totals::default()
+    }
+}
+
 fn kernel() -> KernelStatus {
     let program = |name: &str, run_time_ns| ProgramStats {
         name: name.to_owned(),
@@ -347,6 +364,8 @@ pub(crate) fn published() -> Published {
             entry(finished("1795350530500-4500", Outcome::Failed, 60)),
         ],
         totals: totals(),
+        totals_v1: Some(totals_v1()),
+        components: Arc::new(crate::component::sample::view()),
         host: Some(HostUsage { cpu_percent: Some(12.5), memory_percent: Some(40.25) }),
         kernel: kernel(),
         rdma: rdma_status(),
@@ -379,6 +398,7 @@ fn sla() -> Arc<sla::View> {
         entries: &entries,
         totals: &totals(),
         host: None,
+        ended_v1: 0,
         missed_cycles: 0,
         blind: None,
         anomalies: None,

@@ -141,6 +141,124 @@ metrics! {
 
     // RDMA by device, migrations or not.
 
+    // Components.
+    COMPONENT_HEALTH = Gauge "dwcp_v3_component_health" ["component", "version"] "0 or 1",
+        "Health of a component: 0 unhealthy, 1 healthy or degraded; /api/v1/components gives the reasons.",
+        "/proc, NETLINK_SOCK_DIAG, the component's own endpoint, verdicts of migrations (amst)",
+        absent: "nothing that belongs to it was ever seen, and it is not required";
+    ROLLOUT = Gauge "dwcp_v3_rollout_progress_percent" ["stage", "region"] "percent",
+        "Share of migrations that run v3, 0 to 100: of those that run now or ended within the last hour and are still held.",
+        "migration records, rule [v1]; stage and region from the configuration or PUT /api/v1/rollout",
+        absent: "no rule [v1] tells v1 from v3, or there were no migrations";
+    COMPONENT_PROCESSES = Gauge "dwcp_v3_component_processes" ["component"] "processes",
+        "Live processes of a component.",
+        "/proc",
+        absent: "none was ever seen";
+    COMPONENT_THREADS = Gauge "dwcp_v3_component_threads" ["component"] "threads",
+        "Threads of a component: those that its rule names, else all of its processes.",
+        "/proc",
+        absent: "none was ever seen";
+    COMPONENT_CPU = Counter "dwcp_v3_component_cpu_seconds_total" ["component"] "seconds",
+        "CPU time of a component's threads since each was first seen.",
+        "/proc/PID/stat, /proc/PID/task/TID/schedstat",
+        absent: "none was ever seen";
+    COMPONENT_RESIDENT = Gauge "dwcp_v3_component_resident_memory_bytes" ["component"] "bytes",
+        "Resident memory of a component's processes, whichever of their threads count.",
+        "/proc/PID/stat",
+        absent: "none was ever seen";
+    COMPONENT_CONNECTIONS = Gauge "dwcp_v3_component_connections" ["component", "state"] "connections",
+        "Ends of a component's TCP connections in the observer's network namespace: established, and of these stalled (no acknowledgement for 3 s) and unread (data waits for 3 s).",
+        "NETLINK_SOCK_DIAG",
+        absent: "none was ever seen";
+    COMPONENT_BYTES = Counter "dwcp_v3_component_bytes_total" ["component", "direction"] "bytes",
+        "Payload acknowledged by peers (sent) and received in order on these connections; looked at once a second, so that the last moments of a connection are missing.",
+        "tcp_info.tcpi_bytes_acked, tcpi_bytes_received",
+        absent: "none was ever seen";
+    COMPONENT_RETRANSMITTED = Counter "dwcp_v3_component_retransmitted_segments_total" ["component"] "segments",
+        "Segments sent again on these connections, likewise.",
+        "tcp_info.tcpi_total_retrans",
+        absent: "none was ever seen";
+
+    // Further names of the contract for what is measured anyway.
+    AMST_THROUGHPUT_BYTES = Gauge "dwcp_v3_amst_throughput_bytes_per_second" [] "bytes/s",
+        "Rate of all active migrations over the last cycle; with both ends here a migration counts once.",
+        "tcp_sock.bytes_acked, bytes_received",
+        absent: "no migration is active";
+    AMST_THROUGHPUT = Gauge "dwcp_v3_amst_throughput" [] "GB/s",
+        "The same in GB/s (1e9 bytes per second).",
+        "tcp_sock.bytes_acked, bytes_received",
+        absent: "no migration is active";
+    AMST_THROUGHPUT_GBPS = Gauge "dwcp_v3_amst_throughput_gbps" [] "GB/s",
+        "The same in GB/s, as current_gbps of /metrics/summary.",
+        "tcp_sock.bytes_acked, bytes_received",
+        absent: "no migration is active";
+    THROUGHPUT_PER_SEC = Gauge "dwcp_v3_throughput_bytes_per_sec" [] "bytes/s",
+        "The same by the name that the collector script reads.",
+        "tcp_sock.bytes_acked, bytes_received",
+        absent: "no migration is active";
+    AMST_UTILIZATION = Gauge "dwcp_v3_amst_stream_utilization" [] "ratio",
+        "Open streams of active migrations of the 512 that DWCP v3 allows.",
+        "migration records";
+    AMST_UTILIZATION_PERCENT = Gauge "dwcp_v3_amst_stream_utilization_percent" [] "percent",
+        "The same in percent.",
+        "migration records";
+    ACTIVE_CONNECTIONS = Gauge "dwcp_v3_active_connections" [] "connections",
+        "Open connections of active migrations: their streams.",
+        "migration records";
+    LATENCY_P50 = Gauge "dwcp_v3_migration_latency_p50" [] "ms",
+        "Median of the blackouts of the finished migrations that are still held, nearest rank.",
+        "migration records",
+        absent: "none of known length is held";
+    LATENCY_P95 = Gauge "dwcp_v3_migration_latency_p95" [] "ms",
+        "95th percentile of the same.",
+        "migration records",
+        absent: "none of known length is held";
+    LATENCY_P99 = Gauge "dwcp_v3_migration_latency_p99" [] "ms",
+        "99th percentile of the same.",
+        "migration records",
+        absent: "none of known length is held";
+    ERROR_RATE = Gauge "dwcp_v3_error_rate" [] "percent",
+        "Failed of finished migrations over the last hour.",
+        "migration records, one-minute aggregates",
+        absent: "no migration finished in the last hour";
+    NETWORK_BYTES = Counter "dwcp_v3_network_bytes_total" ["node_id", "mode", "direction"] "bytes",
+        "Payload that migrations put on the network (sent: delivered and retransmitted) or took from it (received in order).",
+        "tcp_sock.bytes_acked, bytes_retrans, bytes_received";
+    COLLECTOR_STATUS = Gauge "dwcp_v3_metrics_collector_status" ["phase"] "0 or 1",
+        "1 when the last cycle could measure, 0 when a required probe was missing.",
+        "attach ladder",
+        absent: "before the first cycle";
+    COLLECTOR_LAST_RUN = Gauge "dwcp_v3_metrics_collector_last_run" ["phase"] "seconds since 1970",
+        "End of the last collection cycle.",
+        "CLOCK_REALTIME",
+        absent: "before the first cycle";
+
+    // DWCP v1, where the rule [v1] tells it from v3.
+    V1_THROUGHPUT = Gauge "dwcp_v1_throughput_bytes_per_second" ["component", "direction", "transport"] "bytes/s",
+        "As dwcp_v3_throughput_bytes_per_second, of migrations that run v1.",
+        "tcp_sock.bytes_acked and bytes_received",
+        absent: "no rule [v1], or no such migration is active in that direction";
+    V1_ERRORS = Counter "dwcp_v1_errors_total" ["component", "error_type", "severity"] "errors",
+        "As dwcp_v3_errors_total, of migrations that run v1.",
+        "socket errors, resets, process exits",
+        absent: "no rule [v1]";
+    V1_LATENCY = Histogram "dwcp_v1_migration_latency_seconds" ["source", "destination", "vm_size", "mode", "version"] "seconds",
+        "As dwcp_v3_migration_latency_seconds, of migrations that run v1.",
+        "sched_switch of guest CPUs, uprobes on the migrator's phase functions",
+        absent: "no rule [v1], or before the first complete blackout of that path";
+    V1_DURATION = Histogram "dwcp_v1_migration_duration_seconds" ["node_id", "mode"] "seconds",
+        "As dwcp_v3_migration_duration_seconds, of migrations that run v1.",
+        "socket state changes",
+        absent: "no rule [v1]";
+    V1_MIGRATIONS = Counter "dwcp_v1_migrations_total" ["outcome", "mode"] "migrations",
+        "As dwcp_v3_migrations_total, of migrations that run v1.",
+        "migration records",
+        absent: "no rule [v1]";
+    V1_BYTES = Counter "dwcp_v1_bytes_transferred_total" ["node_id", "mode", "direction"] "bytes",
+        "As dwcp_v3_bytes_transferred_total, of migrations that run v1.",
+        "tcp_sock.bytes_acked, bytes_received",
+        absent: "no rule [v1]";
+
     // Service levels. The first and the last but one are names of the contract.
     SLA_COMPLIANCE = Gauge "dwcp_v3_sla_compliance" ["sla_type", "metric"] "1",
         "Service level over the last hour: 0 violated, 1 kept.",
@@ -355,6 +473,26 @@ metrics! {
         "Size of what the history holds.",
         "SQLite page_count, freelist_count",
         absent: "history.enabled is false, or before the first write";
+    SCRAPES = Counter "dwcp_observer_component_scrapes_total" ["component"] "scrapes",
+        "Scrapes of a component's own endpoint.",
+        "components thread",
+        absent: "it is not scraped";
+    SCRAPE_ERRORS = Counter "dwcp_observer_component_scrape_errors_total" ["component", "reason"] "scrapes",
+        "Scrapes that failed: connect, timeout, status, too_long, http, malformed.",
+        "components thread",
+        absent: "it is not scraped";
+    SCRAPE_DURATION = Gauge "dwcp_observer_component_scrape_duration_seconds" ["component"] "seconds",
+        "How long the last scrape took; its deadline is 0.8 s.",
+        "components thread",
+        absent: "it is not scraped";
+    CARRIED_SERIES = Gauge "dwcp_observer_component_carried_series" ["component"] "series",
+        "Series of a component's last scrape that are carried on; 0 after a failed one.",
+        "components thread",
+        absent: "it is not scraped";
+    CARRIED_DROPPED = Counter "dwcp_observer_component_series_dropped_total" ["component", "reason"] "series",
+        "Series of a component that were not carried on: own_name (the observer serves it), duplicate, over_limit (2000).",
+        "components thread",
+        absent: "it is not scraped";
     HTTP_REQUESTS = Counter "dwcp_observer_http_requests_total" ["endpoint", "code"] "requests",
         "Answered HTTP requests.",
         "HTTP server",
@@ -404,6 +542,18 @@ metrics! {
         "Threads of the observer.",
         "/proc/self/stat",
         absent: "/proc does not give it";
+}
+
+/// Whether the observer itself serves samples of this name, parts of its histograms included.
+#[must_use]
+pub fn is_own(sample: &str) -> bool {
+    TABLE.iter().any(|row| {
+        let part = sample.strip_prefix(row.name);
+        match row.kind {
+            Kind::Histogram => matches!(part, Some("" | "_bucket" | "_sum" | "_count")),
+            _ => part == Some(""),
+        }
+    })
 }
 
 /// The metric reference as Markdown, made from [`TABLE`].

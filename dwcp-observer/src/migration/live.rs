@@ -12,7 +12,7 @@ use dwcp_observer_ebpf::process::FlowOverflow;
 use super::{
     history::History,
     machine::{Life, Patience, Streams},
-    record::{Evidence, Mode, Outcome, Quantiles, Role, ThreadRole, Transport},
+    record::{Evidence, Mode, Outcome, Quantiles, Role, ThreadRole, Transport, Version},
     second,
 };
 use crate::{
@@ -274,6 +274,8 @@ pub struct Live {
     pub id: String,
     /// Kind of migrator.
     pub migrator: String,
+    /// Version of DWCP; `None` not asked yet, or nothing tells.
+    pub version: Option<Version>,
     /// How sure identification is.
     pub confidence: f64,
     /// Why.

@@ -18,6 +18,7 @@ use super::{
     record::Quantiles,
 };
 use crate::{
+    component::V1Rule,
     config::ModeThresholds,
     identify::facts::{ProcessFacts, ThreadFacts},
     kernel::ProcessReading,
@@ -100,6 +101,8 @@ pub struct Options {
     pub history: usize,
     /// Mode thresholds.
     pub mode: ModeThresholds,
+    /// Tells DWCP v1 from v3; `None` without a rule.
+    pub v1: Option<V1Rule>,
 }
 
 /// Takes in a flow's reading. What a socket counted never goes back.

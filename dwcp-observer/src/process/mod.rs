@@ -44,6 +44,13 @@ pub fn scan_facts(pid: u32) -> Option<ProcessFacts> {
     name_facts(&open(pid)?, pid)
 }
 
+/// The cgroup of a process; `None` when it is gone.
+#[must_use]
+pub fn cgroup_of(pid: u32) -> Option<String> {
+    let raw = read(open(pid)?.open_relative("cgroup").ok()?, MAX_FILE)?;
+    cgroup_path(&String::from_utf8_lossy(&raw))
+}
+
 /// The threads of a process now; empty when it is gone.
 #[must_use]
 pub fn threads(pid: u32) -> Vec<ThreadFacts> {

@@ -72,6 +72,7 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
             )
             .unwrap_or_default(),
         migrator: live.migrator.clone(),
+        version: live.version,
         transport: live.transport(),
         mode: live.mode,
         confidence: live.confidence,

@@ -9,6 +9,7 @@ mod guest;
 mod rdma;
 mod stream;
 mod thread;
+mod version;
 
 pub use self::guest::{
     Blackout, BlackoutParts, ByMethod, MigratorStateChange, NetworkBlackout, Phase, PhaseName,
@@ -19,6 +20,7 @@ pub use self::stream::{
     CongestionTimes, SocketCounters, StateChange, Stream, StreamRole, TcpStream,
 };
 pub use self::thread::{Thread, ThreadRole};
+pub use self::version::Version;
 use crate::verdict::{Cause, Fractions, Health, Verdict};
 
 /// One live migration, running or finished.
@@ -39,6 +41,9 @@ pub struct Migration {
     /// `datacenter`, `internet`, `hybrid`; absent until there is an RTT.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
+    /// `v1` or `v3`; absent where the configuration does not tell them apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
     /// 0 to 1: how sure it is that this is a migration.
     pub confidence: f64,
     /// The ends on this host: source, destination or both.

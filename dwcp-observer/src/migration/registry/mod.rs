@@ -22,6 +22,7 @@ use super::{
     index::{Index, key},
     live::{FlowKey, Live},
     look::{Actions, Observation, Options, World, take_in},
+    record::Version,
 };
 use crate::{
     identify::rules::RuleSet,
@@ -39,6 +40,8 @@ pub struct Registry {
     index: Index,
     finished: VecDeque<Entry>,
     totals: Totals,
+    /// Those of DWCP v1.
+    totals_v1: Totals,
 }
 
 impl Registry {
@@ -54,6 +57,7 @@ impl Registry {
             index: Index::default(),
             finished: VecDeque::new(),
             totals: Totals::default(),
+            totals_v1: Totals::default(),
         }
     }
 
@@ -61,6 +65,12 @@ impl Registry {
     #[must_use]
     pub const fn totals(&self) -> &Totals {
         &self.totals
+    }
+
+    /// The same of migrations of DWCP v1; `None` where nothing tells them apart: then all are in [`Registry::totals`].
+    #[must_use]
+    pub fn totals_v1(&self) -> Option<&Totals> {
+        self.options.v1.as_ref().map(|_| &self.totals_v1)
     }
 
     /// Processes whose sockets should be read at the next look: those of running migrations, by id.
@@ -122,7 +132,15 @@ impl Registry {
             ends::update_hindrances(&mut self.live, world);
         }
         for live in &mut self.live {
-            account::advance(live, observation, &self.options.mode, &mut self.totals);
+            if let Some(rule) = self.options.v1.as_ref().filter(|_| live.version.is_none()) {
+                // Once and for all: no count may move from one version to the other.
+                live.version = Some(if rule.matches(live) { Version::V1 } else { Version::V3 });
+            }
+            let totals = match live.version {
+                Some(Version::V1) => &mut self.totals_v1,
+                _ => &mut self.totals,
+            };
+            account::advance(live, observation, &self.options.mode, totals);
         }
         self.retire(observation, &mut actions);
         self.release(observation, &mut actions);

@@ -107,6 +107,7 @@ impl Registry {
         Live {
             id: format!("{}-{pid}", observation.wall.at(started_ns).as_millisecond()),
             migrator,
+            version: None,
             confidence: 0.0,
             evidence: Vec::new(),
             ends: Vec::new(),

@@ -208,7 +208,7 @@ fn registry() -> Registry {
     let config = Config::default();
     Registry::new(
         RuleSet::new(&config),
-        Options { max_finished: 8, history: 60, mode: config.mode },
+        Options { max_finished: 8, history: 60, mode: config.mode, v1: None },
     )
 }
 
@@ -531,4 +531,33 @@ fn queue_pairs_that_cannot_be_timed_have_no_verdict() {
             assert_eq!(verdict.state.as_str(), "healthy", "{}", verdict.sentence);
         }
     }
+}
+
+#[test]
+fn migrations_of_v1_count_for_themselves() {
+    use crate::{migration::record::Version, publish::Totals};
+    let config =
+        Config::parse("[v1]\nports = [49152]\nprocess = ['qemu-*']", Path::new("t")).unwrap();
+    let options = |v1| Options { max_finished: 8, history: 60, mode: config.mode, v1 };
+    let look = observation(1.0, vec![flow(0, 1, 40000, true, 1 << 20)], &[1]);
+    let sent = |totals: &Totals| totals.bytes.values().map(|sum| sum.transferred).sum::<u64>();
+
+    let rule = crate::component::V1Rule::new(&config.v1);
+    let mut registry = Registry::new(RuleSet::new(&config), options(rule));
+    registry.step(&look, &mut world(&[1]));
+    assert_eq!(records(&registry, &look)[0].version, Some(Version::V1));
+    assert_eq!(sent(registry.totals()), 0);
+    assert_eq!(sent(registry.totals_v1().unwrap()), 1 << 20);
+
+    let other = Config::parse("[v1]\nprocess = ['dwcpd']", Path::new("t")).unwrap();
+    let rule = crate::component::V1Rule::new(&other.v1);
+    let mut registry = Registry::new(RuleSet::new(&config), options(rule));
+    registry.step(&look, &mut world(&[1]));
+    assert_eq!(records(&registry, &look)[0].version, Some(Version::V3));
+    assert_eq!((sent(registry.totals()), sent(registry.totals_v1().unwrap())), (1 << 20, 0));
+
+    let mut registry = Registry::new(RuleSet::new(&config), options(None));
+    registry.step(&look, &mut world(&[1]));
+    assert_eq!(records(&registry, &look)[0].version, None, "nothing tells them apart");
+    assert!(registry.totals_v1().is_none());
 }
