@@ -3,7 +3,6 @@
 use std::{
     net::{SocketAddr, TcpListener},
     process::ExitCode,
-    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -26,14 +25,10 @@ use crate::{
     ledger::Ledger,
     metrics::{Exporter, SeriesLimits, is_own},
     migration::{look::Options, registry::Registry},
-    process::code::drop_idle_code,
     publish::Board,
     rdma::Rdma,
     report::hourly::Hourly,
 };
-
-/// After this the first cycles are over, and with them all that only the start runs.
-const START: Duration = Duration::from_secs(5);
 
 const AFTER: &str = "\
 Examples:
@@ -127,10 +122,6 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
         ledger,
     )
     .with_components(components);
-    tokio::spawn(async {
-        tokio::time::sleep(START).await;
-        drop_idle_code();
-    });
     cycle.run(stop).await?;
     drop(logger);
     drop(cycle);
@@ -180,7 +171,6 @@ fn ledger(config: &Config, board: &Board) -> anyhow::Result<Ledger> {
             && hourly.look(store, Timestamp::now())
         {
             trim_memory();
-            drop_idle_code();
         }
     });
     let mut ledger = Ledger::new(now, config.sla, None);

@@ -1,6 +1,5 @@
 //! What `/proc` tells about processes and the host. Entries may vanish at any moment, and their content is not trusted.
 
-pub mod code;
 pub mod host;
 pub mod quota;
 mod scan;
