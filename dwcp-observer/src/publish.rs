@@ -9,7 +9,7 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    component, history,
+    anomaly, component, history,
     metrics::{BLACKOUT_BUCKETS, FINE_BLACKOUT_BUCKETS},
     migration::{
         blackout::Method,
@@ -49,6 +49,8 @@ pub struct Published {
     pub sla: Arc<sla::View>,
     /// What is kept on disk.
     pub history: history::Status,
+    /// Anomalies; judged at each tick.
+    pub anomalies: Arc<anomaly::feed::View>,
 }
 
 /// A migration and its per-second history.

@@ -202,9 +202,6 @@ fn the_contract_is_kept_or_the_repair_is_said() {
     println!("26 alerts of the contract, {repaired} repaired; {} further ones", alerts.len() - 26);
 }
 
-/// What other work on the observer brings: each is to leave this list when it is in docs/metrics.md.
-const ON_THEIR_WAY: [&str; 1] = ["dwcp_v3_anomaly_detections_total"];
-
 /// What the rules read and the observer's own table does not have: from where it comes.
 const FROM_ELSEWHERE: [(&str, &str); 11] = [
     ("dwcp_v3_acp_consensus_failures_total", "ACP's own endpoint"),
@@ -226,11 +223,7 @@ fn every_rule_reads_metrics_that_exist() {
     let known = |metric: &str| {
         reference.contains(&format!("| `{metric}` |"))
             || FROM_ELSEWHERE.iter().any(|(name, _)| *name == metric)
-            || ON_THEIR_WAY.contains(&metric)
     };
-    for metric in ON_THEIR_WAY {
-        assert!(!reference.contains(&format!("| `{metric}` |")), "{metric} is there: off the list");
-    }
     let mut read = BTreeSet::new();
     for (_, _, rule) in alerts().unwrap() {
         assert!(!rule.metrics().is_empty(), "{} reads nothing", name(&rule));
@@ -309,7 +302,6 @@ fn the_playbooks_queries_are_good() {
                 let known = [Some(metric.as_str()), series].into_iter().flatten().any(|name| {
                     reference.contains(&format!("| `{name}` |"))
                         || FROM_ELSEWHERE.iter().any(|(other, _)| *other == name)
-                        || ON_THEIR_WAY.contains(&name)
                         || OF_PROMETHEUS.contains(&name)
                 });
                 assert!(known, "{}: {metric}", entry.path().display());

@@ -56,7 +56,7 @@ fn second() -> f64 {
                 .flat_map(|name| Kind::ALL.map(|kind| (name.as_str(), kind)))
                 .map(|(name, kind)| Sample {
                     migration: Some(name),
-                    mode: Mode::Datacenter,
+                    mode: Some(Mode::Datacenter),
                     kind,
                     value: 1.0 + 0.01 * random.uniform(),
                 })

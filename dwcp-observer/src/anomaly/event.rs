@@ -1,13 +1,13 @@
 //! What an anomaly is called, and what is said of one.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::detector::Floor;
 use crate::migration::record::Mode;
 
 /// What is anomalous: the label `anomaly_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Blackout of a finished migration, seconds.
@@ -16,7 +16,7 @@ pub enum Kind {
     Throughput,
     /// Errors per second.
     ErrorBurst,
-    /// How much of a resource is used, 0 to 1.
+    /// How far the host's CPUs or memory are beyond 80 or 85 % in use, 0 to 1 (all of it).
     ResourceSaturation,
     /// Share of segments sent again, 0 to 1.
     Retransmit,
@@ -94,7 +94,7 @@ impl Kind {
 }
 
 /// How far off it is: the label `severity`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// An anomaly.
@@ -168,8 +168,8 @@ pub struct Event {
     pub phase: Phase,
     /// What is anomalous.
     pub kind: Kind,
-    /// The mode of the migrations.
-    pub mode: Mode,
+    /// The mode of the migrations; null for what is of the whole host.
+    pub mode: Option<Mode>,
     /// The migration, when one alone is off or a single one was running.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub migration: Option<String>,
@@ -194,4 +194,48 @@ pub struct Event {
     /// When it was over; absent while it goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
+}
+
+impl Method {
+    /// As in the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RobustZ => "robust_z",
+            Self::PeaksOverThreshold => "peaks_over_threshold",
+            Self::Cusum => "cusum",
+            Self::Volatility => "volatility",
+            Self::Shape => "shape",
+            Self::Course => "course",
+            Self::Consensus => "consensus",
+        }
+    }
+}
+
+impl Event {
+    /// Why it is one: value, expected band, method, in one line.
+    #[must_use]
+    pub fn why(&self) -> String {
+        let (scale, unit) = match self.kind {
+            Kind::Latency | Kind::Rtt => (1e3, " ms"),
+            Kind::Throughput => (1e-6, " MB/s"),
+            Kind::ErrorBurst => (1.0, " errors/s"),
+            Kind::Retransmit => (1e2, " % sent again"),
+            Kind::Runqueue => (1.0, " s/s on run queues"),
+            Kind::ResourceSaturation | Kind::StreamImbalance => (1.0, ""),
+        };
+        let of = match (&self.migration, self.mode) {
+            (Some(migration), _) => format!("migration {migration}"),
+            (None, Some(mode)) => format!("migrations of mode {}", mode.as_str()),
+            (None, None) => "this host".to_owned(),
+        };
+        format!(
+            "{value:.3}{unit} in {of}, expected {low:.3} to {high:.3} ({method}, z {z:.1})",
+            value = self.value * scale,
+            low = self.expected_low * scale,
+            high = self.expected_high * scale,
+            method = self.method.as_str(),
+            z = self.z,
+        )
+    }
 }

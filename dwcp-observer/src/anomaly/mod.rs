@@ -14,6 +14,8 @@ pub mod alarm;
 pub mod cusum;
 pub mod detector;
 mod event;
+pub mod features;
+pub mod feed;
 pub mod novelty;
 pub mod replay;
 pub mod signals;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use super::{
     Direction, Event, Kind, Method, Phase, Severity,
@@ -21,15 +22,17 @@ const SILENCE: SignedDuration = SignedDuration::from_secs(60);
 /// From so many robust standard deviations on it is critical (contract 1.1).
 const CRITICAL_Z: f64 = 6.0;
 
-const MODES: [Mode; 3] = [Mode::Datacenter, Mode::Internet, Mode::Hybrid];
+/// The last one is the whole host.
+const MODES: [Option<Mode>; 4] =
+    [Some(Mode::Datacenter), Some(Mode::Internet), Some(Mode::Hybrid), None];
 
 /// One measurement of one second.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample<'a> {
     /// The migration that it is of; `None` for the whole host.
     pub migration: Option<&'a str>,
-    /// Its mode: what is usual for the Internet is not for a datacenter.
-    pub mode: Mode,
+    /// Its mode: what is usual for the Internet is not for a datacenter; `None` for the whole host.
+    pub mode: Option<Mode>,
     /// What it is.
     pub kind: Kind,
     /// In the unit of the kind; what is not finite is passed over.
@@ -50,7 +53,7 @@ pub struct Signals {
 /// One (mode, kind).
 #[derive(Debug)]
 struct Series {
-    mode: Mode,
+    mode: Option<Mode>,
     kind: Kind,
     past: Past,
     alarm: Alarm,
@@ -195,6 +198,11 @@ impl Signals {
         })
     }
 
+    /// Events that go on.
+    pub fn active(&self) -> impl Iterator<Item = &Event> {
+        self.series.iter().filter_map(|series| series.event.as_ref())
+    }
+
     /// The last [`EVENTS`] events, oldest first.
     #[must_use]
     pub fn events(&self) -> &VecDeque<Event> {
@@ -285,8 +293,9 @@ fn median(mut values: Vec<f64>) -> f64 {
     0.5 * (values[(values.len() - 1) / 2] + values[values.len() / 2])
 }
 
-fn index(mode: Mode, kind: Kind) -> usize {
-    mode as usize * Kind::ALL.len() + kind as usize
+fn index(mode: Option<Mode>, kind: Kind) -> usize {
+    let row = MODES.iter().position(|other| *other == mode).unwrap_or(MODES.len() - 1);
+    row * Kind::ALL.len() + kind as usize
 }
 
 impl Series {

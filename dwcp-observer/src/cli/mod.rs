@@ -5,6 +5,7 @@ pub mod client;
 mod go_no_go;
 mod heap;
 pub mod join;
+mod log;
 pub mod migrations;
 mod rdma;
 mod report;

@@ -15,6 +15,7 @@ use super::{
     load_options, rdma_options,
 };
 use crate::{
+    anomaly::{feed::Feed, replay::Recorder},
     component::{self, Collector, V1Rule, rollout::Control},
     config::{Component, ComponentMode, Config, LogLevel},
     cycle::{Cycle, pollable},
@@ -47,12 +48,7 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let config = args.settings.resolve()?;
-    env_logger::Builder::new()
-        .filter_level(LogLevel::Warn.min(config.log_level).filter())
-        .filter_module("dwcp_observer", config.log_level.filter())
-        // Lines of the kernel side come under its crate's name.
-        .filter_module("dwcp_observer_ebpf", config.log_level.filter())
-        .init();
+    super::log::start(&config);
     bound_memory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(observe(&config))?;
@@ -90,6 +86,7 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
         v1: V1Rule::new(&config.v1),
     };
     let board = Board::default();
+    let anomalies = Feed::new(recorder(config)?);
     let control = Control::new(&config.rollout);
     let components = component::Shared::default();
     let ledger = ledger(config, &board)?;
@@ -121,7 +118,8 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
         rdma,
         ledger,
     )
-    .with_components(components);
+    .with_components(components)
+    .with_anomalies(anomalies);
     cycle.run(stop).await?;
     drop(logger);
     drop(cycle);
@@ -129,6 +127,14 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
     server.stop();
     log::info!("stopped");
     Ok(())
+}
+
+/// The file that keeps what the anomaly signals are fed.
+fn recorder(config: &Config) -> anyhow::Result<Option<Recorder>> {
+    let Some(path) = &config.anomaly.record else { return Ok(None) };
+    let recorder = Recorder::open(path)
+        .with_context(|| format!("cannot write `anomaly.record` = {}", path.display()))?;
+    Ok(Some(recorder))
 }
 
 /// Ports of the components that the observer serves; one that is taken is left to its owner.

@@ -47,6 +47,7 @@ const NODE: &str = "a text of 1 to 253 characters, without control characters";
 const ALLOWED: &[(&str, &str)] = &[
     ("listen", "an IP address and a port, as \"0.0.0.0:8080\" or \"[::]:8080\""),
     ("log_level", "off, error, warn, info, debug, trace"),
+    ("log_format", "text, json"),
     ("node", NODE),
     ("probes.rung", "auto, tp_btf, raw_tp, fentry, kprobe"),
     ("probes.btf_path", "the path of a file"),
@@ -66,6 +67,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("sla.availability", SHARE),
     ("history.path", "the path of a file"),
     ("report.directory", "the path of a directory"),
+    ("anomaly.record", "the path of a file"),
     ("components.*.mode", "serve, scrape, off"),
     ("components.*.port", "a port from 1 to 65535"),
     ("components.*.endpoint", "an address as http://127.0.0.1:9091/metrics, http only"),

@@ -30,6 +30,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The least important message that is logged.
     pub log_level: LogLevel,
+    /// How a line of the log looks.
+    pub log_format: LogFormat,
     /// The `node` label; `None` is the host's name.
     pub node: Option<String>,
     /// Bounds on memory.
@@ -46,6 +48,8 @@ pub struct Config {
     pub history: HistoryConfig,
     /// Hourly reports.
     pub report: ReportConfig,
+    /// Anomaly signals.
+    pub anomaly: AnomalyConfig,
     /// The components of DWCP v3.
     pub components: Components,
     /// Which migrations run DWCP v1.
@@ -62,6 +66,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080),
             log_level: LogLevel::default(),
+            log_format: LogFormat::default(),
             node: None,
             limits: Limits::default(),
             probes: Probes::default(),
@@ -70,6 +75,7 @@ impl Default for Config {
             sla: Targets::default(),
             history: HistoryConfig::default(),
             report: ReportConfig::default(),
+            anomaly: AnomalyConfig::default(),
             components: Components::default(),
             v1: V1Config::default(),
             rollout: RolloutConfig::default(),
@@ -125,6 +131,17 @@ pub enum LogLevel {
     Debug,
     /// Everything.
     Trace,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Time, level, target and message.
+    #[default]
+    Text,
+    /// One JSON object: `at`, `level`, `target`, and `message` or `anomaly`.
+    Json,
 }
 
 impl LogLevel {
@@ -328,6 +345,14 @@ impl Default for ReportConfig {
             retention_days: 30,
         }
     }
+}
+
+/// Anomaly signals.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AnomalyConfig {
+    /// What the signals are fed is appended here, a line of JSON per second; `None`: it is not kept.
+    pub record: Option<PathBuf>,
 }
 
 /// The most `[[rule]]` sections: the kernel's table of names is fixed in size.

@@ -22,8 +22,13 @@ use self::{
     world::Live,
 };
 use crate::{
+    anomaly::{
+        self,
+        feed::{Feed, Inputs},
+    },
     component,
     config::ProgramStats as StatsMode,
+    history::Event,
     identify::rules::RuleSet,
     kernel::{Kernel, ProcessReading, clock_error_seconds, clock_ns, decode_event, stats},
     ledger::{Ledger, Second},
@@ -36,9 +41,10 @@ use crate::{
     },
     phase::{self, MarkReading},
     process::{self, Scanner, host::HostSampler},
-    publish::{Board, CycleStats, Histogram, KernelStatus, Published},
+    publish::{Board, CycleStats, Entry, Histogram, KernelStatus, Published},
     rdma::{self, MemoryReading, Rdma, RdmaStatus},
     sched,
+    sla::decide::Anomaly,
     tcp::FlowReading,
 };
 
@@ -81,6 +87,7 @@ pub struct Cycle {
     rdma_status: RdmaStatus,
     ledger: Ledger,
     components: component::Shared,
+    anomalies: Feed,
     /// Phase functions passed since the last look.
     marks: Vec<MarkReading>,
 }
@@ -119,6 +126,7 @@ impl Cycle {
             rdma_status: RdmaStatus::default(),
             ledger,
             components: component::Shared::default(),
+            anomalies: Feed::default(),
             cycle: CycleStats {
                 duration: histogram(),
                 jitter: histogram(),
@@ -132,6 +140,13 @@ impl Cycle {
     #[must_use]
     pub fn with_components(mut self, components: component::Shared) -> Self {
         self.components = components;
+        self
+    }
+
+    /// Looks for anomalies with these signals.
+    #[must_use]
+    pub fn with_anomalies(mut self, anomalies: Feed) -> Self {
+        self.anomalies = anomalies;
         self
     }
 
@@ -394,6 +409,7 @@ impl Cycle {
         if observation.tick {
             let blind = self.kernel_status.blind();
             let unhealthy = components.unhealthy();
+            let anomalies = self.signal(at, &entries);
             let second = Second {
                 entries: &entries,
                 totals: self.registry.totals(),
@@ -401,7 +417,7 @@ impl Cycle {
                 ended_v1: totals_v1.as_ref().map_or(0, |it| it.finished.values().sum()),
                 missed_cycles: self.cycle.missed,
                 blind: blind.as_deref(),
-                anomalies: None,
+                anomalies: Some(&anomalies),
                 unhealthy: unhealthy.as_deref(),
             };
             self.ledger.second(at, &second);
@@ -421,6 +437,35 @@ impl Cycle {
             cycle: self.cycle.clone(),
             sla: self.ledger.view(),
             history: self.ledger.history(),
+            anomalies: self.anomalies.view(),
         });
+    }
+
+    /// Judges the second by what is usual, hands new anomalies to the ledger; those that go on.
+    fn signal(&mut self, at: Timestamp, entries: &[Entry]) -> Vec<Anomaly> {
+        let inputs = Inputs {
+            transfers: &self.registry.transfers(),
+            entries,
+            totals: self.registry.totals(),
+            host: self.host_usage,
+        };
+        for event in self.anomalies.second(at, &inputs) {
+            if event.phase == anomaly::Phase::Began {
+                self.ledger.note(Event {
+                    at,
+                    kind: "anomaly".to_owned(),
+                    subject: event.kind.as_str().to_owned(),
+                    severity: event.severity.as_str().to_owned(),
+                    text: event.why(),
+                });
+            }
+        }
+        let active = &self.anomalies.view().active;
+        let lasting = active.iter().map(|told| Anomaly {
+            anomaly_type: told.event.kind.as_str().to_owned(),
+            severity: told.event.severity,
+            why: told.why.clone(),
+        });
+        lasting.collect()
     }
 }

@@ -12,6 +12,7 @@ use super::{
     cache::PerCycle, component::by_name, connections::Connections, health::health, summary::summary,
 };
 use crate::{
+    anomaly::feed::View as Anomalies,
     component::{View as Components, rollout::Control},
     metrics::{Exporter, Input, ProcessUsage},
     migration::record::Migration,
@@ -36,6 +37,7 @@ GET /ready                    200 or 503, as /health
 GET /api/v1/migrations        running and finished migrations as JSON
 GET /api/v1/migrations/{id}   one of them with its per-second history
 GET /api/v1/sla               service levels, error budgets, go / caution / no-go as JSON
+GET /api/v1/anomalies         anomalies that go on and the last 256, each with its reason, as JSON
 GET /api/v1/components        health and figures of the six components, with reasons, as JSON
 GET /api/v1/rollout           stage, region and progress of the rollout; PUT sets stage and region
 GET /api/v1/rdma              every queue pair of this host, migrations or not
@@ -102,6 +104,7 @@ impl Endpoints {
                 json_answer(endpoint, status, &body)
             }
             "/api/v1/migrations" => self.list(endpoint, published.as_ref()),
+            "/api/v1/anomalies" => anomalies(endpoint, published.as_deref()),
             "/api/v1/components" => components(endpoint, published.as_deref()),
             "/api/v1/rollout" => self.rollout(endpoint, published.as_deref()),
             "/metrics/{component}" => match path.rsplit('/').next().and_then(by_name) {
@@ -157,13 +160,14 @@ impl Endpoints {
 
 /// The label of a path; empty when there is no such endpoint.
 fn endpoint(path: &str) -> &'static str {
-    const PLAIN: [&str; 10] = [
+    const PLAIN: [&str; 11] = [
         "/",
         "/metrics",
         "/metrics/summary",
         "/health",
         "/ready",
         "/api/v1/migrations",
+        "/api/v1/anomalies",
         "/api/v1/components",
         "/api/v1/rollout",
         "/api/v1/sla",
@@ -200,6 +204,12 @@ fn rdma(endpoint: &'static str, published: Option<&Published>) -> Answer {
     let none = RdmaStatus::default();
     let status = published.map_or(&none, |published| &published.rdma);
     json_answer(endpoint, StatusCode::OK, &View::new(status))
+}
+
+fn anomalies(endpoint: &'static str, published: Option<&Published>) -> Answer {
+    let none = Anomalies::default();
+    let view = published.map_or(&none, |published| published.anomalies.as_ref());
+    json_answer(endpoint, StatusCode::OK, view)
 }
 
 fn components(endpoint: &'static str, published: Option<&Published>) -> Answer {

@@ -167,7 +167,7 @@ fn the_index_lists_every_endpoint() {
         .lines()
         .filter_map(|line| line.strip_prefix("GET ")?.split_whitespace().next())
         .collect();
-    assert_eq!(paths.len(), 11);
+    assert_eq!(paths.len(), 12);
     for path in paths {
         let path = path.replace("{id}", "1795350596500-4711").replace("{component}", "hde");
         let answer = endpoints.answer(&Method::GET, &path, sample::at());

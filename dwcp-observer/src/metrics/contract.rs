@@ -18,8 +18,6 @@ pub enum Served {
     ComponentPort(&'static str),
     /// An alert, which needs these metrics; those that begin with `dwcp_` are looked up in this table.
     Alert(&'static [&'static str]),
-    /// Detected already, counted by nothing yet.
-    NotWired(&'static str),
     /// It cannot be served; the reason.
     No(&'static str),
 }
@@ -40,7 +38,7 @@ const fn name(section: &'static str, name: &'static str, served: Served) -> Name
 }
 
 use Component::{Acp, Ass, Hde, Itp, Pba};
-use Served::{Alert, ComponentPort, Metric, NotWired, Path};
+use Served::{Alert, ComponentPort, Metric, Path};
 
 const LATENCY: &[&str] = &["dwcp_v3_migration_latency_seconds"];
 const THROUGHPUT: &[&str] = &["dwcp_v3_throughput_bytes_per_second"];
@@ -58,11 +56,7 @@ pub static NAMES: &[Name] = &[
     name("1.1", "dwcp_v3_resource_utilization_percent", Metric),
     name("1.1", "dwcp_v3_rollout_progress_percent", Metric),
     name("1.1", "dwcp_v3_sla_compliance", Metric),
-    name(
-        "1.1",
-        "dwcp_v3_anomaly_detections_total",
-        NotWired("the detectors are not fed by the cycle yet"),
-    ),
+    name("1.1", "dwcp_v3_anomaly_detections_total", Metric),
     name("1.2", "dwcp_v3_amst_active_streams", Metric),
     name("1.2", "dwcp_v3_amst_throughput", Metric),
     name("1.2", "dwcp_v3_amst_throughput_gbps", Metric),
@@ -198,7 +192,6 @@ fn place(entry: &Name) -> String {
             let needs: Vec<String> = needs.iter().map(|name| format!("`{name}`")).collect();
             format!("alert; needs {}", needs.join(", "))
         }
-        NotWired(why) => format!("not yet: {why}"),
         Served::No(why) => format!("not served: {why}"),
     }
 }

@@ -28,15 +28,9 @@ fn every_name_is_where_the_table_says() {
                     entry.name
                 );
             }
-            NotWired(_) => assert!(!is_own(entry.name), "{} is measured by now", entry.name),
             Alert(needs) => {
                 for metric in needs {
-                    let waits = |it: &Name| it.name == *metric && matches!(it.served, NotWired(_));
-                    assert!(
-                        is_served(metric) || NAMES.iter().any(waits),
-                        "{} needs {metric}",
-                        entry.name
-                    );
+                    assert!(is_served(metric), "{} needs {metric}", entry.name);
                 }
             }
             // Asked for over HTTP by `http::answer_tests`.

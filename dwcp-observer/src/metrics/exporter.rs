@@ -9,6 +9,7 @@ use prometheus::{
 
 use super::{DURATION_BUCKETS, FINE_BLACKOUT_BUCKETS, ProcessUsage, family::Family, live, table};
 use crate::{
+    anomaly::feed::View,
     config::Component,
     migration::blackout::Method,
     migration::record::{Migration, Mode, Outcome, Role, State, Version},
@@ -60,6 +61,15 @@ pub struct Input<'a> {
     pub process: &'a ProcessUsage,
 }
 
+fn anomalies(view: &View, families: &mut Vec<MetricFamily>) {
+    let mut family = Family::new(&table::ANOMALIES);
+    for (kind, severity, count) in &view.counts {
+        family.add(&[kind.as_str(), severity.as_str()], *count as f64);
+    }
+    family.finish(families);
+    single(&table::ANOMALY_UNWATCHED, Some(view.samples_not_watched as f64), families);
+}
+
 /// The exposition could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot encode the metrics: {0}")]
@@ -89,6 +99,7 @@ impl Exporter {
             super::aliases::aliases(published, &self.node, &mut families);
             super::v1::v1(published, &self.node, &mut families);
             super::sla::sla(&published.sla, &mut families);
+            anomalies(&published.anomalies, &mut families);
             super::rdma::rdma(&published.rdma, &mut families);
             let dropped = live::families(published, self.limits, &mut families);
             build_info(&mut families);

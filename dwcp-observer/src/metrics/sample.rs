@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::{DURATION_BUCKETS, HttpCounts, ProcessUsage};
 use crate::{
+    anomaly::feed::Feed,
     history,
     ledger::{Ledger, Second},
     migration::{
@@ -384,6 +385,7 @@ pub(crate) fn published() -> Published {
             pruned: 3,
             bytes: Some(8192),
         },
+        anomalies: Feed::new(None).view(),
     }
 }
 

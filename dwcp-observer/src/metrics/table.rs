@@ -290,6 +290,12 @@ metrics! {
     GO_NO_GO = Gauge "dwcp_v3_go_no_go" ["decision"] "1",
         "1 for the present decision about a rollout (go, caution, no-go), 0 for the others; /api/v1/sla gives the reasons.",
         "service levels, verdicts, anomalies, components";
+    ANOMALIES = Counter "dwcp_v3_anomaly_detections_total" ["anomaly_type", "severity"] "events",
+        "Anomalies at their beginning, each counted once however long it lasts; /api/v1/anomalies tells why.",
+        "anomaly signals, each second";
+    ANOMALY_UNWATCHED = Counter "dwcp_observer_anomaly_samples_unwatched_total" [] "samples",
+        "Samples of migrations beyond the 512 that are watched one by one; the mode's own detectors hear them all the same.",
+        "anomaly signals, each second";
     RDMA_BYTES = Counter "dwcp_v3_rdma_bytes_total" ["device", "direction"] "bytes",
         "Payload of completed sends and RDMA writes (sent), of receive completions (received) and of RDMA reads (read).",
         "completions of queue pairs (rxe_cq_post)",

@@ -11,6 +11,7 @@ use super::{
     second,
 };
 use crate::{
+    anomaly::features,
     config::ModeThresholds,
     identify::mode,
     metrics::DURATION_BUCKETS,
@@ -195,7 +196,9 @@ fn tick(live: &mut Live, observation: &Observation, totals: &mut Totals) {
 fn judge(live: &mut Live, now_ns: u64, totals: &mut Totals) {
     let (second, next) = second::second(live, now_ns);
     live.last_second = Some(next);
+    live.features.clear();
     let Some(second) = second else { return };
+    live.features = features::of_migration(&second);
     let verdict = live.judge.judge(&second);
     *totals.verdicts.entry((verdict.state, verdict.cause)).or_default() += second.seconds;
     totals.guest_cpu_stolen_seconds += second.guest_cpu_stolen_seconds.unwrap_or_default();
@@ -206,6 +209,7 @@ fn judge(live: &mut Live, now_ns: u64, totals: &mut Totals) {
 fn finish(live: &mut Live) {
     live.rate = None;
     live.verdict = None;
+    live.features = Vec::new();
     live.last_second = None;
     for thread in live.ends.iter_mut().flat_map(|end| end.threads.values_mut()) {
         thread.at_end = Some(thread.reading.clone());

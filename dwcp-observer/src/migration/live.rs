@@ -16,6 +16,7 @@ use super::{
     second,
 };
 use crate::{
+    anomaly::Kind,
     identify::{facts::ProcessFacts, roles::ThreadUse},
     netdev::TapReading,
     phase::{attach::Coverage, timeline::Timeline},
@@ -308,6 +309,8 @@ pub struct Live {
     pub last_second: Option<second::Totals>,
     /// What was said of the last second; `None` when it is over.
     pub verdict: Option<Verdict>,
+    /// What the anomaly signals are told of the last second.
+    pub features: Vec<(Kind, f64)>,
     /// What the global counters already hold, by role.
     pub counted: BTreeMap<Role, EndTotals>,
     /// Errors that the global counters already hold, by flow.

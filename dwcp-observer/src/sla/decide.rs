@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{SlaType, Window, judge::Level, judge::Levels};
-use crate::verdict::{Cause, Health};
+use crate::{
+    anomaly::Severity,
+    verdict::{Cause, Health},
+};
 
 /// Burn rate over an hour and over 5 minutes that spends 2 % of a 30-day budget in an hour (Google, Site Reliability Workbook, ch. 5).
 const FAST_BURN: f64 = 14.4;
@@ -60,16 +63,6 @@ pub struct Decision {
     pub decision: Word,
     /// Why.
     pub reasons: Vec<Reason>,
-}
-
-/// How bad an anomaly is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Unusual.
-    Warning,
-    /// Far from usual.
-    Critical,
 }
 
 /// An anomaly that lasts.

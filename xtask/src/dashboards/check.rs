@@ -20,10 +20,6 @@ use crate::{build, setup};
 
 const MIB: u64 = 1 << 20;
 
-/// Metrics that nothing measures yet, and what they wait for. A test compares with docs/metrics.md: an entry goes when
-/// its metric comes.
-pub(super) const AWAITED: [(&str, &str); 1] =
-    [("dwcp_v3_anomaly_detections_total", "anomaly signals")];
 /// Metrics that only some hosts can give.
 pub(super) const OF_SOME_HOSTS: [(&str, &str); 1] = [("dwcp_v3_rdma_", "an RDMA device")];
 
@@ -186,7 +182,7 @@ impl Prometheus {
             return Ok(Shown::Data { series: series.len(), last: last.to_owned() });
         }
         let selected = selectors(expr).map_err(anyhow::Error::msg)?;
-        let reason = AWAITED.iter().chain(&OF_SOME_HOSTS).find(|(prefix, _)| {
+        let reason = OF_SOME_HOSTS.iter().find(|(prefix, _)| {
             selected.iter().any(|selected| selected.metric.starts_with(prefix))
         });
         Ok(reason.map_or(Shown::Empty, |(_, why)| Shown::NotHere(why)))

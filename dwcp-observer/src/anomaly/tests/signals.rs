@@ -31,7 +31,7 @@ impl Host {
             .iter()
             .map(|&(migration, kind, value)| Sample {
                 migration: Some(migration),
-                mode: Mode::Datacenter,
+                mode: Some(Mode::Datacenter),
                 kind,
                 value,
             })
@@ -124,8 +124,12 @@ fn what_is_usual_in_one_mode_is_not_in_another() {
     for _ in 0..200 {
         host.now += SignedDuration::from_secs(1);
         let rtt = 0.08 * (1.0 + 0.05 * host.noise.normal());
-        let far =
-            Sample { migration: Some("far"), mode: Mode::Internet, kind: Kind::Rtt, value: rtt };
+        let far = Sample {
+            migration: Some("far"),
+            mode: Some(Mode::Internet),
+            kind: Kind::Rtt,
+            value: rtt,
+        };
         assert_eq!(host.signals.observe(host.now, &[far]), []);
     }
     let near = host.second(&[("a", Kind::Rtt, 0.08)]);
@@ -299,7 +303,7 @@ fn a_recording_says_what_was_said_live() {
             let factor = if second > 200 { 0.05 } else { 1.0 };
             let value = 1e9 * (1.0 + 0.03 * noise.normal()) * factor;
             let now = Timestamp::from_second(1_800_000_000 + second).expect("a time");
-            let mode = Mode::Hybrid;
+            let mode = Some(Mode::Hybrid);
             (now, vec![Sample { migration: Some("a"), mode, kind: Kind::Throughput, value }])
         })
         .collect();

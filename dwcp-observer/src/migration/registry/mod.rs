@@ -25,6 +25,7 @@ use super::{
     record::Version,
 };
 use crate::{
+    anomaly::feed::Transfer,
     identify::rules::RuleSet,
     publish::{Entry, Totals},
 };
@@ -111,6 +112,17 @@ impl Registry {
             .map(built)
             .chain(over.into_iter().rev().map(built))
             .chain(self.finished.iter().cloned())
+            .collect()
+    }
+
+    /// The last second of each running migration of DWCP v3; of a look between two ticks, what the tick before said.
+    #[must_use]
+    pub fn transfers(&self) -> Vec<Transfer<'_>> {
+        let of_v3 = |live: &&Live| !live.life.is_finished() && live.version != Some(Version::V1);
+        self.live
+            .iter()
+            .filter(of_v3)
+            .map(|live| Transfer { migration: &live.id, mode: live.mode, features: &live.features })
             .collect()
     }
 

@@ -124,6 +124,7 @@ impl Registry {
             judge: Judge::new(),
             last_second: None,
             verdict: None,
+            features: Vec::new(),
             counted: BTreeMap::new(),
             errors_counted: BTreeSet::new(),
         }

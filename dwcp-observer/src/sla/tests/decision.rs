@@ -2,13 +2,14 @@ use super::{
     super::{
         Targets, Window,
         counts::Counts,
-        decide::{Anomaly, Decision, Running, Severity, Situation, Unhealthy, Word, decide},
+        decide::{Anomaly, Decision, Running, Situation, Unhealthy, Word, decide},
         judge::Levels,
         windows::Windows,
     },
     felt, levels,
 };
 use crate::{
+    anomaly::Severity,
     migration::record::Mode,
     verdict::{Cause, Health},
 };
