@@ -49,6 +49,8 @@ const UNPACKED: [(&str, &str, &str); 4] = [
         "delivers the alerts of real migrations",
     ),
 ];
+/// What Debian's Alertmanager reads at its start, and from nowhere else.
+const TEMPLATES: &str = "/usr/share/prometheus/alertmanager";
 /// rustc, cargo and `core` for BPF, under the names that distributions give them.
 const BPF_COMPILERS: [[&str; 3]; 2] = [
     ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"],
@@ -148,10 +150,13 @@ fn needs() -> Vec<Need> {
             fix: Fix::BpfLinker,
         },
     ];
+    let templates = Path::new(TEMPLATES).join("default.tmpl").is_file();
     let unpacked = UNPACKED.into_iter().map(|(name, package, purpose)| Need {
         name,
         purpose,
-        found: find(name).map(|path| path.display().to_string()),
+        found: find(name)
+            .filter(|_| name != "prometheus-alertmanager" || templates)
+            .map(|path| path.display().to_string()),
         fix: Fix::Unpack(package),
     });
     programs.chain(files).chain(built).chain(unpacked).collect()
@@ -309,6 +314,15 @@ fn unpack(apt: &mut Apt, package: &str, programs: &[&str]) -> Result<()> {
     )?;
     if !content.wait()?.success() {
         bail!("`dpkg-deb --fsys-tarfile {}` failed", archive.display());
+    }
+    if package == "prometheus-alertmanager" {
+        let tree = directory.path().join("tree");
+        run_command(Command::new("dpkg-deb").arg("--extract").arg(&archive).arg(&tree))?;
+        let from = tree.join(TEMPLATES.trim_start_matches('/'));
+        run_command(as_root("mkdir")?.args(["--parents", TEMPLATES]))?;
+        run_command(
+            as_root("cp")?.args(["--no-clobber", "--recursive"]).arg(from.join(".")).arg(TEMPLATES),
+        )?;
     }
     Ok(())
 }
