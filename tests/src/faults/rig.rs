@@ -49,6 +49,23 @@ impl Rig {
     /// # Errors
     /// Without root, or when a program is missing or fails.
     pub fn start(fault: Fault, variant: Variant) -> Result<Self> {
+        let storm = fault == Fault::DirtyStorm;
+        // Enough for the fault to be over before the memory is sent. A storm is of no consequence before the first pass ends,
+        // so that must be short.
+        let (memory_mib, downtime_limit_ms) = if storm { (224, 50) } else { (768, 300) };
+        Self::start_sized(fault, variant, memory_mib, downtime_limit_ms)
+    }
+
+    /// The same with a guest of this size, which QEMU may stop for so long.
+    ///
+    /// # Errors
+    /// As [`Rig::start`].
+    pub fn start_sized(
+        fault: Fault,
+        variant: Variant,
+        memory_mib: u32,
+        downtime_limit_ms: u32,
+    ) -> Result<Self> {
         let wire = Wire::new()?;
         let source = wire.end(Role::Source);
         if let Some(name) = variant.congestion {
@@ -59,11 +76,8 @@ impl Rig {
             source.set("ipv4/tcp_retries2", "4")?;
         }
         let shaper = Shaper::new(&wire, BASELINE_RATE)?;
-        let storm = fault == Fault::DirtyStorm;
         let guest = Guest {
-            // Enough for the fault to be over before the memory is sent. A storm is of no
-            // consequence before the first pass ends, so that must be short.
-            memory_mib: if storm { 224 } else { 768 },
+            memory_mib,
             // More than may be left when the guest is stopped, dirtied at a quarter of the rate
             // at most.
             working_set_mib: 32,
@@ -73,7 +87,7 @@ impl Rig {
         let spec = QemuSpec { guest, wire: Some(wire.clone()), ..QemuSpec::default() };
         let plan = MigrationPlan {
             multifd_channels: variant.channels,
-            downtime_limit_ms: if storm { 50 } else { 300 },
+            downtime_limit_ms,
             host: Some(Wire::address(Role::Destination)),
             ..MigrationPlan::default()
         };
@@ -138,9 +152,21 @@ impl Rig {
     /// # Errors
     /// When the source is gone.
     pub fn undo(&mut self, fault: Fault, injection: Option<Box<dyn Injection>>) -> Result<()> {
-        drop(injection);
+        if fault != Fault::BandwidthCut {
+            self.lift(fault, injection)?;
+        }
         self.shaper = None;
+        Ok(())
+    }
+
+    /// Takes back what [`Rig::inject`] did by a setting; the network goes on as it was before.
+    ///
+    /// # Errors
+    /// When the source is gone, or `tc` fails.
+    pub fn lift(&mut self, fault: Fault, injection: Option<Box<dyn Injection>>) -> Result<()> {
+        drop(injection);
         match fault {
+            Fault::BandwidthCut => self.shape(BASELINE_RATE),
             Fault::DirtyStorm => self.pair.set_storm(false),
             Fault::MaxBandwidth => self.pair.set_max_bandwidth(0),
             _ => Ok(()),
