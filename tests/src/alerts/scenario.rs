@@ -74,6 +74,9 @@ impl Scenario {
 /// 83 % and 92 %.
 const TARGET: u64 = BASELINE_RATE * 2 / 3;
 
+/// A rate at which the memory of the rig's guest takes longer than any alert, bytes per second.
+const LONG_RATE: u64 = 6_000_000;
+
 /// What the rules must be changed in for the lab: its network carries 60 MB/s.
 #[must_use]
 pub fn changes(speed: u32) -> Changes {
@@ -153,6 +156,10 @@ pub fn run(
     };
     let mut rig = Rig::start(fault, Variant { channels: None, congestion: None })?;
     rig.migrate()?;
+    if scenario == Scenario::RandomDrop {
+        // Longer than the alert takes.
+        rig.pair.set_max_bandwidth(LONG_RATE)?;
+    }
     std::thread::sleep(Duration::from_secs(4));
     let onset = Instant::now();
     let injection = rig.inject(fault)?;
