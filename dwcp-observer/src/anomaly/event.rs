@@ -20,7 +20,7 @@ pub enum Kind {
     ResourceSaturation,
     /// Share of segments sent again, 0 to 1.
     Retransmit,
-    /// Smoothed round-trip time, seconds.
+    /// Smoothed round-trip time, the lowest of the streams, seconds.
     Rtt,
     /// Run-queue wait of the migration's threads, seconds per second.
     Runqueue,
