@@ -7,6 +7,8 @@ use super::{
     quantiles::quantiles,
     record::{Operations, QueuePair, RegisteredMemory, Role},
 };
+use dwcp_observer_ebpf::rdma::Count;
+
 use crate::rdma::{
     QpReading,
     verbs::{Operation, status_name},
@@ -19,12 +21,15 @@ impl QueuePair {
         let operations = Operation::ALL.iter().filter_map(|operation| {
             let posted = qp.posted(*operation);
             let completed = qp.completed(*operation).unwrap_or_default();
-            let seen =
-                completed.operations > 0 || posted.is_some_and(|posted| posted.operations > 0);
+            let handed = qp.provider_posted(*operation);
+            let any = |count: Option<Count>| count.is_some_and(|count| count.operations > 0);
+            let seen = completed.operations > 0 || any(posted) || any(handed);
             seen.then_some((
                 operation.label(),
                 Operations {
                     posted: posted.map(|posted| posted.operations),
+                    provider_posted: handed.map(|handed| handed.operations),
+                    provider_posted_bytes: handed.map(|handed| handed.bytes),
                     completed: completed.operations,
                     bytes: completed.bytes,
                 },
