@@ -65,7 +65,7 @@ impl Operation {
     #[must_use]
     pub const fn of_provider_request(opcode: u32) -> Self {
         match opcode {
-            11 | 12 | 13 => Self::Other,
+            11..=13 => Self::Other,
             known => Self::of_request(known),
         }
     }

@@ -42,7 +42,8 @@ const COMMS: &str = "a list of names, each whole or a prefix that ends in *, but
 const GLOBS: &str = "a list of patterns that are not empty; * and ? match any characters";
 const PORT_NUMBERS: &str = "a list of ports from 1 to 65535, as [9876]";
 const LABEL: &str = "a text of 1 to 64 characters, without control characters";
-const LIBRARIES: &str = r#"a list of up to 16 libraries, as [{ path = "/usr/lib/x86_64-linux-gnu/libmlx5.so.1" }]"#;
+const LIBRARIES: &str =
+    r#"a list of up to 16 libraries, as [{ path = "/usr/lib/x86_64-linux-gnu/libmlx5.so.1" }]"#;
 const MAX_LIBRARIES: usize = 16;
 const NODE: &str = "a text of 1 to 253 characters, without control characters";
 
@@ -56,7 +57,6 @@ const ALLOWED: &[(&str, &str)] = &[
     ("probes.program_stats", "off, sampled, always"),
     ("rdma.post_functions", LIBRARIES),
     ("rdma.post_functions[].path", "the path of a provider's library, from /"),
-    ("rdma.post_functions[].offset", "a place in the file, bytes, as 0x3cc0"),
     ("identify.ports", PORTS),
     ("identify.ports[]", PORT),
     ("identify.min_confidence", CONFIDENCE),

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use dwcp_observer_ebpf::rdma::Count;
+
 use super::{
     live::{Live, Registrations},
     quantiles::quantiles,
     record::{Operations, QueuePair, RegisteredMemory, Role},
 };
-use dwcp_observer_ebpf::rdma::Count;
-
 use crate::rdma::{
     QpReading,
     verbs::{Operation, status_name},

@@ -317,9 +317,8 @@ impl Attached {
     /// What this kernel made of the program for providers' post functions, which has no place of its own.
     fn tried_post(&self) -> Tried {
         let program = self.ebpf.program(post::PROGRAM);
-        let info = program
-            .filter(|program| program.fd().is_ok())
-            .and_then(|program| program.info().ok());
+        let info =
+            program.filter(|program| program.fd().is_ok()).and_then(|program| program.info().ok());
         Tried {
             object: "rdma",
             program: post::PROGRAM.to_owned(),

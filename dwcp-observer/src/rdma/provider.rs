@@ -119,8 +119,10 @@ pub(super) fn post_function(file: &File) -> Result<u64, ProviderError> {
     let mut tables: Vec<u64> = taken.into_iter().filter(|address| fits(*address)).collect();
     // A library may have a table per generation of its devices; they may share the function.
     tables.sort_unstable();
-    let functions: HashSet<Option<u64>> =
-        tables.iter().filter_map(|table| words.get(&(table + PLACE * POST_SEND)).copied()).collect();
+    let functions: HashSet<Option<u64>> = tables
+        .iter()
+        .filter_map(|table| words.get(&(table + PLACE * POST_SEND)).copied())
+        .collect();
     let mut functions = functions.into_iter();
     let function = match (functions.next(), functions.next()) {
         (None, _) => return Err(ProviderError::NoTable),
