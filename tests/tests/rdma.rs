@@ -73,10 +73,7 @@ fn provider_losses(observer: &Observer) -> f64 {
     let metrics = observer.metrics().unwrap();
     let reasons = ["unknown", "list", "buffers", "unreadable"];
     let of = |reason| [("map", "rdma_provider_posts"), ("reason", reason)];
-    reasons
-        .iter()
-        .map(|reason| metrics.sum("dwcp_observer_events_lost_total", &of(reason)).unwrap())
-        .sum()
+    reasons.iter().map(|reason| metrics.sum("dwcp_observer_lost_total", &of(reason)).unwrap()).sum()
 }
 
 /// The figures of one migration beside QEMU's.
@@ -172,14 +169,18 @@ fn what_processes_hand_to_their_provider_is_what_the_kernel_finds_posted() {
             });
             println!("{text}");
             assert_eq!(pairs.len(), 2);
-            let of_writer = |qp: &&HostQueuePair| qp.queue_pair.operations.contains_key("rdma_write");
+            let of_writer =
+                |qp: &&HostQueuePair| qp.queue_pair.operations.contains_key("rdma_write");
             let writer = pairs.iter().find(of_writer).unwrap();
             let found = completed(writer, "rdma_write");
             // The probe is in the program's own way and misses nothing.
             assert_eq!(found.provider_posted, Some(512), "{pairs:?}");
             assert_eq!(found.provider_posted_bytes, Some(512 * bytes), "{pairs:?}");
             let kernel = found.posted.unwrap_or(512);
-            println!("posted: {:?} by the provider, {:?} by doorbells", found.provider_posted, found.posted);
+            println!(
+                "posted: {:?} by the provider, {:?} by doorbells",
+                found.provider_posted, found.posted
+            );
             (kernel == 512).then_some(()).ok_or(format!("{pairs:?}"))
         });
     }
