@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use dwcp_observer_lab::guest::Guest;
 use dwcp_observer_lab::migration::{MigrationPlan, Pair, QemuFigures, Transport};
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::qemu::QemuSpec;
-use dwcp_observer_lab::rdma::{ADDRESS, SoftRoce, server_and_client, start};
+use dwcp_observer_lab::rdma::{ADDRESS, SoftRoce, provider, server_and_client, start};
 use dwcp_observer_lab::record::{Operations, QueuePair, Record};
 use dwcp_observer_lab::temp::TempDir;
 use serde::Deserialize;
@@ -44,19 +44,11 @@ fn observer() -> Observer {
     Observer::start(&binary().unwrap(), &[]).unwrap()
 }
 
-/// The provider's library of Soft-RoCE, where Debian has it. Its interface is part of the name.
-fn provider() -> PathBuf {
-    let directory = Path::new("/usr/lib/x86_64-linux-gnu/libibverbs");
-    let named = |path: &Path| path.to_string_lossy().contains("librxe-rdmav");
-    let found = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    found.into_iter().find(|path| named(path)).unwrap()
-}
-
 /// An observer that probes the provider's post function, which it looks for itself.
 fn probing_observer() -> Observer {
     let directory = TempDir::new().unwrap();
     let path = directory.join("config.toml");
-    let library = provider();
+    let library = provider().unwrap();
     std::fs::write(&path, format!("[rdma]\npost_functions = [{{ path = {library:?} }}]\n"))
         .unwrap();
     let observer =
