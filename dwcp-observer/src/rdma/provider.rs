@@ -44,7 +44,7 @@ const MAX_BYTES: u64 = 64 << 20;
 
 /// Why no function was found.
 #[derive(Debug, Error)]
-pub enum ProviderError {
+pub(super) enum ProviderError {
     /// It cannot be read.
     #[error("cannot read it: {0}")]
     Read(#[from] io::Error),
