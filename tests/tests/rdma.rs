@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use dwcp_observer_lab::guest::Guest;
 use dwcp_observer_lab::migration::{MigrationPlan, Pair, QemuFigures, Transport};
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::qemu::QemuSpec;
-use dwcp_observer_lab::rdma::{ADDRESS, SoftRoce, server_and_client, start};
+use dwcp_observer_lab::rdma::{ADDRESS, SoftRoce, provider, server_and_client, start};
 use dwcp_observer_lab::record::{Operations, QueuePair, Record};
 use dwcp_observer_lab::temp::TempDir;
 use serde::Deserialize;
@@ -44,19 +44,11 @@ fn observer() -> Observer {
     Observer::start(&binary().unwrap(), &[]).unwrap()
 }
 
-/// The provider's library of Soft-RoCE, where Debian has it. Its interface is part of the name.
-fn provider() -> PathBuf {
-    let directory = Path::new("/usr/lib/x86_64-linux-gnu/libibverbs");
-    let named = |path: &Path| path.to_string_lossy().contains("librxe-rdmav");
-    let found = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    found.into_iter().find(|path| named(path)).unwrap()
-}
-
 /// An observer that probes the provider's post function, which it looks for itself.
 fn probing_observer() -> Observer {
     let directory = TempDir::new().unwrap();
     let path = directory.join("config.toml");
-    let library = provider();
+    let library = provider().unwrap();
     std::fs::write(&path, format!("[rdma]\npost_functions = [{{ path = {library:?} }}]\n"))
         .unwrap();
     let observer =
@@ -73,10 +65,7 @@ fn provider_losses(observer: &Observer) -> f64 {
     let metrics = observer.metrics().unwrap();
     let reasons = ["unknown", "list", "buffers", "unreadable"];
     let of = |reason| [("map", "rdma_provider_posts"), ("reason", reason)];
-    reasons
-        .iter()
-        .map(|reason| metrics.sum("dwcp_observer_events_lost_total", &of(reason)).unwrap())
-        .sum()
+    reasons.iter().map(|reason| metrics.sum("dwcp_observer_lost_total", &of(reason)).unwrap()).sum()
 }
 
 /// The figures of one migration beside QEMU's.
@@ -172,14 +161,18 @@ fn what_processes_hand_to_their_provider_is_what_the_kernel_finds_posted() {
             });
             println!("{text}");
             assert_eq!(pairs.len(), 2);
-            let of_writer = |qp: &&HostQueuePair| qp.queue_pair.operations.contains_key("rdma_write");
+            let of_writer =
+                |qp: &&HostQueuePair| qp.queue_pair.operations.contains_key("rdma_write");
             let writer = pairs.iter().find(of_writer).unwrap();
             let found = completed(writer, "rdma_write");
             // The probe is in the program's own way and misses nothing.
             assert_eq!(found.provider_posted, Some(512), "{pairs:?}");
             assert_eq!(found.provider_posted_bytes, Some(512 * bytes), "{pairs:?}");
             let kernel = found.posted.unwrap_or(512);
-            println!("posted: {:?} by the provider, {:?} by doorbells", found.provider_posted, found.posted);
+            println!(
+                "posted: {:?} by the provider, {:?} by doorbells",
+                found.provider_posted, found.posted
+            );
             (kernel == 512).then_some(()).ok_or(format!("{pairs:?}"))
         });
     }
