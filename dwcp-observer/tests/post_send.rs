@@ -1,11 +1,7 @@
 //! The program on a provider's post function, on the running kernel: what it counts of calls that this test makes with queue pairs and
 //! work requests of its own, and what a call costs. Needs root and no RDMA: run by `cargo xtask test`.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::multiple_unsafe_ops_per_block,
-    reason = "a failing test stops where it fails"
-)]
+#![expect(clippy::unwrap_used, reason = "a failing test stops where it fails")]
 
 use std::{
     hint::black_box,
