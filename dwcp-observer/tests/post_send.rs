@@ -198,7 +198,7 @@ fn what_a_probed_post_function_does_not_tell_is_counted_as_lost() {
     let mut lost = vec![(Loss::ProviderBuffersCut.label(), 1)];
     assert_eq!((writes(&ebpf), losses(&ebpf)), (Count { operations: 2, bytes: 160 }, lost.clone()));
 
-    // A list of 128 is read, of 129 the last is missing.
+    // A list of 32 is read, of 33 the last is missing.
     let list = |length: usize| {
         let mut all: Vec<Box<IbvSendWr>> = Vec::new();
         for _ in 0..length {
@@ -207,7 +207,7 @@ fn what_a_probed_post_function_does_not_tell_is_counted_as_lost() {
         }
         all
     };
-    for (length, count) in [(128, 130), (129, 258)] {
+    for (length, count) in [(32, 34), (33, 66)] {
         let all = list(length);
         post(&raw const qp, &raw const **all.last().unwrap());
         assert_eq!(writes(&ebpf).operations, count);
