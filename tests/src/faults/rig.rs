@@ -218,7 +218,17 @@ impl Rig {
         self.pair.destination.end()
     }
 
-    fn shape(&self, bytes_per_second: u64) -> Result<()> {
+    /// The wire between both ends.
+    #[must_use]
+    pub fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
+    /// Lets `bytes_per_second` pass.
+    ///
+    /// # Errors
+    /// When `tc` fails, or nothing paces the migration any more.
+    pub fn shape(&self, bytes_per_second: u64) -> Result<()> {
         self.shaper.as_ref().context("no longer shaped")?.set(bytes_per_second)
     }
 }
