@@ -20,7 +20,7 @@ pub enum Kind {
     ResourceSaturation,
     /// Share of segments sent again, 0 to 1.
     Retransmit,
-    /// Smoothed round-trip time, seconds.
+    /// Smoothed round-trip time, the lowest of the streams, seconds.
     Rtt,
     /// Run-queue wait of the migration's threads, seconds per second.
     Runqueue,
@@ -60,14 +60,14 @@ impl Kind {
     #[must_use]
     pub const fn floor(self) -> Floor {
         let (absolute, relative) = match self {
-            Self::Latency => (0.002, 0.1),
+            Self::Latency => (0.010, 0.1),
             Self::Throughput => (1e6, 0.05),
             Self::ErrorBurst => (0.2, 0.0),
-            Self::ResourceSaturation => (0.02, 0.0),
-            Self::Retransmit => (0.002, 0.0),
-            Self::Rtt => (20e-6, 0.05),
-            Self::Runqueue => (0.01, 0.0),
-            Self::StreamImbalance => (0.03, 0.0),
+            Self::ResourceSaturation => (0.15, 0.0),
+            Self::Retransmit => (0.005, 0.0),
+            Self::Rtt => (200e-6, 0.25),
+            Self::Runqueue => (0.05, 0.0),
+            Self::StreamImbalance => (0.1, 0.0),
         };
         Floor { absolute, relative }
     }

@@ -235,8 +235,8 @@ fn an_event_as_json() {
         "z": events[0].z, "score": events[0].score, "began_at": "2027-01-15T08:00:31Z",
     }]);
     assert_eq!(json, expected);
-    assert!((events[0].expected_low - 140e-6).abs() < 1e-9, "the floor is 20 us");
-    assert!((events[0].expected_high - 260e-6).abs() < 1e-9);
+    assert!((events[0].expected_low + 400e-6).abs() < 1e-9, "the floor is 200 us");
+    assert!((events[0].expected_high - 800e-6).abs() < 1e-9);
 }
 
 /// Fifty migrations of ten minutes, noise with and without memory.
