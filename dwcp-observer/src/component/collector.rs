@@ -267,7 +267,8 @@ impl Work {
         }
         let before = self.errors.front().map_or(total, |(_, before)| *before);
         let recent_errors = total.saturating_sub(before);
-        Some(MigrationSign { running: running().count(), stalled, recent_errors })
+        let ever = !published.entries.is_empty() || !published.totals.finished.is_empty();
+        Some(MigrationSign { ever, running: running().count(), stalled, recent_errors })
     }
 
     /// A rule by port alone says nothing of processes: those that listen there are its.
@@ -412,10 +413,16 @@ impl Watch {
         if judgement.status != self.status {
             let (name, word) = (self.component.as_str(), judgement.status.as_str());
             let why = judgement.reasons.join("; ");
-            match judgement.status {
-                Status::Unhealthy => log::warn!("component {name} is {word}: {why}"),
-                _ => log::info!("component {name} is {word} {why}"),
-            }
+            let level = match (self.status, judgement.status) {
+                (_, Status::Unhealthy) => log::Level::Warn,
+                (_, Status::Degraded) | (Status::Degraded | Status::Unhealthy, _) => {
+                    log::Level::Info
+                }
+                // With each migration.
+                _ => log::Level::Debug,
+            };
+            let colon = if why.is_empty() { "" } else { ": " };
+            log::log!(level, "component {name} is {word}{colon}{why}");
             self.status = judgement.status;
         }
         ComponentView {

@@ -6,7 +6,7 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Nothing that belongs to it was ever seen.
+    /// Nothing that belongs to it was ever seen, or nothing is there now.
     #[default]
     Unknown,
     /// Nothing is wrong.
@@ -88,6 +88,8 @@ pub struct ScrapeSign {
 /// How running migrations fare.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MigrationSign {
+    /// There was one since the observer started.
+    pub ever: bool,
     /// Running.
     pub running: usize,
     /// Of these, stalled.
@@ -113,7 +115,11 @@ pub fn judge(signs: &Signs) -> Judgement {
     let running = signs.migrations.is_some_and(|migrations| migrations.running > 0);
     let answered = signs.scrape.as_ref().is_some_and(|scrape| scrape.ever);
     if !signs.ever && !running && !answered {
-        let nothing = "nothing that belongs to it was ever seen";
+        let nothing = if signs.migrations.is_some_and(|migrations| migrations.ever) {
+            "no migration is running"
+        } else {
+            "nothing that belongs to it was ever seen"
+        };
         let status = if signs.required { Status::Unhealthy } else { Status::Unknown };
         let mut reasons = vec![nothing.to_owned()];
         reasons.extend(signs.scrape.iter().filter(|it| it.failures > 0).map(|it| it.last.clone()));
@@ -157,7 +163,7 @@ pub fn judge(signs: &Signs) -> Judgement {
         if scrape.failures >= FAILED_SCRAPES { &mut down } else { &mut wrong }.push(text);
     }
     let mut by_migrations_alone = false;
-    if let Some(MigrationSign { running, stalled, recent_errors }) = signs.migrations {
+    if let Some(MigrationSign { running, stalled, recent_errors, .. }) = signs.migrations {
         by_migrations_alone = down.is_empty() && stalled == running && stalled > 0;
         if stalled > 0 {
             let text = format!("{stalled} of {running} migrations are stalled");
@@ -241,7 +247,7 @@ mod tests {
     #[test]
     fn amst_is_judged_by_the_migrations() {
         let with = |running, stalled, recent_errors| {
-            let migrations = Some(MigrationSign { running, stalled, recent_errors });
+            let migrations = Some(MigrationSign { ever: true, running, stalled, recent_errors });
             judge(&Signs { migrations, ..Signs::default() }).status
         };
         assert_eq!(with(0, 0, 0), Status::Unknown);
