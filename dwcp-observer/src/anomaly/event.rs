@@ -235,14 +235,15 @@ impl Event {
             Kind::ResourceSaturation | Kind::StreamImbalance => (1.0, ""),
         };
         let of = match (&self.migration, self.mode) {
-            (Some(migration), _) => format!("migration {migration}"),
-            (None, Some(mode)) => format!("migrations of mode {}", mode.as_str()),
-            (None, None) => "this host".to_owned(),
+            (Some(migration), _) => format!("in migration {migration}"),
+            (None, Some(mode)) => format!("in migrations of mode {}", mode.as_str()),
+            (None, None) => "on this host".to_owned(),
         };
         format!(
-            "{value:.3}{unit} in {of}, expected {low:.3} to {high:.3} ({method}, z {z:.1})",
+            "{value:.3}{unit} {of}, expected {low:.3} to {high:.3} ({method}, z {z:.1})",
             value = self.value * scale,
-            low = self.expected_low * scale,
+            // None of these figures is ever negative.
+            low = self.expected_low.max(0.0) * scale,
             high = self.expected_high * scale,
             method = self.method.as_str(),
             z = self.z,
