@@ -23,23 +23,22 @@ const AFTER: SignedDuration = SignedDuration::from_secs(6);
 struct Labels {
     clean: Vec<(Timestamp, Timestamp)>,
     windows: Vec<Window>,
-    /// When others used the machine's CPUs, or its hypervisor took them: not known of the first recording.
-    #[serde(default)]
-    disturbed: Vec<(Timestamp, Timestamp)>,
+    /// When others used the machine's CPUs, or its hypervisor took them; absent where nobody watched.
+    disturbed: Option<Vec<(Timestamp, Timestamp)>>,
 }
 
 impl Labels {
     /// Seconds without a fault, and those of them in which others used the machine too.
-    fn clean_seconds(&self) -> (f64, f64) {
+    fn clean_seconds(&self) -> (f64, Option<f64>) {
         let length =
             |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64().max(0.0);
-        let shared = |&(from, to): &(Timestamp, Timestamp)| -> f64 {
-            let overlap =
-                |&(other, end): &(Timestamp, Timestamp)| length(other.max(from), end.min(to));
-            self.disturbed.iter().map(overlap).sum()
-        };
         let all = self.clean.iter().map(|&(from, to)| length(from, to)).sum();
-        (all, self.clean.iter().map(shared).sum())
+        let shared = self.disturbed.as_ref().map(|disturbed| {
+            let pairs =
+                self.clean.iter().flat_map(|one| disturbed.iter().map(move |two| (one, two)));
+            pairs.map(|(one, two)| length(one.0.max(two.0), one.1.min(two.1))).sum()
+        });
+        (all, shared)
     }
 }
 
@@ -110,7 +109,7 @@ fn score(events: &[Event], labels: &Labels) -> (Score, Vec<String>) {
             })
             .collect();
         let told = if told.is_empty() { "NOTHING".to_owned() } else { told.join(", ") };
-        lines.push(format!("{:<22} {told}", window.fault));
+        lines.push(format!("{:<24} {told}", window.fault));
     }
     for event in events {
         if labels.windows.iter().any(|window| within(event, window)) {
@@ -157,8 +156,10 @@ fn recorded_faults_are_found_and_nothing_else() {
     for (set, (events, labels)) in recordings().unwrap() {
         let (score, lines) = score(&events, &labels);
         let (seconds, shared) = labels.clean_seconds();
+        let shared = shared.map_or("?".to_owned(), |shared| format!("{shared:.0}"));
         println!(
-            "recording {set}: {} migrations without a fault, {seconds:.0} s; others used the machine in {shared:.0} s of them",
+            "recording {set}: {} migrations without a fault, {seconds:.0} s; others used the CPUs \
+             too in {shared} s of them",
             labels.clean.len()
         );
         lines.iter().for_each(|line| println!("  {line}"));
@@ -167,8 +168,8 @@ fn recorded_faults_are_found_and_nothing_else() {
         total.add(&score);
     }
     println!(
-        "{} of {} faults found, {} of them by a kind in which they are to show; {} false events, {} of them without a fault; \
-         precision {:.3}, recall {:.3}, F1 {:.3}",
+        "{} of {} faults found, {} of them by a kind in which they are to show; {} false events, \
+         {} of them without a fault; precision {:.3}, recall {:.3}, F1 {:.3}",
         total.found,
         total.windows,
         total.by_kind,
@@ -193,9 +194,9 @@ fn the_scorer_counts_as_it_says() {
     let labels = Labels {
         clean: vec![(at(0), at(50))],
         windows: vec![window(60, 70), window(90, 95)],
-        disturbed: vec![(at(40), at(80))],
+        disturbed: Some(vec![(at(40), at(80))]),
     };
-    assert_eq!(labels.clean_seconds(), (50.0, 10.0));
+    assert_eq!(labels.clean_seconds(), (50.0, Some(10.0)));
     let (_, (some, _)) = recordings().unwrap().into_iter().next().unwrap();
     let event = |second| Event { began_at: at(second), kind: Kind::Rtt, ..some[0].clone() };
     let other = |second| Event { kind: Kind::Latency, ..event(second) };
