@@ -374,7 +374,7 @@ impl Series {
         let kind = self.kind;
         if matches!(self.past, Past::None) {
             self.past = match kind {
-                Kind::Latency => Past::Migrations(Box::default()),
+                Kind::Latency => Past::Migrations(Box::new(Watch::of_rare())),
                 _ => Past::Course(Box::new(Detector::new(kind.floor()))),
             };
         }

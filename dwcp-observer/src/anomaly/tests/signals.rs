@@ -296,6 +296,19 @@ fn a_watch_is_silent_on_noise() {
 }
 
 #[test]
+fn after_five_blackouts_one_that_is_far_longer_is_an_anomaly() {
+    let after = |blackouts: &[f64]| {
+        let mut host = Host::new(17);
+        for value in blackouts {
+            assert_eq!(host.second(&[("usual", Kind::Latency, *value)]), []);
+        }
+        host.second(&[("long", Kind::Latency, 5.0)]).len()
+    };
+    assert_eq!(after(&[0.3, 0.33, 0.36, 0.31]), 0);
+    assert_eq!(after(&[0.3, 0.33, 0.36, 0.31, 0.35]), 1);
+}
+
+#[test]
 fn of_two_blackouts_in_a_second_the_long_one_is_named() {
     let mut host = Host::new(14);
     for _ in 0..30 {
