@@ -31,7 +31,7 @@ pub(super) fn levels(data: &Data, document: &mut Document) {
         .collect();
     document.table(&header, rows);
     document.text(
-        "Latency is held to the limit of each mode; shown is the mode that is nearest to its limit.",
+        "Of latency the mode that is nearest to its limit, or furthest above it, and that limit.",
     );
     document.heading(3, "5.2 Error budgets");
     budgets(&period, windows, document);
@@ -54,7 +54,8 @@ fn figure(sla: SlaType, value: f64) -> String {
 
 fn target(sla: SlaType, level: &Level) -> String {
     let sign = match sla {
-        SlaType::Latency | SlaType::ErrorRate => "below",
+        SlaType::Latency => return "below the limit of each mode".to_owned(),
+        SlaType::ErrorRate => "below",
         SlaType::Throughput => "at least",
         SlaType::Availability => "above",
     };
@@ -63,6 +64,10 @@ fn target(sla: SlaType, level: &Level) -> String {
 
 fn cell(sla: SlaType, level: &Level) -> String {
     match level.value.filter(|_| level.compliant.is_some()) {
+        // The mode that is nearest to its limit is not the same in each window.
+        Some(value) if sla == SlaType::Latency => {
+            format!("{} {} of {:.0}", verdict(level), figure(sla, value), level.target * 1e3)
+        }
         Some(value) => format!("{} {}", verdict(level), figure(sla, value)),
         None => verdict(level).to_owned(),
     }
@@ -133,7 +138,7 @@ fn pair(data: &Data) -> Vec<Violation<'_>> {
             // The observer was restarted meanwhile.
             ("sla_violated", Some(_)) => {}
             ("sla_violated", None) => {
-                found.push(Violation { sla, from: Some(event.at), until: None, text: &event.text })
+                found.push(Violation { sla, from: Some(event.at), until: None, text: &event.text });
             }
             ("sla_restored", Some(open)) => open.until = Some(event.at),
             ("sla_restored", None) => {

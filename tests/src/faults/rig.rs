@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{BASELINE_RATE, Competitors, CpuQuota, Fault, Injection, Loss, Shaper, Stopped};
 use crate::guest::Guest;
 use crate::migration::{MigrationPlan, Pair};
-use crate::netns::Wire;
+use crate::netns::{INTERFACE, Wire};
 use crate::qemu::{QemuSpec, Role};
 
 /// What differs from run to run of one fault.
@@ -218,17 +218,92 @@ impl Rig {
         self.pair.destination.end()
     }
 
+    /// The source's ports of its streams, those that have carried most first.
+    ///
+    /// # Errors
+    /// When `ss` fails.
+    pub fn ports(&self) -> Result<Vec<u16>> {
+        let listing = self.wire.end(Role::Source).run("ss", &["-tinOH", "state", "established"])?;
+        Ok(busiest(&listing, self.plan.port))
+    }
+
     /// The wire between both ends.
     #[must_use]
     pub fn wire(&self) -> &Wire {
         &self.wire
     }
 
-    /// Lets `bytes_per_second` pass.
+    /// Lets the streams that have carried most, but for one, pass at `slow` bytes per second together, and all else at `fast`, until the
+    /// rig ends: as where the path is chosen by port and most paths are congested.
     ///
     /// # Errors
-    /// When `tc` fails, or nothing paces the migration any more.
+    /// When a program fails, or there are fewer than two streams.
+    pub fn slow_down(&self, streams: usize, slow: u64, fast: u64) -> Result<()> {
+        let source = self.wire.end(Role::Source);
+        let ports = self.ports()?;
+        ensure!(ports.len() > streams && streams > 1, "the streams are {ports:?}");
+        let ports: Vec<String> = ports[1..streams].iter().map(ToString::to_string).collect();
+        let bits = |rate: u64| format!("{}bit", 8 * rate);
+        let class = |id: &str, rate: u64| {
+            let rate = bits(rate);
+            let arguments =
+                ["class", "add", "dev", INTERFACE, "parent", "1:", "classid", id, "htb", "rate"];
+            source.run("tc", &[&arguments[..], &[&rate]].concat())
+        };
+        source.run("tc", &["qdisc", "delete", "dev", INTERFACE, "root"])?;
+        source.run(
+            "tc",
+            &["qdisc", "add", "dev", INTERFACE, "root", "handle", "1:", "htb", "default", "10"],
+        )?;
+        class("1:10", fast)?;
+        class("1:20", slow)?;
+        let rules = format!(
+            "add table inet lab; \
+             add chain inet lab leaving {{ type filter hook postrouting priority 300; }}; \
+             add rule inet lab leaving tcp sport {{ {} }} meta priority set 1:20",
+            ports.join(", ")
+        );
+        source.run("nft", &[&rules])?;
+        Ok(())
+    }
+
+    /// Changes what the network carries.
+    ///
+    /// # Errors
+    /// When it is no longer shaped, or `tc` fails.
     pub fn shape(&self, bytes_per_second: u64) -> Result<()> {
         self.shaper.as_ref().context("no longer shaped")?.set(bytes_per_second)
+    }
+}
+
+/// The local ports of the connections to `port`, those that have carried most first; of `ss -tinOH state established`.
+fn busiest(listing: &str, port: u16) -> Vec<u16> {
+    let called = format!(":{port}");
+    let mut found: Vec<(u64, u16)> = listing
+        .lines()
+        .filter_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let at = words.iter().position(|word| word.ends_with(&called))?;
+            let local = words.get(at.checked_sub(1)?)?.rsplit_once(':')?.1.parse().ok()?;
+            let acked = words.iter().find_map(|word| word.strip_prefix("bytes_acked:"));
+            Some((acked.and_then(|acked| acked.parse().ok()).unwrap_or(0), local))
+        })
+        .collect();
+    found.sort_unstable_by(|left, right| right.cmp(left));
+    found.into_iter().map(|(_, local)| local).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_busiest_streams_come_first() {
+        let listing = "0 0 198.51.100.1:4001 198.51.100.2:49152 cubic bytes_acked:5 segs_out:1\n\
+                       0 9 198.51.100.1:4002 198.51.100.2:49152 cubic bytes_acked:700\n\
+                       0 0 198.51.100.1:4003 198.51.100.2:22 cubic bytes_acked:9000\n\
+                       0 0 198.51.100.1:4004 198.51.100.2:49152 cubic rto:200\n";
+        assert_eq!(busiest(listing, 49152), [4002, 4001, 4004]);
+        assert!(busiest("", 49152).is_empty());
     }
 }

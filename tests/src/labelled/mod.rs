@@ -14,9 +14,7 @@ use serde::Serialize;
 
 use self::disturbance::Disturbances;
 use crate::faults::{BASELINE_RATE, Fault, Injection, Loss, Rig, Traffic, Variant};
-use crate::netns::Wire;
 use crate::observer::Observer;
-use crate::qemu::Role;
 use crate::temp::TempDir;
 
 /// Migrations without a fault that come first: detectors have no past.
@@ -197,7 +195,8 @@ fn faulty(scenario: Scenario, variant: Variant) -> Result<Window> {
         }
         What::Loss(percent) => Some(Box::new(Loss::new(rig.wire(), percent)?)),
         What::StreamLoss(percent) => {
-            let port = busiest(rig.wire())?;
+            // With several streams the main one carries next to nothing.
+            let port = *rig.ports()?.first().context("no stream")?;
             Some(Box::new(Loss::of_stream(rig.wire(), percent, port)?))
         }
         What::Traffic(count) => Some(Box::new(Traffic::new(rig.wire(), count)?)),
@@ -217,17 +216,4 @@ fn faulty(scenario: Scenario, variant: Variant) -> Result<Window> {
     let end = Timestamp::now();
     rig.wait_end("completed")?;
     Ok(window(begin, end))
-}
-
-/// The source's port of the connection that has carried most: with several streams none is the main one, which carries next to nothing.
-fn busiest(wire: &Wire) -> Result<u16> {
-    let listing = wire.end(Role::Source).run("ss", &["-tinHO", "state", "established"])?;
-    let connections = listing.lines().filter_map(|line| {
-        let (_, rest) = line.split_once("bytes_acked:")?;
-        let acknowledged: u64 = rest.split(' ').next()?.parse().ok()?;
-        let local = line.split_whitespace().nth(2)?;
-        Some((acknowledged, local.rsplit_once(':')?.1.parse().ok()?))
-    });
-    let (_, port) = connections.max().with_context(|| format!("no connection: {listing}"))?;
-    Ok(port)
 }
