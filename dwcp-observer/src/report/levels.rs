@@ -138,7 +138,7 @@ fn pair(data: &Data) -> Vec<Violation<'_>> {
             // The observer was restarted meanwhile.
             ("sla_violated", Some(_)) => {}
             ("sla_violated", None) => {
-                found.push(Violation { sla, from: Some(event.at), until: None, text: &event.text })
+                found.push(Violation { sla, from: Some(event.at), until: None, text: &event.text });
             }
             ("sla_restored", Some(open)) => open.until = Some(event.at),
             ("sla_restored", None) => {
