@@ -6,7 +6,7 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Nothing that belongs to it was ever seen.
+    /// Nothing that belongs to it was ever seen, or nothing is there now.
     #[default]
     Unknown,
     /// Nothing is wrong.
