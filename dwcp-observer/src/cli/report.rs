@@ -14,6 +14,7 @@ use crate::{
         hourly::{put, write_markdown},
         report,
     },
+    sla::windows::minute_of,
 };
 
 const EXAMPLES: &str = "\
@@ -76,7 +77,7 @@ pub(super) fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     };
     let store = Store::open_read_only(args.history.as_ref().unwrap_or(&config.history.path))?;
     let to = Timestamp::now();
-    let from = to - args.since;
+    let from = begin(to, args.since);
     let data = Data::read(&store, from, to, config.node_name(), live(&args.url))?;
     let document = report(&data);
     match &args.output {
@@ -92,6 +93,12 @@ pub(super) fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Begins with a whole minute: what is kept by the minute and what is kept one by one are then of the same time.
+fn begin(to: Timestamp, since: SignedDuration) -> Timestamp {
+    let from = to - since;
+    Timestamp::from_second(minute_of(from.as_second())).unwrap_or(from)
 }
 
 /// What a running observer says; a report without one is a report all the same.
@@ -113,6 +120,17 @@ fn live(url: &Url) -> Live {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_period_begins_with_a_minute() {
+        let to: Timestamp = "2026-11-22T12:30:17.5Z".parse().unwrap();
+        let from = begin(to, SignedDuration::from_hours(1));
+        assert_eq!(from.to_string(), "2026-11-22T11:30:00Z");
+        assert_eq!(
+            begin(from + SignedDuration::from_hours(1), SignedDuration::from_hours(1)),
+            from
+        );
+    }
 
     #[test]
     fn periods() {
