@@ -3,6 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -30,6 +31,9 @@ use crate::{
     rdma::Rdma,
     report::hourly::Hourly,
 };
+
+/// After this the first cycles are over, and what they and loading needed of the heap is free.
+const START: Duration = Duration::from_secs(5);
 
 const AFTER: &str = "\
 Examples:
@@ -120,6 +124,10 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
     )
     .with_components(components)
     .with_anomalies(anomalies);
+    tokio::spawn(async {
+        tokio::time::sleep(START).await;
+        trim_memory();
+    });
     cycle.run(stop).await?;
     drop(logger);
     drop(cycle);
