@@ -224,7 +224,7 @@ fn what_a_probed_post_function_does_not_tell_is_counted_as_lost() {
     lost.insert(0, (Loss::ProviderPostUnknown.label(), 1));
     lost.push((Loss::ProviderPostUnreadable.label(), 2));
     assert_eq!(losses(&ebpf), lost);
-    assert_eq!(writes(&ebpf).operations, 259);
+    assert_eq!(writes(&ebpf).operations, 67);
 }
 
 /// Calls per measurement, and measurements with and without the probe in turns.
