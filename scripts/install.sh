@@ -105,7 +105,8 @@ else
 	put 644 "$here/dwcp-observer.toml" "$config/dwcp-observer.toml"
 fi
 drop_in=$unit.d/phase-functions.conf
-if [ -z "$least" ] && newer 6 17; then
+# Since July 2025 nearly all kernels ask for it, stable ones too, and their version does not tell (distributions count on their own).
+if [ -z "$least" ]; then
 	put 644 "$here/systemd/phase-functions.conf" "$drop_in"
 elif [ -f "$drop_in" ]; then
 	rm "$drop_in"

@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod migration;
 pub mod netdev;
+pub mod netlink;
 pub mod phase;
 pub mod process;
 pub mod publish;

@@ -13,6 +13,7 @@ pub mod guest;
 pub mod hosts;
 pub mod http;
 pub mod kernel_objects;
+pub mod labelled;
 pub mod metrics;
 pub mod migration;
 pub mod nameless;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,18 @@ use crate::temp::TempDir;
 
 /// Address of the device.
 pub const ADDRESS: &str = "10.9.0.1";
+
+/// The provider's library of Soft-RoCE. Its name ends in the interface that it was built for.
+///
+/// # Errors
+/// When Debian's `ibverbs-providers` is not installed.
+pub fn provider() -> Result<PathBuf> {
+    let directory = Path::new("/usr/lib/x86_64-linux-gnu/libibverbs");
+    let entries = std::fs::read_dir(directory).with_context(|| directory.display().to_string())?;
+    let named = |path: &PathBuf| path.to_string_lossy().contains("librxe-rdmav");
+    let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.find(named).context("no librxe-rdmav*.so: ibverbs-providers is needed")
+}
 
 /// A Soft-RoCE device; removed on drop.
 #[derive(Debug)]

@@ -175,6 +175,10 @@ pub struct QueuePair {
 pub struct Operations {
     /// Posted; absent where the send queue is not readable.
     pub posted: Option<u64>,
+    /// Handed to the provider's library; absent where that is not probed.
+    pub provider_posted: Option<u64>,
+    /// Bytes of those.
+    pub provider_posted_bytes: Option<u64>,
     /// Completed.
     pub completed: u64,
     /// Payload of the completions.

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use dwcp_observer_lab::guest::Guest;
 use dwcp_observer_lab::migration::{MigrationPlan, Pair, QemuFigures, Transport};
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::qemu::QemuSpec;
-use dwcp_observer_lab::rdma::{ADDRESS, SoftRoce, server_and_client, start};
+use dwcp_observer_lab::rdma::{ADDRESS, SoftRoce, provider, server_and_client, start};
 use dwcp_observer_lab::record::{Operations, QueuePair, Record};
 use dwcp_observer_lab::temp::TempDir;
 use serde::Deserialize;
@@ -41,6 +42,30 @@ fn plan(transport: Transport, port: u16) -> MigrationPlan {
 
 fn observer() -> Observer {
     Observer::start(&binary().unwrap(), &[]).unwrap()
+}
+
+/// An observer that probes the provider's post function, which it looks for itself.
+fn probing_observer() -> Observer {
+    let directory = TempDir::new().unwrap();
+    let path = directory.join("config.toml");
+    let library = provider().unwrap();
+    std::fs::write(&path, format!("[rdma]\npost_functions = [{{ path = {library:?} }}]\n"))
+        .unwrap();
+    let observer =
+        Observer::start(&binary().unwrap(), &["--config", path.to_str().unwrap()]).unwrap();
+    let health = observer.json("/health").unwrap();
+    let mut probes = health["probes"].as_array().unwrap().iter();
+    let probe = probes.find(|probe| probe["probe"] == "post_send").unwrap();
+    assert_eq!(probe["attached"], Value::Bool(true), "{probe}");
+    observer
+}
+
+/// Losses of the probe on the provider's post function, which must be none.
+fn provider_losses(observer: &Observer) -> f64 {
+    let metrics = observer.metrics().unwrap();
+    let reasons = ["unknown", "list", "buffers", "unreadable"];
+    let of = |reason| [("map", "rdma_provider_posts"), ("reason", reason)];
+    reasons.iter().map(|reason| metrics.sum("dwcp_observer_lost_total", &of(reason)).unwrap()).sum()
 }
 
 /// The figures of one migration beside QEMU's.
@@ -107,6 +132,71 @@ fn a_migration_over_rdma_is_one_record_with_queue_pairs_as_streams() {
         assert!(source.registrations > 0 && source.seconds > 0.0, "{source:?}");
         assert!(observer.stop().unwrap().status.success());
     }
+}
+
+/// What the process handed to its provider beside what the kernel found in its send queue, by operation; without BTF of the driver
+/// (5.10), beside the completions, which QEMU asks for of each request.
+fn posts_beside(queue_pair: &QueuePair) -> Vec<(String, u64, u64)> {
+    let sent = queue_pair.operations.iter().filter(|(name, _)| !name.starts_with("recv"));
+    sent.map(|(name, found)| {
+        let kernel = found.posted.unwrap_or(found.completed);
+        (name.clone(), found.provider_posted.unwrap_or_default(), kernel)
+    })
+    .collect()
+}
+
+/// The provider's post function and the kernel's doorbell count the same requests: in the process, and behind it.
+#[test]
+#[ignore = "needs RDMA: cargo xtask vm-test --test rdma"]
+fn what_processes_hand_to_their_provider_is_what_the_kernel_finds_posted() {
+    let device = SoftRoce::new("posts").unwrap();
+    let observer = probing_observer();
+    for (size, list) in [("65536", "1"), ("4096", "16")] {
+        // Left to itself it posts by `ibv_wr_start`, which are other functions.
+        let old = "--use_old_post_send";
+        let write = ["-d", device.name(), "-s", size, "-n", "512", "-l", list, old];
+        let bytes: u64 = size.parse().unwrap();
+        exact("ib_write_bw", || {
+            let client = [&write[..], &[ADDRESS]].concat();
+            let (text, pairs) = watched(&observer, "ib_write_bw", || {
+                server_and_client("ib_write_bw", &write, &client, LIMIT).unwrap()
+            });
+            println!("{text}");
+            assert_eq!(pairs.len(), 2);
+            let of_writer =
+                |qp: &&HostQueuePair| qp.queue_pair.operations.contains_key("rdma_write");
+            let writer = pairs.iter().find(of_writer).unwrap();
+            let found = completed(writer, "rdma_write");
+            // The probe is in the program's own way and misses nothing.
+            assert_eq!(found.provider_posted, Some(512), "{pairs:?}");
+            assert_eq!(found.provider_posted_bytes, Some(512 * bytes), "{pairs:?}");
+            let kernel = found.posted.unwrap_or(512);
+            println!(
+                "posted: {:?} by the provider, {:?} by doorbells",
+                found.provider_posted, found.posted
+            );
+            (kernel == 512).then_some(()).ok_or(format!("{pairs:?}"))
+        });
+    }
+    let mut port = 4450;
+    exact("qemu", || {
+        port += 1;
+        let mut pair = Pair::start(&spec()).unwrap();
+        let known = observer.records().unwrap().len();
+        pair.migrate(&plan(Transport::Rdma, port)).unwrap();
+        let figures = pair.wait_end(LIMIT).unwrap();
+        assert_eq!(figures.status, "completed", "{:?}", figures.error);
+        let record = observer.wait_finished(known + 1).unwrap().swap_remove(0);
+        let both = posts_beside(record.streams[0].queue_pair.as_ref().unwrap());
+        println!("QEMU {} B: provider beside kernel: {both:?}", figures.transferred);
+        assert!(both.iter().any(|(_, provider, _)| *provider > 100), "{both:?}");
+        both.iter()
+            .all(|(_, provider, kernel)| provider == kernel)
+            .then_some(())
+            .ok_or(format!("{both:?}"))
+    });
+    assert!(provider_losses(&observer).abs() < f64::EPSILON, "nothing is lost");
+    assert!(observer.stop().unwrap().status.success());
 }
 
 /// The queue pairs of a program, in the order in which they were created. Asked while the observer still shows them.
@@ -325,7 +415,7 @@ fn waits_for_a_receiver_that_is_not_ready_are_the_devices_own_count() {
         qp.queue_pair.rnr_waits
     };
     // Which queue pair a timer belongs to is known from the driver's BTF alone (not in 5.10).
-    let seen = std::path::Path::new("/sys/kernel/btf/rdma_rxe").exists();
+    let seen = Path::new("/sys/kernel/btf/rdma_rxe").exists();
     let sender_waits = waits("send");
     assert_eq!(sender_waits.is_some(), seen);
     // Each refusal is a wait of the sender, but for those whose kprobe the kernel left out.
@@ -338,7 +428,7 @@ fn waits_for_a_receiver_that_is_not_ready_are_the_devices_own_count() {
 /// On a host without RDMA: one line in `check`, nothing loaded, nothing exported. On one with it: the hooks are in place.
 #[test]
 fn a_host_without_rdma_has_one_line_and_no_cost() {
-    let module = |name: &str| std::path::Path::new("/sys/module").join(name).exists();
+    let module = |name: &str| Path::new("/sys/module").join(name).exists();
     let there = ["ib_core", "rdma_cm", "ib_uverbs"].into_iter().any(module);
     let output = Command::new(binary().unwrap())
         .args(["check", "--listen", "127.0.0.1:0", "--json"])

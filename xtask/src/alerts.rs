@@ -3,15 +3,18 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use dwcp_observer_lab::alerts::clean::clean;
 use dwcp_observer_lab::alerts::rules;
-use dwcp_observer_lab::alerts::scenario::{self, Outcome, Scenario};
+use dwcp_observer_lab::alerts::run::{self, Expected, Lab, Outcome};
+use dwcp_observer_lab::alerts::scenario::{NOT_CAUSED, Scenario};
 use dwcp_observer_lab::alerts::stack::Programs;
 
-use crate::shell::{as_root, find, is_root};
+use crate::shell::{as_root, cargo, find, is_root, target_dir};
 use crate::{build, setup};
 
 /// Arguments of `alerts`.
@@ -20,9 +23,15 @@ pub(crate) struct Args {
     /// Only these faults
     #[arg(long, value_enum, value_name = "FAULT", value_delimiter = ',')]
     only: Vec<Scenario>,
-    /// Divide all times of rules and routes by this; 1 runs them as they are shipped
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60))]
-    speed: u32,
+    /// No faults, only migrations
+    #[arg(long, conflicts_with = "only")]
+    no_faults: bool,
+    /// Divide all times of rules and routes by this; 1 runs them as they are shipped. Default: 1, and 10 for the few that take longest
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=60))]
+    speed: Option<u32>,
+    /// One fault after the other. Otherwise a fault that only waits for its alerts lets others begin, each with servers of its own
+    #[arg(long)]
+    one_by_one: bool,
     /// Minutes of migrations without a fault, after the faults
     #[arg(long, default_value_t = 10)]
     clean: u32,
@@ -32,6 +41,9 @@ pub(crate) struct Args {
     /// An agent that is built already
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
+    /// A `lab-flows` that is built already
+    #[arg(long, value_name = "PATH")]
+    flows: Option<PathBuf>,
 }
 
 /// Builds, injects, prints. Exit 0 only if each fault's alert arrived and none came without a fault.
@@ -41,12 +53,26 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Some(agent) => agent.clone(),
         None => build::run()?,
     };
+    let flows = match &args.flows {
+        Some(flows) => flows.clone(),
+        None => {
+            crate::shell::run(
+                cargo()
+                    .args(["build", "--release", "--package", "dwcp-observer-lab"])
+                    .args(["--bin", "lab-flows"]),
+            )?;
+            target_dir().join("release/lab-flows")
+        }
+    };
     if !is_root() {
         // Building as root would leave root's files in the clone.
         let mut command = as_root(std::env::current_exe()?)?;
         command.args(std::env::args_os().skip(1));
         if args.agent.is_none() {
             command.arg("--agent").arg(&agent);
+        }
+        if args.flows.is_none() {
+            command.arg("--flows").arg(&flows);
         }
         let status = command.status()?;
         return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -57,84 +83,124 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             .or_else(|| find("alertmanager"))
             .context("no alertmanager")?,
     };
-    let mut stdout = std::io::stdout().lock();
-    say_changes(args.speed, &mut stdout)?;
-    let scenarios: Vec<Scenario> = Scenario::value_variants()
-        .iter()
-        .filter(|it| args.only.is_empty() || args.only.contains(it))
-        .copied()
-        .collect();
     let patience = Duration::from_secs(args.patience);
+    let lab = Lab { agent, flows, programs, patience, turn: Mutex::new(()) };
+    let mut stdout = std::io::stdout().lock();
     let mut good = true;
-    writeln!(
-        stdout,
-        "{:<19} {:<31} {:>6} {:>9} {:>10}  OTHERS (SECONDS)",
-        "FAULT", "ALERT", "FOR", "ARRIVED", "RESOLVED"
-    )?;
-    for scenario in scenarios {
-        let result = scenario::run(scenario, &agent, &programs, args.speed, patience);
-        good &= result.as_ref().is_ok_and(Outcome::is_right);
-        writeln!(stdout, "{}", line(scenario, &result))?;
+    if !args.no_faults {
+        let chosen = |it: &&Scenario| args.only.is_empty() || args.only.contains(it);
+        let scenarios: Vec<Scenario> =
+            Scenario::value_variants().iter().filter(chosen).copied().collect();
+        good &= faults(&lab, &scenarios, args, &mut stdout)?;
     }
     if args.clean > 0 {
-        let time = Duration::from_secs(60) * args.clean;
-        let clean = scenario::clean(&agent, &programs, args.speed, time)?;
-        good &= clean.delivered.is_empty() && clean.firing.is_empty();
-        writeln!(
-            stdout,
-            "without a fault: {} migrations in {:.0} s, {} alert(s) delivered {:?}, {} firing at the end {:?}",
-            clean.migrations,
-            clean.time.as_secs_f64(),
-            clean.delivered.len(),
-            clean.delivered,
-            clean.firing.len(),
-            clean.firing,
-        )?;
+        good &= without_faults(&lab, args, &mut stdout)?;
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What of the rules is not as shipped.
-fn say_changes(speed: u32, out: &mut impl Write) -> Result<()> {
-    let times = if speed == 1 {
-        "times as shipped".to_owned()
-    } else {
-        format!(
-            "ALL TIMES OF RULES AND ROUTES DIVIDED BY {speed}: not the detection times of the shipped rules"
-        )
-    };
-    writeln!(out, "rules and routes of dashboards/prometheus, {times}")?;
-    for (from, to) in scenario::changes(speed).replaced {
+/// Runs the scenarios and prints a row for each alert. True if all came.
+fn faults(lab: &Lab, scenarios: &[Scenario], args: &Args, out: &mut impl Write) -> Result<bool> {
+    writeln!(out, "rules and routes of dashboards/prometheus")?;
+    for (from, to) in run::changes(1).replaced {
         writeln!(out, "for this lab's network of 60 MB/s: `{from}` is `{to}`")?;
     }
-    Ok(())
+    writeln!(out, "speed: what all times of rules and routes are divided by; 1 is as shipped")?;
+    writeln!(
+        out,
+        "{:<20} {:<32} {:>4} {:>5} {:>9} {:<6} {:>9}",
+        "FAULT", "ALERT", "FOR", "SPEED", "ARRIVED", "AT", "RESOLVED"
+    )?;
+    let (mut arrived, mut missing) = (0, Vec::new());
+    let speed = |scenario: Scenario| args.speed.unwrap_or_else(|| scenario.speed());
+    let mut report = |scenario: Scenario, result: &Result<Outcome>| -> Result<()> {
+        match result {
+            Err(error) => {
+                missing.extend(scenario.alerts());
+                writeln!(out, "{:<20} error: {error:#}", scenario.name())?;
+            }
+            Ok(outcome) => {
+                for expected in &outcome.expected {
+                    match expected.seconds {
+                        Some(_) => arrived += 1,
+                        None => missing.push(expected.name),
+                    }
+                    writeln!(out, "{}", row(scenario, expected, outcome, speed(scenario))?)?;
+                }
+                if !outcome.others.is_empty() {
+                    let other = |(name, at): &(String, f64)| format!("{name} {at:.0}");
+                    let others: Vec<String> = outcome.others.iter().map(other).collect();
+                    writeln!(out, "{:<20} also: {}", "", others.join(", "))?;
+                }
+            }
+        }
+        Ok(out.flush()?)
+    };
+    if args.one_by_one {
+        for scenario in scenarios {
+            report(*scenario, &run::run(*scenario, lab, speed(*scenario)))?;
+        }
+    } else {
+        std::thread::scope(|scope| -> Result<()> {
+            let (sender, receiver) = mpsc::channel();
+            for scenario in scenarios.iter().copied() {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    // Whoever reads has ended only with an error of its own.
+                    let _ = sender.send((scenario, run::run(scenario, lab, speed(scenario))));
+                });
+            }
+            drop(sender);
+            for (scenario, result) in receiver {
+                report(scenario, &result)?;
+            }
+            Ok(())
+        })?;
+    }
+    writeln!(out, "{arrived} alert(s) arrived, missing: {missing:?}")?;
+    for (name, reason) in NOT_CAUSED {
+        writeln!(out, "not caused: {name}: {reason}")?;
+    }
+    Ok(missing.is_empty())
 }
 
-fn line(scenario: Scenario, result: &Result<Outcome>) -> String {
-    let name = scenario.to_possible_value().map_or_else(String::new, |it| it.get_name().to_owned());
-    let hold = rules::alerts()
-        .ok()
-        .and_then(|all| {
-            all.into_iter().find(|(_, _, rule)| rule.alert.as_deref() == Some(scenario.alert()))
-        })
-        .map_or_else(String::new, |(_, _, rule)| rule.hold);
-    let start = format!("{name:<19} {:<31} {hold:>6}", scenario.alert());
-    match result {
-        Err(error) => format!("{start} error: {error:#}"),
-        Ok(outcome) => {
-            let arrived = outcome
-                .arrived
-                .as_ref()
-                .map_or_else(|| "MISSING".to_owned(), |(seconds, _)| format!("{seconds:.1} s"));
-            let resolved = outcome
-                .resolved
-                .map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1} s"));
-            let others: Vec<String> = outcome
-                .others
-                .iter()
-                .map(|(name, seconds)| format!("{name} {seconds:.0}"))
-                .collect();
-            format!("{start} {arrived:>9} {resolved:>10}  {}", others.join(", "))
-        }
+fn without_faults(lab: &Lab, args: &Args, out: &mut impl Write) -> Result<bool> {
+    let result = clean(lab, args.speed.unwrap_or(1), Duration::from_secs(60) * args.clean)?;
+    writeln!(
+        out,
+        "without a fault: {} migrations in {:.0} s; alerts delivered: {}; firing at the end: {}; anomalies: {}",
+        result.migrations,
+        result.time.as_secs_f64(),
+        result.delivered.len(),
+        result.firing.len(),
+        result.anomalies.len(),
+    )?;
+    for (name, at) in &result.delivered {
+        writeln!(out, "  delivered after {at:.0} s: {name}")?;
     }
+    for name in &result.firing {
+        writeln!(out, "  firing: {name}")?;
+    }
+    for event in &result.anomalies {
+        writeln!(out, "  anomaly: {event}")?;
+    }
+    Ok(result.is_right())
+}
+
+fn row(scenario: Scenario, expected: &Expected, outcome: &Outcome, speed: u32) -> Result<String> {
+    let hold = rules::alerts()?
+        .into_iter()
+        .find(|(_, _, rule)| rule.alert.as_deref() == Some(expected.name))
+        .map_or_else(String::new, |(_, _, rule)| rule.hold);
+    let seconds = |value: Option<f64>, none: &str| {
+        value.map_or_else(|| none.to_owned(), |value| format!("{value:.1} s"))
+    };
+    Ok(format!(
+        "{:<20} {:<32} {hold:>4} {speed:>5} {:>9} {:<6} {:>9}",
+        scenario.name(),
+        expected.name,
+        seconds(expected.seconds, "MISSING"),
+        expected.path,
+        seconds(outcome.resolved, "-"),
+    ))
 }

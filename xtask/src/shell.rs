@@ -19,6 +19,11 @@ pub(crate) fn tools() -> PathBuf {
     }
 }
 
+/// The virtual environment of programs in Python.
+pub(crate) fn python_environment() -> PathBuf {
+    tools().join("python")
+}
+
 /// Where cargo puts what it builds for the host.
 pub(crate) fn target_dir() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
@@ -43,6 +48,8 @@ pub(crate) fn search_path() -> Vec<PathBuf> {
             path.push(directory.into());
         }
     }
+    // Behind all others: it has a python3 of its own.
+    path.push(python_environment().join("bin"));
     path
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use dwcp_observer_lab::vm::report::Counts;
 
-use crate::shell::{as_root, ask, cargo, is_root, search_path};
+use crate::shell::{as_root, ask, cargo, is_root, search_path, workspace};
 use crate::{build, setup, vm_test};
 
 const EBPF: &str = "dwcp-observer-ebpf";
@@ -67,6 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let clippy =
         ["clippy", "--workspace", "--exclude", EBPF, "--all-targets", "--", "-D", "warnings"];
     note("clippy", phase("clippy", || lint("clippy", &clippy))?);
+    note("deployment", phase("deployment", deployment)?);
     if args.quick {
         eprintln!("test: --quick leaves the integration tests out");
         let host = ["test", "--workspace", "--exclude", EBPF, "--lib", "--bins", "--no-fail-fast"];
@@ -106,6 +107,13 @@ fn lint(component: &str, args: &[&str]) -> Result<Outcome> {
         return Ok(Outcome::default());
     }
     let status = cargo().args(args).status()?;
+    Ok(Outcome { broken: !status.success(), ..Outcome::default() })
+}
+
+/// Unit, manifests, installer, scripts and image recipe; what the script found is printed.
+fn deployment() -> Result<Outcome> {
+    let mut script = Command::new(workspace().join("scripts/check.sh"));
+    let status = script.env("PATH", std::env::join_paths(search_path())?).status()?;
     Ok(Outcome { broken: !status.success(), ..Outcome::default() })
 }
 

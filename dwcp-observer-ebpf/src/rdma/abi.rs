@@ -59,6 +59,17 @@ impl Operation {
         }
     }
 
+    /// The operation of a work request as a process hands it to its provider (`enum ibv_wr_opcode`): the same numbers but for 11,
+    /// which is the driver's own there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_provider_request(opcode: u32) -> Self {
+        match opcode {
+            11..=13 => Self::Other,
+            known => Self::of_request(known),
+        }
+    }
+
     /// The operation of a successful completion (`enum ib_uverbs_wc_opcode`, and the receive bit of `enum ib_wc_opcode`).
     #[inline(always)]
     #[must_use]
@@ -159,6 +170,10 @@ pub struct Qp {
     pub shared_doorbells: u64,
     /// Waits after `RNR NAK` that ended: the peer had no receive posted.
     pub rnr_waits: u64,
+    /// Work requests handed to the provider's post function, seen in the process: only where that function is probed.
+    pub provider_posted: [Count; OPERATIONS],
+    /// Calls of it.
+    pub provider_calls: u64,
     /// Requests ever seen in the send queue; modulo the queue's length the producer's index.
     pub produced: u64,
     /// Number of the last request that is done, plus one.
@@ -465,6 +480,14 @@ losses! {
     EventsFull = "rdma_events:full",
     /// More requests behind one doorbell than are read at a time: the next doorbell reads the rest.
     BatchCut = "rdma_posts:batch",
+    /// A call of a probed post function for a queue pair without a record, or with a number that the process has on two devices.
+    ProviderPostUnknown = "rdma_provider_posts:unknown",
+    /// A list of more requests than are read in one call of a probed post function: the rest is not counted.
+    ProviderPostCut = "rdma_provider_posts:list",
+    /// A request of more buffers than are read: the rest's bytes are missing.
+    ProviderBuffersCut = "rdma_provider_posts:buffers",
+    /// Memory of the process that could not be read: the call or the request is not counted.
+    ProviderPostUnreadable = "rdma_provider_posts:unreadable",
     /// A latency below zero or beyond the histogram.
     LatencyDiscarded = "rdma_latency:discarded",
     /// A signalled request whose post was no longer in the ring.
@@ -494,7 +517,10 @@ mod tests {
             (15, Operation::Atomic),
         ] {
             assert_eq!(Operation::of_request(opcode), operation, "request {opcode}");
+            assert_eq!(Operation::of_provider_request(opcode), operation, "request {opcode}");
         }
+        assert_eq!(Operation::of_request(11), Operation::Read);
+        assert_eq!(Operation::of_provider_request(11), Operation::Other);
         for (opcode, operation) in [
             (0, Operation::Send),
             (1, Operation::Write),

@@ -6,7 +6,9 @@ use core::{
 };
 
 use aya_ebpf::{
-    helpers::generated::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_probe_read_kernel},
+    helpers::generated::{
+        bpf_get_current_pid_tgid, bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user,
+    },
     macros::map,
     maps::{Array, PerCpuArray},
 };
@@ -50,6 +52,15 @@ pub unsafe fn fetch<T: Copy>(address: *const u8) -> T {
     } else {
         zeroed()
     }
+}
+
+/// Reads a value of the running process; `None` when it cannot be read.
+#[inline(always)]
+pub unsafe fn fetch_user<T: Copy>(address: *const u8) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    let read =
+        bpf_probe_read_user(value.as_mut_ptr().cast(), size_of::<T>() as u32, address.cast());
+    if read == 0 { Some(value.assume_init()) } else { None }
 }
 
 /// Reads a field; zero when this kernel does not have it.

@@ -7,10 +7,11 @@ mod cm;
 mod data;
 mod kernel;
 mod memory;
+mod provider;
 mod qp;
 
 use aya_ebpf::{
-    macros::{kprobe, kretprobe, tracepoint},
+    macros::{kprobe, kretprobe, tracepoint, uprobe},
     programs::{ProbeContext, RetProbeContext, TracePointContext},
 };
 use dwcp_observer_ebpf::rdma::CmKind;
@@ -90,4 +91,11 @@ tracepoints! {
     cm_sent_dreq: |o, ctx| cm::on_step(o, &ctx, CmKind::SentDisconnect);
     cm_id_destroy: |o, ctx| cm::on_step(o, &ctx, CmKind::Destroy);
     cm_event: |o, ctx| cm::on_event(o, &ctx);
+}
+
+/// `post_send(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_send_wr **bad_wr)` of a provider's library, where it is asked for.
+#[uprobe]
+pub fn rdma_post_send(ctx: ProbeContext) -> u32 {
+    unsafe { provider::on_post(pointer(&ctx, 0), pointer(&ctx, 1)) };
+    0
 }

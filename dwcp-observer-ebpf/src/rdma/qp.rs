@@ -26,6 +26,9 @@ static QP_FREE: Stack<u32> = Stack::with_max_entries(1, 0);
 /// Device index and queue pair number to slot.
 #[map]
 static QP_INDEX: HashMap<u64, u32> = HashMap::with_max_entries(1, 0);
+/// Process and queue pair number to slot: all that a process' own post function tells. [`TWO_DEVICES`] where that is not enough.
+#[map]
+static QP_OWNERS: HashMap<u64, u32> = HashMap::with_max_entries(1, 0);
 /// Calls that have not returned, by thread and function.
 #[map]
 static QP_CALLS: HashMap<u64, Call> = HashMap::with_max_entries(1024, 0);
@@ -43,6 +46,9 @@ struct Call {
     reserved: u32,
     remote_gid: [u8; 16],
 }
+
+/// The process has queue pairs of this number on two devices.
+const TWO_DEVICES: u32 = 0;
 
 const MODIFY: u64 = 1 << 32;
 const DESTROY: u64 = 2 << 32;
@@ -71,6 +77,21 @@ pub unsafe fn key_of(o: &Offsets, qp: *const u8) -> u64 {
 pub unsafe fn record(key: u64) -> Option<(u32, *mut Qp)> {
     let slot = *QP_INDEX.get(key)?;
     Some((slot, QPS.get_ptr_mut(slot)?))
+}
+
+#[inline(always)]
+fn owner_key(tgid: u32, qpn: u32) -> u64 {
+    u64::from(tgid) << 32 | u64::from(qpn)
+}
+
+/// The record of a queue pair of a process.
+#[inline(always)]
+pub fn record_of_process(tgid: u32, qpn: u32) -> Option<*mut Qp> {
+    let slot = unsafe { *QP_OWNERS.get(owner_key(tgid, qpn))? };
+    if slot == TWO_DEVICES {
+        return None;
+    }
+    QPS.get_ptr_mut(slot)
 }
 
 /// `rdma_restrack_add(struct rdma_restrack_entry *res)`: every verbs object passes here once it exists.
@@ -128,12 +149,19 @@ unsafe fn on_create(o: &Offsets, ib_qp: *const u8) {
         (*qp).flags |= QP_REPLACED;
         (*qp).closed_ns = now;
         (&raw mut (*qp).state).write_volatile(SLOT_CLOSED);
+        return;
+    }
+    let owned = owner_key((*qp).tgid, qpn);
+    let slot = if QP_OWNERS.get(owned).is_some() { TWO_DEVICES } else { slot };
+    if QP_OWNERS.insert(owned, slot, BPF_ANY.into()).is_err() {
+        bump(Loss::QpIndexFull);
     }
 }
 
 /// Finishes a record; the agent frees the slot.
 #[inline(always)]
 unsafe fn close(qp: *mut Qp, now: u64) {
+    let _ = QP_OWNERS.remove(owner_key((*qp).tgid, (*qp).qpn));
     (*qp).address = 0;
     (*qp).queue = 0;
     (*qp).closed_ns = now;

@@ -46,12 +46,10 @@ fn retransmitted(source: &Source) -> Option<f64> {
     (sent > 0).then(|| sum(|stream| stream.retransmitted_segments) as f64 / sent as f64)
 }
 
-/// The median over streams that have sent.
+/// The lowest of the streams that have sent: what the path takes. The others wait in queues of their own making.
 fn rtt(source: &Source) -> Option<f64> {
     let sending = source.streams.iter().filter(|stream| stream.sent_segments > 0);
-    let mut rtts: Vec<f64> = sending.filter_map(|stream| stream.srtt_seconds).collect();
-    rtts.sort_by(f64::total_cmp);
-    rtts.get(rtts.len() / 2).copied()
+    sending.filter_map(|stream| stream.srtt_seconds).min_by(f64::total_cmp)
 }
 
 /// How far the slowest of the parallel streams is behind their mean.
@@ -126,7 +124,7 @@ mod tests {
         assert_eq!(of(Kind::Throughput), Some(60e6));
         assert_eq!(of(Kind::Runqueue), Some(0.25));
         assert_eq!(of(Kind::Retransmit), Some(0.01));
-        assert_eq!(of(Kind::Rtt), Some(0.003));
+        assert_eq!(of(Kind::Rtt), Some(0.001));
         let imbalance = of(Kind::StreamImbalance).unwrap();
         assert!((imbalance - 1.0 / 3.0).abs() < 1e-12, "{imbalance}");
         assert_eq!(features.len(), 5);

@@ -178,6 +178,7 @@ fn one_line(error: &anyhow::Error) -> String {
 fn rdma_options(config: &Config) -> crate::rdma::Options {
     crate::rdma::Options {
         btf_path: config.probes.btf_path.clone(),
+        post_functions: config.rdma.post_functions.clone(),
         ..crate::rdma::Options::default()
     }
 }

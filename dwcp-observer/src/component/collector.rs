@@ -412,10 +412,16 @@ impl Watch {
         if judgement.status != self.status {
             let (name, word) = (self.component.as_str(), judgement.status.as_str());
             let why = judgement.reasons.join("; ");
-            match judgement.status {
-                Status::Unhealthy => log::warn!("component {name} is {word}: {why}"),
-                _ => log::info!("component {name} is {word} {why}"),
-            }
+            let level = match (self.status, judgement.status) {
+                (_, Status::Unhealthy) => log::Level::Warn,
+                (_, Status::Degraded) | (Status::Degraded | Status::Unhealthy, _) => {
+                    log::Level::Info
+                }
+                // With each migration.
+                _ => log::Level::Debug,
+            };
+            let colon = if why.is_empty() { "" } else { ": " };
+            log::log!(level, "component {name} is {word}{colon}{why}");
             self.status = judgement.status;
         }
         ComponentView {

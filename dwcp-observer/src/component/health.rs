@@ -6,7 +6,7 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Nothing that belongs to it was ever seen.
+    /// Nothing that belongs to it was ever seen, or nothing is there now.
     #[default]
     Unknown,
     /// Nothing is wrong.
@@ -113,7 +113,10 @@ pub fn judge(signs: &Signs) -> Judgement {
     let running = signs.migrations.is_some_and(|migrations| migrations.running > 0);
     let answered = signs.scrape.as_ref().is_some_and(|scrape| scrape.ever);
     if !signs.ever && !running && !answered {
-        let nothing = "nothing that belongs to it was ever seen";
+        let nothing = match signs.migrations {
+            Some(_) => "no migration runs, and nothing else that belongs to it was ever seen",
+            None => "nothing that belongs to it was ever seen",
+        };
         let status = if signs.required { Status::Unhealthy } else { Status::Unknown };
         let mut reasons = vec![nothing.to_owned()];
         reasons.extend(signs.scrape.iter().filter(|it| it.failures > 0).map(|it| it.last.clone()));

@@ -6,11 +6,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use netlink_packet_core::{
-    Emitable as _, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NetlinkBuffer,
-    NetlinkHeader, NlasIterator,
-};
-use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
+use netlink_packet_core::{NLM_F_DUMP, NlasIterator};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+
+use crate::netlink::Dialogue;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const INET_DIAG_INFO: u16 = 2;
@@ -79,66 +78,22 @@ pub struct Sockets {
 /// # Errors
 /// What the kernel says: no `CONFIG_INET_DIAG`, or not allowed.
 pub fn read() -> io::Result<Sockets> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
-    // A dump goes on within recv(): nothing to wait for.
-    socket.set_non_blocking(true)?;
+    let mut kernel = Dialogue::open(NETLINK_SOCK_DIAG)?;
     let mut found = Sockets::default();
-    for (number, family) in [libc::AF_INET, libc::AF_INET6].into_iter().enumerate() {
-        dump(&socket, number as u32 + 1, family as u8, &mut found)?;
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 1 << (INET_DIAG_INFO - 1), 0];
+        request.extend((1_u32 << TCP_ESTABLISHED | 1 << TCP_LISTEN).to_ne_bytes());
+        // struct inet_diag_sockid: any.
+        request.resize(56, 0);
+        kernel.ask(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &request, |payload| {
+            if found.all.len() >= MAX_SOCKETS {
+                found.cut = true;
+            } else {
+                found.all.extend(parse(payload));
+            }
+        })?;
     }
     Ok(found)
-}
-
-fn dump(socket: &Socket, sequence: u32, family: u8, found: &mut Sockets) -> io::Result<()> {
-    let mut request = vec![family, libc::IPPROTO_TCP as u8, 1 << (INET_DIAG_INFO - 1), 0];
-    request.extend((1_u32 << TCP_ESTABLISHED | 1 << TCP_LISTEN).to_ne_bytes());
-    // struct inet_diag_sockid: any.
-    request.resize(56, 0);
-    let mut header = NetlinkHeader::default();
-    header.message_type = SOCK_DIAG_BY_FAMILY;
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    header.sequence_number = sequence;
-    header.length = (header.buffer_len() + request.len()) as u32;
-    let mut message = vec![0; header.buffer_len()];
-    header.emit(&mut message);
-    message.extend(request);
-    socket.send(&message, 0)?;
-    loop {
-        let (answer, _) = socket.recv_from_full()?;
-        if take(&answer, sequence, found)? {
-            return Ok(());
-        }
-    }
-}
-
-/// Takes one datagram; true when it was the last.
-fn take(answer: &[u8], sequence: u32, found: &mut Sockets) -> io::Result<bool> {
-    let mut rest = answer;
-    while !rest.is_empty() {
-        let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
-        let length = (message.length() as usize).next_multiple_of(4);
-        if message.sequence_number() == sequence {
-            match message.message_type() {
-                NLMSG_NOOP => {}
-                NLMSG_DONE => return Ok(true),
-                NLMSG_ERROR => {
-                    let code =
-                        message.payload().first_chunk().map_or(0, |it| i32::from_ne_bytes(*it));
-                    return if code == 0 {
-                        Ok(true)
-                    } else {
-                        Err(io::Error::from_raw_os_error(-code))
-                    };
-                }
-                _ if found.all.len() >= MAX_SOCKETS => found.cut = true,
-                _ => found.all.extend(parse(message.payload())),
-            }
-        }
-        rest = rest.get(length..).unwrap_or_default();
-    }
-    Ok(false)
 }
 
 /// `struct inet_diag_msg` and its attributes; `None` where it is damaged.

@@ -1,7 +1,7 @@
 //! What is allowed beyond the type of a value.
 
 use super::{Component, ComponentConfig, Config, MAX_RULES, UserRule};
-use crate::{component::scrape::Endpoint, identify::CommPattern};
+use crate::{component::scrape::Endpoint, identify::CommPattern, rdma::PostFunction};
 
 /// A value that is not allowed.
 pub(super) struct Mistake {
@@ -42,6 +42,9 @@ const COMMS: &str = "a list of names, each whole or a prefix that ends in *, but
 const GLOBS: &str = "a list of patterns that are not empty; * and ? match any characters";
 const PORT_NUMBERS: &str = "a list of ports from 1 to 65535, as [9876]";
 const LABEL: &str = "a text of 1 to 64 characters, without control characters";
+const LIBRARIES: &str =
+    r#"a list of up to 16 libraries, as [{ path = "/usr/lib/x86_64-linux-gnu/libmlx5.so.1" }]"#;
+const MAX_LIBRARIES: usize = 16;
 const NODE: &str = "a text of 1 to 253 characters, without control characters";
 
 const ALLOWED: &[(&str, &str)] = &[
@@ -52,6 +55,8 @@ const ALLOWED: &[(&str, &str)] = &[
     ("probes.rung", "auto, tp_btf, raw_tp, fentry, kprobe"),
     ("probes.btf_path", "the path of a file"),
     ("probes.program_stats", "off, sampled, always"),
+    ("rdma.post_functions", LIBRARIES),
+    ("rdma.post_functions[].path", "the path of a provider's library, from /"),
     ("identify.ports", PORTS),
     ("identify.ports[]", PORT),
     ("identify.min_confidence", CONFIDENCE),
@@ -138,6 +143,7 @@ pub(super) fn first_mistake(config: &Config) -> Option<Mistake> {
     let checks = [
         ("node", config.node.as_deref().is_none_or(is_node)),
         ("probes.btf_path", btf_path.is_none_or(|path| !path.as_os_str().is_empty())),
+        ("rdma.post_functions", config.rdma.post_functions.len() <= MAX_LIBRARIES),
         ("identify.min_confidence", is_confidence(config.identify.min_confidence)),
         ("mode.datacenter_max_rtt_seconds", is_positive(mode.datacenter_max_rtt_seconds)),
         ("mode.internet_min_rtt_seconds", is_positive(mode.internet_min_rtt_seconds)),
@@ -169,6 +175,10 @@ pub(super) fn first_mistake(config: &Config) -> Option<Mistake> {
             ),
             show_value: true,
         });
+    }
+    let library = |function: &PostFunction| function.path.is_absolute();
+    if let Some(index) = config.rdma.post_functions.iter().position(|found| !library(found)) {
+        return Some(not_allowed(&format!("rdma.post_functions[{index}].path")));
     }
     components(config, not_allowed).or_else(|| rules(config))
 }

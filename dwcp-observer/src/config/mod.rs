@@ -20,7 +20,7 @@ pub use components::{
 pub use error::ConfigError;
 pub use ports::PortRange;
 
-use crate::{history::Retention, sla::Targets};
+use crate::{history::Retention, rdma::PostFunction, sla::Targets};
 
 /// What the observer is told to do. [`Config::default`] is what it does without a file.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -38,6 +38,8 @@ pub struct Config {
     pub limits: Limits,
     /// How the kernel is watched.
     pub probes: Probes,
+    /// How RDMA is watched.
+    pub rdma: RdmaConfig,
     /// What is taken for a migration.
     pub identify: Identify,
     /// Which path counts as `datacenter`, `internet`, `hybrid`.
@@ -70,6 +72,7 @@ impl Default for Config {
             node: None,
             limits: Limits::default(),
             probes: Probes::default(),
+            rdma: RdmaConfig::default(),
             identify: Identify::default(),
             mode: ModeThresholds::default(),
             sla: Targets::default(),
@@ -219,6 +222,14 @@ impl Default for Probes {
             phase_functions: true,
         }
     }
+}
+
+/// How RDMA is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RdmaConfig {
+    /// Providers' libraries whose post function is probed; none by default.
+    pub post_functions: Vec<PostFunction>,
 }
 
 /// Which attach rung is used.

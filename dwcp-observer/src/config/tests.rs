@@ -125,6 +125,11 @@ fn each_mistake_gives_one_line_with_place_key_and_what_is_allowed() {
             &["`probes.rung`", "`tracepoint`", "auto, tp_btf, raw_tp, fentry, kprobe"],
         ),
         ("[probes]\nbtf_path = ''", "2:12", &["`probes.btf_path`", "path"]),
+        (
+            "[rdma]\npost_functions = [{ path = 'libx.so' }]",
+            "2:28",
+            &["`rdma.post_functions[0].path`", "from /"],
+        ),
         ("listen = 'localhost'", "1:10", &["`listen`", "0.0.0.0:8080"]),
         ("node = ''", "1:8", &["`node`", "1 to 253"]),
         // Ports.

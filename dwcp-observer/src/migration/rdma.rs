@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use dwcp_observer_ebpf::rdma::Count;
+
 use super::{
     live::{Live, Registrations},
     quantiles::quantiles,
@@ -19,12 +21,15 @@ impl QueuePair {
         let operations = Operation::ALL.iter().filter_map(|operation| {
             let posted = qp.posted(*operation);
             let completed = qp.completed(*operation).unwrap_or_default();
-            let seen =
-                completed.operations > 0 || posted.is_some_and(|posted| posted.operations > 0);
+            let handed = qp.provider_posted(*operation);
+            let any = |count: Option<Count>| count.is_some_and(|count| count.operations > 0);
+            let seen = completed.operations > 0 || any(posted) || any(handed);
             seen.then_some((
                 operation.label(),
                 Operations {
                     posted: posted.map(|posted| posted.operations),
+                    provider_posted: handed.map(|handed| handed.operations),
+                    provider_posted_bytes: handed.map(|handed| handed.bytes),
                     completed: completed.operations,
                     bytes: completed.bytes,
                 },

@@ -10,7 +10,11 @@ use aya::{
 use dwcp_observer_ebpf::rdma::Offsets;
 use thiserror::Error;
 
-use super::{layout, reader::Options};
+use super::{
+    layout,
+    post::{self, Posts},
+    reader::Options,
+};
 use crate::{
     kernel::{
         btf::BtfError,
@@ -117,6 +121,9 @@ pub(super) struct Attached {
     /// Modules that were there at the last look, in the order of [`modules`]: each load has an inode of its own.
     present: Vec<Option<u64>>,
     pub(super) found: layout::Found,
+    /// Why the program for providers' post functions is refused.
+    post_refused: Option<String>,
+    posts: Posts,
 }
 
 /// The modules of all places, once each.
@@ -163,6 +170,7 @@ impl Attached {
             .map_max_entries("QP_FREE", options.max_qps)
             .map_max_entries("QP_LATENCY", options.max_qps + 1)
             .map_max_entries("QP_INDEX", options.max_qps * 2)
+            .map_max_entries("QP_OWNERS", options.max_qps * 2)
             .map_max_entries("RINGS", options.max_send_queues + 1)
             .map_max_entries("RING_FREE", options.max_send_queues)
             .map_max_entries("MEMORY", options.max_processes)
@@ -182,6 +190,11 @@ impl Attached {
             reasons: vec![None; PLACES.len()],
             present: modules().into_iter().map(incarnation).collect(),
             found,
+            post_refused: refused
+                .iter()
+                .find(|(name, _)| name == post::PROGRAM)
+                .map(|(_, reason)| reason.clone()),
+            posts: Posts::new(&options.post_functions),
         };
         for (index, place) in PLACES.iter().enumerate() {
             if let Some((_, reason)) = refused.iter().find(|(name, _)| name == place.program) {
@@ -190,6 +203,7 @@ impl Attached {
                 attached.place(index);
             }
         }
+        attached.posts.refresh(&mut attached.ebpf);
         Ok((attached, prepared))
     }
 
@@ -214,6 +228,7 @@ impl Attached {
 
     /// Looks which modules have come or gone. A probe on a module that is unloaded is dead, also when it comes back.
     pub(super) fn refresh(&mut self, options: &Options) {
+        self.posts.refresh(&mut self.ebpf);
         let modules = modules();
         let present: Vec<_> = modules.iter().map(|module| incarnation(module)).collect();
         if present == self.present {
@@ -267,6 +282,7 @@ impl Attached {
             attached: link.is_some(),
             reason: reason.clone(),
         })
+        .chain(self.posts.probe())
         .collect()
     }
 
@@ -294,7 +310,24 @@ impl Attached {
                 reason: reason.clone().filter(|_| result == Outcome::Refused),
             }
         })
+        .chain([self.tried_post()])
         .collect()
+    }
+
+    /// What this kernel made of the program for providers' post functions, which has no place of its own.
+    fn tried_post(&self) -> Tried {
+        let program = self.ebpf.program(post::PROGRAM);
+        let info =
+            program.filter(|program| program.fd().is_ok()).and_then(|program| program.info().ok());
+        Tried {
+            object: "rdma",
+            program: post::PROGRAM.to_owned(),
+            target: post::FUNCTION.to_owned(),
+            rung: "uprobe",
+            result: if info.is_some() { Outcome::Loaded } else { Outcome::Refused },
+            verified_instructions: info.and_then(|info| info.verified_instruction_count()),
+            reason: self.post_refused.clone(),
+        }
     }
 
     pub(super) const fn ebpf(&self) -> &Ebpf {
@@ -324,6 +357,7 @@ fn write_offsets(ebpf: &mut Ebpf, offsets: Offsets) -> Result<(), MapError> {
 fn load_program(program: &mut Program) -> Result<(), ProgramError> {
     match program {
         Program::KProbe(program) => program.load(),
+        Program::UProbe(program) => program.load(),
         Program::TracePoint(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
@@ -355,9 +389,9 @@ mod tests {
         let file = object::File::parse(OBJECT).unwrap();
         let symbols: HashSet<&str> =
             file.symbols().filter_map(|symbol| symbol.name().ok()).collect();
-        for place in PLACES {
-            assert!(symbols.contains(place.program), "{} is missing", place.program);
-            assert!(place.program.len() <= 15, "{}", place.program);
+        for program in PLACES.iter().map(|place| place.program).chain([post::PROGRAM]) {
+            assert!(symbols.contains(program), "{program} is missing");
+            assert!(program.len() <= 15, "{program}");
         }
     }
 

@@ -46,6 +46,7 @@ pub(super) struct Maps {
     free: Stack<MapData, u32>,
     rings: Stack<MapData, u32>,
     index: HashMap<MapData, u64, u32>,
+    owners: HashMap<MapData, u64, u32>,
     latency: Array<MapData, PodLatency>,
     memory: HashMap<MapData, PodProcess, PodMemory>,
     losses: PerCpuArray<MapData, PodLosses>,
@@ -70,6 +71,7 @@ impl Maps {
             free: free_slots(ebpf, "QP_FREE", 1..max_qps + 1)?,
             rings: free_slots(ebpf, "RING_FREE", 1..max_send_queues + 1)?,
             index: take(ebpf, "QP_INDEX")?,
+            owners: take(ebpf, "QP_OWNERS")?,
             latency: take(ebpf, "QP_LATENCY")?,
             memory: take(ebpf, "MEMORY")?,
             losses: take(ebpf, "RDMA_LOSSES")?,
@@ -150,6 +152,11 @@ impl Maps {
         if self.index.insert(key, slot, NOEXIST).is_err() {
             poke!(record, state, SLOT_CLOSED);
             self.release(slot);
+            return;
+        }
+        // Without it a probed post function finds no record, and says so among the losses.
+        if let Err(error) = self.owners.insert(owner_key(qp.pid, qp.qpn), slot, NOEXIST) {
+            log::debug!("RDMA: the owner of queue pair {key:#x} is not noted: {error}");
         }
     }
 
@@ -165,6 +172,12 @@ impl Maps {
             && let Err(error) = self.index.remove(&key)
         {
             log::debug!("RDMA: queue pair {key:#x} is not forgotten: {error}");
+        }
+        let owner = owner_key(peek!(record, tgid), peek!(record, qpn));
+        if self.owners.get(&owner, 0).is_ok_and(|holder| holder == slot)
+            && let Err(error) = self.owners.remove(&owner)
+        {
+            log::debug!("RDMA: the owner of queue pair {key:#x} is not forgotten: {error}");
         }
         poke!(record, closed_ns, now_ns);
         poke!(record, state, SLOT_CLOSED);
@@ -217,6 +230,11 @@ impl Maps {
         };
         Loss::ALL.iter().map(|loss| (loss.label(), sum(*loss) + own(*loss))).collect()
     }
+}
+
+/// Process and number of a queue pair.
+fn owner_key(tgid: u32, qpn: u32) -> u64 {
+    u64::from(tgid) << 32 | u64::from(qpn)
 }
 
 /// One entry of the ring; `None` when it has another size.
@@ -282,8 +300,11 @@ pub(super) fn read(
     use dwcp_observer_ebpf::rdma::Operation;
     let closed = qp.state == SLOT_CLOSED;
     let rxe = qp.driver == verbs::DRIVER_RXE;
+    let handed = (qp.provider_calls > 0).then_some(qp.provider_posted);
     let visible = if rxe && context.completions {
         DataPath::Completions
+    } else if handed.is_some() {
+        DataPath::Posts
     } else if (context.counters)(qp.device) {
         DataPath::Counters
     } else {
@@ -293,6 +314,10 @@ pub(super) fn read(
     let queue = qp.flags & QP_SEND_QUEUE != 0;
     let bytes = |operation: Operation| qp.completed[operation as usize].bytes;
     let sent = if queue { qp.sent_bytes } else { bytes(Operation::Send) + bytes(Operation::Write) };
+    let asked = handed.filter(|_| visible == DataPath::Posts);
+    let asked = |operation: Operation| asked.map(|counts| counts[operation as usize].bytes);
+    let asked_to_send =
+        asked(Operation::Send).zip(asked(Operation::Write)).map(|(sends, writes)| sends + writes);
     QpReading {
         slot,
         generation: qp.generation,
@@ -321,9 +346,10 @@ pub(super) fn read(
         visible,
         posted: queue.then_some(qp.posted),
         completed: seen.then_some(qp.completed),
-        bytes_sent: seen.then_some(sent),
+        provider_posted: handed,
+        bytes_sent: seen.then_some(sent).or(asked_to_send),
         bytes_received: seen.then(|| bytes(Operation::Recv) + bytes(Operation::RecvWrite)),
-        bytes_read: seen.then(|| bytes(Operation::Read)),
+        bytes_read: seen.then(|| bytes(Operation::Read)).or(asked(Operation::Read)),
         errors: qp.statuses,
         doorbells: (context.doorbells)(qp.driver).then_some(qp.doorbells),
         last_post_ns: nonzero(qp.doorbell_ns),
@@ -395,6 +421,27 @@ mod tests {
         assert_eq!((seen.rnr_waits, seen.driver), (None, "mlx5"));
         let seen = read(1, &qp, None, &context(false, &|_| false));
         assert_eq!(seen.visible, DataPath::None);
+    }
+
+    #[test]
+    fn what_a_process_posts_is_all_that_is_known_of_hardware_and_stands_beside_completions() {
+        let mut qp = record();
+        qp.provider_calls = 1;
+        qp.provider_posted[Operation::Send as usize] = Count { operations: 1, bytes: 100 };
+        qp.provider_posted[Operation::Write as usize] = Count { operations: 3, bytes: 16_384 };
+        qp.provider_posted[Operation::Read as usize] = Count { operations: 1, bytes: 7 };
+        let seen = read(1, &qp, None, &context(true, &|_| true));
+        assert_eq!((seen.visible, seen.bytes_sent), (DataPath::Completions, Some(12_288)));
+        assert_eq!(
+            seen.provider_posted(Operation::Write),
+            Some(Count { operations: 3, bytes: 16_384 })
+        );
+        qp.driver = 1;
+        qp.flags = QP_FROM_CREATION;
+        let seen = read(1, &qp, None, &context(true, &|_| true));
+        assert_eq!((seen.visible, seen.completed), (DataPath::Posts, None));
+        assert_eq!((seen.bytes_sent, seen.bytes_read), (Some(16_484), Some(7)));
+        assert_eq!(seen.bytes_received, None);
     }
 
     #[test]

@@ -11,6 +11,8 @@ mod join;
 mod kernel;
 mod layout;
 mod netlink;
+mod post;
+mod provider;
 mod reader;
 mod reading;
 mod totals;
@@ -21,6 +23,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 pub use attach::RdmaError;
 pub use flow::{Flows, SLOT_OF_QP};
+pub use post::PostFunction;
 pub use reader::{Options, Rdma, survey};
 pub use reading::{
     CloseReason, Connection, ConnectionState, DataPath, Device, MemoryReading, Overflow, Port,
@@ -112,6 +115,7 @@ pub(crate) mod tests {
             latency: None,
             late_doorbells: 0,
             rnr_waits: Some(0),
+            provider_posted: None,
         }
     }
 }

@@ -4,12 +4,12 @@
 use std::{io, net::SocketAddr};
 
 use netlink_packet_core::{
-    Emitable as _, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
-    NetlinkBuffer, NetlinkHeader, NlasIterator, parse_string, parse_u8, parse_u32, parse_u64,
+    NLM_F_ACK, NLM_F_DUMP, NlasIterator, parse_string, parse_u8, parse_u32, parse_u64,
 };
-use netlink_sys::{Socket, protocols::NETLINK_RDMA};
+use netlink_sys::protocols::NETLINK_RDMA;
 
 use super::connection;
+use crate::netlink::Dialogue;
 
 /// `RDMA_NL_GET_TYPE(RDMA_NL_NLDEV, command)`.
 const fn nldev(command: u16) -> u16 {
@@ -74,28 +74,20 @@ pub(super) struct CmInfo {
 }
 
 /// A connection to the kernel's resource tracking.
-pub(super) struct Netlink {
-    socket: Socket,
-    sequence: u32,
-}
+pub(super) struct Netlink(Dialogue);
 
 impl Netlink {
     /// # Errors
     /// The kernel has no RDMA netlink (`ib_core` is not loaded).
     pub(super) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_RDMA)?;
-        socket.bind_auto()?;
-        socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
-        // Answers are queued before the request returns: nothing to wait for.
-        socket.set_non_blocking(true)?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self(Dialogue::open(NETLINK_RDMA)?))
     }
 
     /// # Errors
     /// What the kernel says.
     pub(super) fn devices(&mut self) -> io::Result<Vec<DeviceInfo>> {
         let mut devices = Vec::new();
-        self.ask(GET, NLM_F_DUMP, &[], |payload| devices.extend(device(payload)))?;
+        self.0.ask(GET, NLM_F_DUMP, &[], |payload| devices.extend(device(payload)))?;
         Ok(devices)
     }
 
@@ -106,7 +98,8 @@ impl Netlink {
     pub(super) fn queue_pairs(&mut self, device: u32) -> io::Result<Vec<QpInfo>> {
         let mut found = Vec::new();
         let request = attribute(DEV_INDEX, &device.to_ne_bytes());
-        self.ask(RES_QP_GET, NLM_F_DUMP, &request, |payload| found.extend(queue_pairs(payload)))?;
+        self.0
+            .ask(RES_QP_GET, NLM_F_DUMP, &request, |payload| found.extend(queue_pairs(payload)))?;
         Ok(found)
     }
 
@@ -117,7 +110,7 @@ impl Netlink {
     pub(super) fn connections(&mut self, device: u32) -> io::Result<Vec<CmInfo>> {
         let mut found = Vec::new();
         let request = attribute(DEV_INDEX, &device.to_ne_bytes());
-        self.ask(RES_CM_ID_GET, NLM_F_DUMP, &request, |payload| found.extend(cm_ids(payload)))?;
+        self.0.ask(RES_CM_ID_GET, NLM_F_DUMP, &request, |payload| found.extend(cm_ids(payload)))?;
         Ok(found)
     }
 
@@ -129,7 +122,7 @@ impl Netlink {
         let mut found = Vec::new();
         let mut request = attribute(DEV_INDEX, &device.to_ne_bytes());
         request.extend(attribute(PORT_INDEX, &port.to_ne_bytes()));
-        self.ask(STAT_GET, NLM_F_ACK, &request, |payload| found.extend(counters(payload)))?;
+        self.0.ask(STAT_GET, NLM_F_ACK, &request, |payload| found.extend(counters(payload)))?;
         Ok(found)
     }
 
@@ -141,7 +134,7 @@ impl Netlink {
         let mut found = None;
         let mut request = attribute(CHARDEV_TYPE, b"uverbs\0");
         request.extend(attribute(DEV_INDEX, &device.to_ne_bytes()));
-        self.ask(GET_CHARDEV, NLM_F_ACK, &request, |payload| {
+        self.0.ask(GET_CHARDEV, NLM_F_ACK, &request, |payload| {
             found = attributes(payload).find(|(kind, _)| *kind == UVERBS_DRIVER_ID).and_then(
                 |(_, value)| match value.len() {
                     8 => parse_u64(&value).ok().and_then(|id| u32::try_from(id).ok()),
@@ -151,59 +144,6 @@ impl Netlink {
         })?;
         Ok(found)
     }
-
-    /// Sends a request and hands every answer's payload on.
-    fn ask(
-        &mut self,
-        kind: u16,
-        flags: u16,
-        request: &[u8],
-        mut each: impl FnMut(&[u8]),
-    ) -> io::Result<()> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.message_type = kind;
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
-        header.length = (header.buffer_len() + request.len()) as u32;
-        let mut message = vec![0; header.buffer_len()];
-        header.emit(&mut message);
-        message.extend(request);
-        self.socket.send(&message, 0)?;
-        loop {
-            let (answer, _) = self.socket.recv_from_full()?;
-            if deliver(&answer, self.sequence, &mut each)? {
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// Hands on the payloads of one datagram; true when it was the last.
-fn deliver(answer: &[u8], sequence: u32, each: &mut impl FnMut(&[u8])) -> io::Result<bool> {
-    let mut rest = answer;
-    while !rest.is_empty() {
-        let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
-        let length = (message.length() as usize).next_multiple_of(4);
-        // An answer to a request that was given up is still in the queue.
-        if message.sequence_number() == sequence {
-            match message.message_type() {
-                NLMSG_NOOP => {}
-                NLMSG_DONE => return Ok(true),
-                NLMSG_ERROR => {
-                    let code =
-                        message.payload().first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                    if code == 0 {
-                        return Ok(true);
-                    }
-                    return Err(io::Error::from_raw_os_error(-code));
-                }
-                _ => each(message.payload()),
-            }
-        }
-        rest = rest.get(length..).unwrap_or_default();
-    }
-    Ok(false)
 }
 
 /// One attribute, padded.
@@ -397,37 +337,12 @@ mod tests {
         assert_eq!(seen[0].peer.to_string(), "10.9.0.1:4445");
     }
 
-    fn message(kind: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = ((16 + payload.len()) as u32).to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend([2, 0]);
-        bytes.extend(sequence.to_ne_bytes());
-        bytes.extend([0; 4]);
-        bytes.extend(payload);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
-
-    #[test]
-    fn an_answer_ends_with_done_or_an_error_and_old_answers_are_passed_over() {
-        let mut seen = Vec::new();
-        let mut each = |payload: &[u8]| seen.push(payload.to_vec());
-        let data = [message(GET, 6, b"old!"), message(GET, 7, b"new!")].concat();
-        assert!(!deliver(&data, 7, &mut each).unwrap());
-        assert!(deliver(&message(NLMSG_DONE, 7, &[0; 4]), 7, &mut each).unwrap());
-        assert!(deliver(&message(NLMSG_ERROR, 7, &[0; 20]), 7, &mut each).unwrap(), "an ACK");
-        let refused = message(NLMSG_ERROR, 7, &[&(-22i32).to_ne_bytes()[..], &[0; 16]].concat());
-        assert_eq!(deliver(&refused, 7, &mut each).unwrap_err().raw_os_error(), Some(22));
-        assert_eq!(seen, [b"new!".to_vec()]);
-    }
-
     proptest! {
         #[test]
         fn survives_damage(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = device(&bytes);
             let _ = counters(&bytes);
             let _ = cm_ids(&bytes);
-            let _ = deliver(&bytes, 1, &mut |payload| { let _ = queue_pairs(payload); });
             prop_assert!(queue_pairs(&bytes).len() <= bytes.len());
         }
     }

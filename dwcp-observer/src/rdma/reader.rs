@@ -16,6 +16,7 @@ use super::{
     device, join,
     kernel::{self, Maps},
     netlink::Netlink,
+    post::PostFunction,
     reading::{Device, MemoryReading, QpReading, Snapshot, Status},
     verbs,
 };
@@ -32,6 +33,8 @@ pub struct Options {
     pub max_processes: u32,
     /// Memory regions at a time.
     pub max_regions: u32,
+    /// Providers' libraries whose post function is probed: none unless asked for.
+    pub post_functions: Vec<PostFunction>,
     /// BTF of the running kernel, when it is not in the usual place; modules' BTF is looked for beside it.
     pub btf_path: Option<PathBuf>,
 }
@@ -43,6 +46,7 @@ impl Default for Options {
             max_send_queues: 64,
             max_processes: 256,
             max_regions: 16_384,
+            post_functions: Vec::new(),
             btf_path: None,
         }
     }

@@ -37,6 +37,9 @@ pub struct Snapshot {
 pub enum DataPath {
     /// Every completion passes through the kernel and is counted: operations and bytes are exact.
     Completions,
+    /// Requests are seen as their process hands them to its provider, and nothing of what becomes of them: operations and bytes are
+    /// what was posted.
+    Posts,
     /// The device moves data without the kernel; its port counters are all there is.
     Counters,
     /// Neither.
@@ -49,6 +52,7 @@ impl DataPath {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Completions => "completions",
+            Self::Posts => "posts",
             Self::Counters => "counters",
             Self::None => "none",
         }
@@ -141,12 +145,15 @@ pub struct QpReading {
     pub posted: Option<[Count; OPERATIONS]>,
     /// Completions by operation; only those that the owner asked for exist. `None` unless the data path is visible.
     pub completed: Option<[Count; OPERATIONS]>,
-    /// Payload of sends and RDMA writes that are done, bytes. Requests without a completion of their own count when a later one
+    /// Work requests by operation as the process handed them to its provider's library; `None` where its post function is not probed
+    /// or has not been called. What the provider refused, for a full queue, is in it.
+    pub provider_posted: Option<[Count; OPERATIONS]>,
+    /// Payload of sends and RDMA writes that are done, bytes; with [`DataPath::Posts`], that were posted. Requests without a completion of their own count when a later one
     /// completes, where the send queue can be read; elsewhere they are missing and `posted` is `None`.
     pub bytes_sent: Option<u64>,
     /// Payload received by receive completions, bytes. The target of RDMA writes sees no completion: what they wrote is not in it.
     pub bytes_received: Option<u64>,
-    /// Payload fetched by RDMA reads, bytes.
+    /// Payload fetched by RDMA reads, bytes; with [`DataPath::Posts`], asked for.
     pub bytes_read: Option<u64>,
     /// Failed completions by status number; see [`super::verbs::status_name`].
     pub errors: [u32; STATUSES],
@@ -188,6 +195,12 @@ impl QpReading {
         all.filter(|(status, _)| *status != STATUS_FLUSHED)
             .map(|(_, count)| u64::from(*count))
             .sum()
+    }
+
+    /// Work requests of one operation, as the process handed them to its provider's library.
+    #[must_use]
+    pub fn provider_posted(&self, operation: Operation) -> Option<Count> {
+        self.provider_posted.map(|counts| counts[operation as usize])
     }
 
     /// The address of the other end, from wherever it is known.

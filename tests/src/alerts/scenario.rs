@@ -1,20 +1,6 @@
-//! One fault of a real migration, and the alert that must come of it.
+//! The faults of the end-to-end run: what each is, and the alerts that must come of it.
 
-use std::fs;
-use std::path::Path;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
-
-use super::stack::{Changes, Programs, Stack};
-use super::webhook::Delivered;
-use crate::faults::{BASELINE_RATE, Fault, Rig, Variant};
-use crate::guest::Guest;
-use crate::migration::{MigrationPlan, Pair};
-use crate::observer::Observer;
-use crate::qemu::QemuSpec;
-use crate::temp::{TempDir, free_migration_port};
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -25,220 +11,169 @@ pub enum Scenario {
     DirtyStorm,
     /// The network loses 5 % of the packets.
     RandomDrop,
+    /// All paths but one of a migration with five streams become slow.
+    SlowPaths,
     /// The network's rate falls to 4 % of what it was.
     BandwidthCut,
-    /// The source gets SIGKILL.
+    /// The network carries 87 % of its target.
+    SlowNetwork,
+    /// One migration fails: its source gets SIGKILL.
     SourceKilled,
-    /// The destination gets SIGKILL.
-    DestinationKilled,
+    /// Two migrations fail: their destinations get SIGKILL.
+    DestinationsKilled,
     /// Most of the guest's memory is sent while it stands still.
     LongBlackout,
+    /// The guest stands still for 0.3 to 0.5 s.
+    NearBlackout,
+    /// A blackout over the limit, on a network below its target.
+    TwoLevelsViolated,
+    /// After migrations with a short blackout, one with a longer one.
+    UnusualBlackout,
+    /// After half a minute at one rate the network loses packets.
+    UnusualSecond,
+    /// One migration of v1, one of v3, then none.
+    RolloutStands,
+    /// 460 connections of a migrator.
+    ManyStreams,
+    /// More connections than the observer has slots.
+    TooManyFlows,
+    /// A process of a component gets SIGKILL.
+    ComponentKilled,
+    /// The endpoints of ACP, HDE and PBA report that they do badly.
+    ComponentsDoBadly,
     /// The observer gets SIGKILL.
     ObserverKilled,
+    /// The observer's collecting thread is halted, its others are not.
+    ObserverHalted,
+    /// The disk with the observer's history is full.
+    DiskFull,
+    /// Alertmanager gets SIGKILL; a second one is there.
+    AlertmanagerKilled,
+    /// Prometheus gets no CPU for 15 s.
+    PrometheusHalted,
+    /// A target gives more samples than its job allows.
+    TooManySamples,
+    /// All CPUs are busy.
+    BusyCpus,
+    /// Memory fills up.
+    MemoryFills,
 }
 
 impl Scenario {
-    /// The alert that must arrive.
+    /// The alerts that must arrive.
     #[must_use]
-    pub fn alert(self) -> &'static str {
+    pub fn alerts(self) -> &'static [&'static str] {
         match self {
-            Self::ReceiverStopped => "DWCPv3MigrationStalled",
-            Self::DirtyStorm => "DWCPv3MigrationNotConverging",
-            Self::RandomDrop => "DWCPv3RetransmitStorm",
-            Self::BandwidthCut => "DWCPv3ThroughputCriticalLow",
-            Self::SourceKilled | Self::DestinationKilled => "DWCPv3SLAErrorRateViolation",
-            Self::LongBlackout => "DWCPv3BlackoutOverLimit",
-            Self::ObserverKilled => "DWCPObserverDown",
+            Self::ReceiverStopped => &["DWCPv3MigrationStalled"],
+            Self::DirtyStorm => &["DWCPv3MigrationNotConverging"],
+            Self::RandomDrop => &["DWCPv3RetransmitStorm"],
+            Self::SlowPaths => &["DWCPv3StreamImbalance"],
+            Self::BandwidthCut => &[
+                "DWCPv3ThroughputAnomalyDetected",
+                "DWCPv3SLAThroughputViolation",
+                "DWCPv3ThroughputCriticalLow",
+            ],
+            Self::SlowNetwork => &["DWCPv3ThroughputLow"],
+            Self::SourceKilled => &["DWCPv3SLAErrorRateViolation", "DWCPv3ErrorRateElevated"],
+            Self::DestinationsKilled => &["DWCPv3ErrorRateCritical"],
+            Self::LongBlackout => &[
+                "DWCPv3BlackoutOverLimit",
+                "DWCPv3SLALatencyViolation",
+                "DWCPv3LatencyP99Critical",
+            ],
+            Self::NearBlackout => &["DWCPv3LatencyP95High"],
+            Self::TwoLevelsViolated => &["DWCPv3RolloutNoGo"],
+            Self::UnusualBlackout => &["DWCPv3LatencyAnomalyDetected"],
+            Self::UnusualSecond => &["DWCPv3MultipleAnomalies"],
+            Self::RolloutStands => &["DWCPv3RolloutStalled"],
+            Self::ManyStreams => &["DWCPv3AMSTStreamSaturation"],
+            Self::TooManyFlows => &["DWCPObserverEventsLost"],
+            Self::ComponentKilled => {
+                &["DWCPv3ComponentDown", "DWCPv3ErrorBudgetBurn", "DWCPv3SLAOverallCompliance"]
+            }
+            Self::ComponentsDoBadly => &[
+                "DWCPv3ConsensusFailure",
+                "DWCPv3ACPConsensusLatencyHigh",
+                "DWCPv3HDECompressionLow",
+                "DWCPv3PBAPredictionAccuracyLow",
+            ],
+            Self::ObserverKilled => &["DWCPObserverDown"],
+            Self::ObserverHalted => &["DWCPObserverCycleStuck"],
+            Self::DiskFull => &["DWCPObserverHistoryDown"],
+            Self::AlertmanagerKilled => &["DWCPv3AlertManagerDown"],
+            Self::PrometheusHalted => &["DWCPv3MetricsCollectionSlow"],
+            Self::TooManySamples => &["DWCPv3PrometheusScrapeFailures"],
+            Self::BusyCpus => &["DWCPv3CPUHighUsage"],
+            Self::MemoryFills => &["DWCPv3MemoryLeakSuspected"],
         }
     }
 
-    fn fault(self) -> Option<Fault> {
+    /// What all times of rules and routes are divided by unless the command says otherwise: 1, and 10 where the fault
+    /// would have to last for five to forty minutes and nothing else may run meanwhile.
+    #[must_use]
+    pub fn speed(self) -> u32 {
         match self {
-            Self::ReceiverStopped => Some(Fault::ReceiverStopped),
-            Self::DirtyStorm => Some(Fault::DirtyStorm),
-            Self::RandomDrop => Some(Fault::RandomDrop),
-            Self::BandwidthCut => Some(Fault::BandwidthCut),
-            Self::SourceKilled => Some(Fault::SourceKilled),
-            Self::DestinationKilled => Some(Fault::DestinationKilled),
-            Self::LongBlackout | Self::ObserverKilled => None,
+            Self::SlowNetwork
+            | Self::NearBlackout
+            | Self::RolloutStands
+            | Self::ManyStreams
+            | Self::ComponentKilled
+            | Self::BusyCpus
+            | Self::MemoryFills => 10,
+            _ => 1,
         }
+    }
+
+    /// Whether neither migrations of others disturb it, nor it them: it may run beside them.
+    #[must_use]
+    pub fn is_aside(self) -> bool {
+        matches!(
+            self,
+            Self::ComponentsDoBadly
+                | Self::ObserverKilled
+                | Self::ObserverHalted
+                | Self::DiskFull
+                | Self::AlertmanagerKilled
+                | Self::PrometheusHalted
+                | Self::TooManySamples
+        )
     }
 
     /// Whether the alert ends with the fault, and not an hour later.
-    fn resolves(self) -> bool {
+    pub(super) fn resolves(self) -> bool {
         matches!(self, Self::ReceiverStopped | Self::DirtyStorm)
     }
-}
 
-/// The target of the lab's network, and the thresholds of the two throughput alerts at the same share of it as in the contract:
-/// 83 % and 92 %.
-const TARGET: u64 = BASELINE_RATE * 2 / 3;
-
-/// What the rules must be changed in for the lab: its network carries 60 MB/s.
-#[must_use]
-pub fn changes(speed: u32) -> Changes {
-    let threshold = |share: u64| format!("< {}", TARGET * share / 100);
-    Changes {
-        speed,
-        replaced: vec![
-            ("< 2.0e9".to_owned(), threshold(83)),
-            ("< 2.2e9".to_owned(), threshold(92)),
-        ],
-    }
-}
-
-/// What came of one scenario.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// Which.
-    pub scenario: Scenario,
-    /// From the fault to the delivery of its alert, seconds, and where it was delivered.
-    pub arrived: Option<(f64, String)>,
-    /// Where its annotation leads.
-    pub runbook_url: String,
-    /// From the end of the fault until Prometheus no longer calls it firing, seconds; where that can be waited for.
-    pub resolved: Option<f64>,
-    /// Other alerts that were delivered meanwhile, seconds after the fault.
-    pub others: Vec<(String, f64)>,
-}
-
-impl Outcome {
-    /// Whether the right alert came, and went where it must.
+    /// Its name, as the command line has it.
     #[must_use]
-    pub fn is_right(&self) -> bool {
-        self.arrived.is_some() && (self.resolved.is_some() || !self.scenario.resolves())
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |it| it.get_name().to_owned())
     }
 }
 
-fn observe(agent: &Path, directory: &TempDir) -> Result<Observer> {
-    let config = directory.join("observer.toml");
-    fs::write(&config, format!("[sla]\nthroughput_bytes_per_second = {TARGET}.0\n"))?;
-    Observer::start(agent, &["--config", config.to_str().context("path")?])
-}
+/// Alerts that no scenario causes, and why.
+pub const NOT_CAUSED: [(&str, &str); 1] = [(
+    "DWCPObserverProbeDetached",
+    "this kernel has every hook, and no setting takes one away; its unit test fires it",
+)];
 
-/// Starts everything anew, injects the fault, waits for the alert for at most `patience` and takes the fault back.
-///
-/// # Errors
-/// When something cannot be started or injected. That no alert came is in the outcome.
-pub fn run(
-    scenario: Scenario,
-    agent: &Path,
-    programs: &Programs,
-    speed: u32,
-    patience: Duration,
-) -> Result<Outcome> {
-    let directory = TempDir::new()?;
-    let observer = observe(agent, &directory)?;
-    let stack = Stack::start(programs, observer.address(), &changes(speed))?;
-    let early = stack.webhook.delivered();
-    ensure!(early.is_empty(), "alerts before the fault: {early:?}");
-    let mut outcome = Outcome {
-        scenario,
-        arrived: None,
-        runbook_url: String::new(),
-        resolved: None,
-        others: Vec::new(),
-    };
-    let Some(fault) = scenario.fault() else {
-        let (onset, _kept) = match scenario {
-            Scenario::LongBlackout => (long_blackout()?, Some(observer)),
-            _ => {
-                let onset = Instant::now();
-                observer.kill();
-                (onset, None)
-            }
-        };
-        wait(&stack, onset, patience, &mut outcome);
-        return Ok(outcome);
-    };
-    let mut rig = Rig::start(fault, Variant { channels: None, congestion: None })?;
-    rig.migrate()?;
-    std::thread::sleep(Duration::from_secs(4));
-    let onset = Instant::now();
-    let injection = rig.inject(fault)?;
-    wait(&stack, onset, patience, &mut outcome);
-    if scenario.resolves() {
-        let over = Instant::now();
-        rig.undo(fault, injection)?;
-        while over.elapsed() < patience {
-            if !stack.firing()?.iter().any(|name| name == scenario.alert()) {
-                outcome.resolved = Some(over.elapsed().as_secs_f64());
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(100));
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::alerts::rules;
+
+    #[test]
+    fn every_alert_is_caused_or_has_its_reason() {
+        let caused = Scenario::value_variants().iter().flat_map(|it| it.alerts()).copied();
+        let excused = NOT_CAUSED.iter().map(|(name, _)| *name);
+        let mut seen = BTreeSet::new();
+        for name in caused.chain(excused) {
+            assert!(seen.insert(name.to_owned()), "{name} twice");
         }
+        let all: BTreeSet<String> =
+            rules::alerts().unwrap().into_iter().filter_map(|(_, _, rule)| rule.alert).collect();
+        assert_eq!(seen, all);
     }
-    Ok(outcome)
-}
-
-fn wait(stack: &Stack, onset: Instant, patience: Duration, outcome: &mut Outcome) {
-    let after = |delivered: &Delivered| delivered.at.duration_since(onset).as_secs_f64();
-    while onset.elapsed() < patience && outcome.arrived.is_none() {
-        std::thread::sleep(Duration::from_millis(50));
-        let all = stack.webhook.delivered();
-        let firing = || all.iter().filter(|delivered| delivered.firing);
-        if let Some(right) = firing().find(|it| it.name == outcome.scenario.alert()) {
-            outcome.arrived = Some((after(right), right.path.clone()));
-            outcome.runbook_url.clone_from(&right.runbook_url);
-        }
-        outcome.others = firing()
-            .filter(|it| it.name != outcome.scenario.alert())
-            .map(|it| (it.name.clone(), after(it)))
-            .collect();
-    }
-}
-
-/// A guest that writes to most of its memory, and a QEMU that may stop it for long. Returns when the migration was over.
-fn long_blackout() -> Result<Instant> {
-    let guest = Guest { memory_mib: 1536, working_set_mib: 1280, ..Guest::default() };
-    let mut pair = Pair::start(&QemuSpec { guest, ..QemuSpec::default() })?;
-    pair.set_storm(true)?;
-    let port = free_migration_port(false)?;
-    let plan = MigrationPlan { downtime_limit_ms: 60_000, port, ..MigrationPlan::default() };
-    pair.migrate(&plan)?;
-    let figures = pair.wait_end(Duration::from_secs(120))?;
-    ensure!(figures.status == "completed", "{figures:?}");
-    Ok(Instant::now())
-}
-
-/// What came of a time without faults.
-#[derive(Clone, Debug, Default)]
-pub struct Clean {
-    /// Migrations that were made.
-    pub migrations: usize,
-    /// From the first one's start to the end.
-    pub time: Duration,
-    /// Alerts that were delivered: none is wanted.
-    pub delivered: Vec<String>,
-    /// Alerts that fired in Prometheus at the end.
-    pub firing: Vec<String>,
-}
-
-/// Migrates again and again for `time`, and listens for alerts.
-///
-/// # Errors
-/// When something cannot be started, or a migration fails.
-pub fn clean(agent: &Path, programs: &Programs, speed: u32, time: Duration) -> Result<Clean> {
-    let directory = TempDir::new()?;
-    let observer = observe(agent, &directory)?;
-    let stack = Stack::start(programs, observer.address(), &changes(speed))?;
-    let mut clean = Clean::default();
-    let start = Instant::now();
-    while start.elapsed() < time {
-        let plan = MigrationPlan {
-            port: free_migration_port(false)?,
-            multifd_channels: (clean.migrations % 2 == 1).then_some(4),
-            ..MigrationPlan::default()
-        };
-        let figures = crate::migration::run(&QemuSpec::default(), &plan)?;
-        ensure!(figures.status == "completed", "{figures:?}");
-        clean.migrations += 1;
-    }
-    // What is pending now, or waits in Alertmanager, has its time.
-    std::thread::sleep(Duration::from_secs(60) / speed.max(1));
-    clean.time = start.elapsed();
-    clean.firing = stack.firing()?;
-    clean.delivered =
-        stack.webhook.delivered().into_iter().map(|delivered| delivered.name).collect();
-    Ok(clean)
 }

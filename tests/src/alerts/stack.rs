@@ -33,6 +33,8 @@ pub struct Changes {
     pub speed: u32,
     /// In rules: a text and what stands in its place, as thresholds for the network of the run.
     pub replaced: Vec<(String, String)>,
+    /// Whether a second Alertmanager delivers too, which Prometheus does not watch.
+    pub spare_alertmanager: bool,
 }
 
 /// The running servers; ended on drop.
@@ -40,7 +42,8 @@ pub struct Changes {
 pub struct Stack {
     // Order of drop: who sends ends before who receives.
     prometheus: ChildGuard,
-    alertmanager: ChildGuard,
+    alertmanager: Option<ChildGuard>,
+    _spare: Option<ChildGuard>,
     /// What Alertmanager delivers to.
     pub webhook: Webhook,
     prometheus_address: SocketAddr,
@@ -58,6 +61,7 @@ impl Stack {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let prometheus_address = local(free_port()?);
         let alertmanager_address = local(free_port()?);
+        let spare_address = local(free_port()?);
         write_rules(&temp, changes)?;
         let shipped = |name: &str| -> Result<String> {
             let path = directory().join(name);
@@ -65,6 +69,11 @@ impl Stack {
             Ok(scale(&text, changes.speed))
         };
         let mut config = shipped("prometheus.yml")?;
+        if changes.spare_alertmanager {
+            // The first place is where alerts go, the second where Prometheus scrapes.
+            let both = format!("\"localhost:9093\", \"{spare_address}\"");
+            config = config.replacen("\"localhost:9093\"", &both, 1);
+        }
         for (from, to) in [
             ("localhost:8080", observer),
             ("localhost:9093", alertmanager_address),
@@ -89,16 +98,23 @@ impl Stack {
             command.args(arguments).current_dir(temp.path()).stdin(Stdio::null());
             ChildGuard::spawn(command.stdout(output.try_clone()?).stderr(output))
         };
-        let alertmanager = start(
-            &programs.alertmanager,
-            "alertmanager.log",
-            &[
-                "--config.file=alertmanager.yml".to_owned(),
-                "--storage.path=alertmanager".to_owned(),
-                "--cluster.listen-address=".to_owned(),
-                format!("--web.listen-address={alertmanager_address}"),
-            ],
-        )?;
+        let start_alertmanager = |name: &str, address: SocketAddr| {
+            start(
+                &programs.alertmanager,
+                &format!("{name}.log"),
+                &[
+                    "--config.file=alertmanager.yml".to_owned(),
+                    format!("--storage.path={name}"),
+                    "--cluster.listen-address=".to_owned(),
+                    format!("--web.listen-address={address}"),
+                ],
+            )
+        };
+        let alertmanager = Some(start_alertmanager("alertmanager", alertmanager_address)?);
+        let spare = changes
+            .spare_alertmanager
+            .then(|| start_alertmanager("spare", spare_address))
+            .transpose()?;
         let prometheus = start(
             &programs.prometheus,
             "prometheus.log",
@@ -108,8 +124,14 @@ impl Stack {
                 format!("--web.listen-address={prometheus_address}"),
             ],
         )?;
-        let mut stack =
-            Self { prometheus, alertmanager, webhook, prometheus_address, directory: temp };
+        let mut stack = Self {
+            prometheus,
+            alertmanager,
+            _spare: spare,
+            webhook,
+            prometheus_address,
+            directory: temp,
+        };
         stack.wait_ready()?;
         Ok(stack)
     }
@@ -118,8 +140,9 @@ impl Stack {
         const LIMIT: Duration = Duration::from_secs(60);
         let start = Instant::now();
         loop {
+            let alertmanager = self.alertmanager.as_mut().map(|it| ("alertmanager", it));
             for (name, process) in
-                [("prometheus", &mut self.prometheus), ("alertmanager", &mut self.alertmanager)]
+                [("prometheus", &mut self.prometheus)].into_iter().chain(alertmanager)
             {
                 if let Some(status) = process.try_wait()? {
                     let log = self.directory.join(&format!("{name}.log"));
@@ -135,6 +158,30 @@ impl Stack {
             ensure!(start.elapsed() < LIMIT, "not all targets are up after {LIMIT:?}");
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Ends Alertmanager (SIGKILL), but for the spare one.
+    pub(super) fn kill_alertmanager(&mut self) {
+        self.alertmanager = None;
+    }
+
+    /// Gives Prometheus no CPU for so long.
+    pub(super) fn halt_prometheus(&self, time: Duration) -> Result<()> {
+        self.prometheus.signal(libc::SIGSTOP)?;
+        std::thread::sleep(time);
+        self.prometheus.signal(libc::SIGCONT)
+    }
+
+    /// Lets Prometheus scrape itself once more, under a limit that it exceeds.
+    pub(super) fn add_greedy_target(&self) -> Result<()> {
+        let path = self.directory.join("prometheus.yml");
+        let mut config = fs::read_to_string(&path)?;
+        config.push_str(&format!(
+            "\n  - job_name: greedy\n    sample_limit: 10\n    static_configs:\n      - targets: [\"{}\"]\n",
+            self.prometheus_address
+        ));
+        fs::write(path, config)?;
+        self.prometheus.signal(libc::SIGHUP)
     }
 
     /// The one value of an instant query, which must be percent-encoded; `None` if there is none.

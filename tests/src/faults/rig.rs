@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{BASELINE_RATE, Competitors, CpuQuota, Fault, Injection, Loss, Shaper, Stopped};
 use crate::guest::Guest;
 use crate::migration::{MigrationPlan, Pair};
-use crate::netns::Wire;
+use crate::netns::{INTERFACE, Wire};
 use crate::qemu::{QemuSpec, Role};
 
 /// What differs from run to run of one fault.
@@ -49,6 +49,23 @@ impl Rig {
     /// # Errors
     /// Without root, or when a program is missing or fails.
     pub fn start(fault: Fault, variant: Variant) -> Result<Self> {
+        let storm = fault == Fault::DirtyStorm;
+        // Enough for the fault to be over before the memory is sent. A storm is of no consequence before the first pass ends,
+        // so that must be short.
+        let (memory_mib, downtime_limit_ms) = if storm { (224, 50) } else { (768, 300) };
+        Self::start_sized(fault, variant, memory_mib, downtime_limit_ms)
+    }
+
+    /// The same with a guest of this size, which QEMU may stop for so long.
+    ///
+    /// # Errors
+    /// As [`Rig::start`].
+    pub fn start_sized(
+        fault: Fault,
+        variant: Variant,
+        memory_mib: u32,
+        downtime_limit_ms: u32,
+    ) -> Result<Self> {
         let wire = Wire::new()?;
         let source = wire.end(Role::Source);
         if let Some(name) = variant.congestion {
@@ -59,11 +76,8 @@ impl Rig {
             source.set("ipv4/tcp_retries2", "4")?;
         }
         let shaper = Shaper::new(&wire, BASELINE_RATE)?;
-        let storm = fault == Fault::DirtyStorm;
         let guest = Guest {
-            // Enough for the fault to be over before the memory is sent. A storm is of no
-            // consequence before the first pass ends, so that must be short.
-            memory_mib: if storm { 224 } else { 768 },
+            memory_mib,
             // More than may be left when the guest is stopped, dirtied at a quarter of the rate
             // at most.
             working_set_mib: 32,
@@ -73,7 +87,7 @@ impl Rig {
         let spec = QemuSpec { guest, wire: Some(wire.clone()), ..QemuSpec::default() };
         let plan = MigrationPlan {
             multifd_channels: variant.channels,
-            downtime_limit_ms: if storm { 50 } else { 300 },
+            downtime_limit_ms,
             host: Some(Wire::address(Role::Destination)),
             ..MigrationPlan::default()
         };
@@ -138,9 +152,21 @@ impl Rig {
     /// # Errors
     /// When the source is gone.
     pub fn undo(&mut self, fault: Fault, injection: Option<Box<dyn Injection>>) -> Result<()> {
-        drop(injection);
+        if fault != Fault::BandwidthCut {
+            self.lift(fault, injection)?;
+        }
         self.shaper = None;
+        Ok(())
+    }
+
+    /// Takes back what [`Rig::inject`] did by a setting; the network goes on as it was before.
+    ///
+    /// # Errors
+    /// When the source is gone, or `tc` fails.
+    pub fn lift(&mut self, fault: Fault, injection: Option<Box<dyn Injection>>) -> Result<()> {
+        drop(injection);
         match fault {
+            Fault::BandwidthCut => self.shape(BASELINE_RATE),
             Fault::DirtyStorm => self.pair.set_storm(false),
             Fault::MaxBandwidth => self.pair.set_max_bandwidth(0),
             _ => Ok(()),
@@ -192,7 +218,92 @@ impl Rig {
         self.pair.destination.end()
     }
 
-    fn shape(&self, bytes_per_second: u64) -> Result<()> {
+    /// The source's ports of its streams, those that have carried most first.
+    ///
+    /// # Errors
+    /// When `ss` fails.
+    pub fn ports(&self) -> Result<Vec<u16>> {
+        let listing = self.wire.end(Role::Source).run("ss", &["-tinOH", "state", "established"])?;
+        Ok(busiest(&listing, self.plan.port))
+    }
+
+    /// The wire between both ends.
+    #[must_use]
+    pub fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
+    /// Lets the streams that have carried most, but for one, pass at `slow` bytes per second together, and all else at `fast`, until the
+    /// rig ends: as where the path is chosen by port and most paths are congested.
+    ///
+    /// # Errors
+    /// When a program fails, or there are fewer than two streams.
+    pub fn slow_down(&self, streams: usize, slow: u64, fast: u64) -> Result<()> {
+        let source = self.wire.end(Role::Source);
+        let ports = self.ports()?;
+        ensure!(ports.len() > streams && streams > 1, "the streams are {ports:?}");
+        let ports: Vec<String> = ports[1..streams].iter().map(ToString::to_string).collect();
+        let bits = |rate: u64| format!("{}bit", 8 * rate);
+        let class = |id: &str, rate: u64| {
+            let rate = bits(rate);
+            let arguments =
+                ["class", "add", "dev", INTERFACE, "parent", "1:", "classid", id, "htb", "rate"];
+            source.run("tc", &[&arguments[..], &[&rate]].concat())
+        };
+        source.run("tc", &["qdisc", "delete", "dev", INTERFACE, "root"])?;
+        source.run(
+            "tc",
+            &["qdisc", "add", "dev", INTERFACE, "root", "handle", "1:", "htb", "default", "10"],
+        )?;
+        class("1:10", fast)?;
+        class("1:20", slow)?;
+        let rules = format!(
+            "add table inet lab; \
+             add chain inet lab leaving {{ type filter hook postrouting priority 300; }}; \
+             add rule inet lab leaving tcp sport {{ {} }} meta priority set 1:20",
+            ports.join(", ")
+        );
+        source.run("nft", &[&rules])?;
+        Ok(())
+    }
+
+    /// Changes what the network carries.
+    ///
+    /// # Errors
+    /// When it is no longer shaped, or `tc` fails.
+    pub fn shape(&self, bytes_per_second: u64) -> Result<()> {
         self.shaper.as_ref().context("no longer shaped")?.set(bytes_per_second)
+    }
+}
+
+/// The local ports of the connections to `port`, those that have carried most first; of `ss -tinOH state established`.
+fn busiest(listing: &str, port: u16) -> Vec<u16> {
+    let called = format!(":{port}");
+    let mut found: Vec<(u64, u16)> = listing
+        .lines()
+        .filter_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let at = words.iter().position(|word| word.ends_with(&called))?;
+            let local = words.get(at.checked_sub(1)?)?.rsplit_once(':')?.1.parse().ok()?;
+            let acked = words.iter().find_map(|word| word.strip_prefix("bytes_acked:"));
+            Some((acked.and_then(|acked| acked.parse().ok()).unwrap_or(0), local))
+        })
+        .collect();
+    found.sort_unstable_by(|left, right| right.cmp(left));
+    found.into_iter().map(|(_, local)| local).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_busiest_streams_come_first() {
+        let listing = "0 0 198.51.100.1:4001 198.51.100.2:49152 cubic bytes_acked:5 segs_out:1\n\
+                       0 9 198.51.100.1:4002 198.51.100.2:49152 cubic bytes_acked:700\n\
+                       0 0 198.51.100.1:4003 198.51.100.2:22 cubic bytes_acked:9000\n\
+                       0 0 198.51.100.1:4004 198.51.100.2:49152 cubic rto:200\n";
+        assert_eq!(busiest(listing, 49152), [4002, 4001, 4004]);
+        assert!(busiest("", 49152).is_empty());
     }
 }

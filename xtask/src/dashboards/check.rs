@@ -11,14 +11,18 @@ use dwcp_observer_lab::observer::Observer;
 use dwcp_observer_lab::temp::{TempDir, free_port};
 use serde_json::Value;
 
+use super::prometheus::{Answer, Prometheus, local};
 use super::promql::{label_values, selectors};
-use super::prometheus::{Answer, Prometheus, database, local};
 use super::{cookbook, fill};
 use crate::shell::{is_root, run_as_root};
 use crate::{build, setup};
 
 /// Metrics that only some hosts can give. A panel must show something without them.
 pub(super) const OF_SOME_HOSTS: [(&str, &str); 1] = [("dwcp_v3_rdma_", "an RDMA device")];
+
+/// In the directory that is kept: Prometheus' database, and the seconds in which the check ran.
+pub(super) const DATABASE: &str = "data";
+pub(super) const WINDOW: &str = "window";
 
 /// What was asked, and how much of it came to nothing.
 #[derive(Default)]
@@ -39,7 +43,11 @@ pub(super) fn run(no_build: bool, keep: Option<&Path>) -> Result<ExitCode> {
         return run_as_root();
     }
     let temporary = TempDir::new()?;
-    let (data, _directory) = database(keep)?;
+    let directory = match keep {
+        Some(path) => path.to_owned(),
+        None => temporary.join("prometheus"),
+    };
+    std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
     let address = local(free_port()?);
     let config = temporary.join("observer.toml");
     fill::write_configuration(&config, &address.to_string())?;
@@ -48,7 +56,7 @@ pub(super) fn run(no_build: bool, keep: Option<&Path>) -> Result<ExitCode> {
         &temporary.join("history.sqlite"),
         &["--config", config.to_str().context("path")?],
     )?;
-    let prometheus = Prometheus::start(address, observer.address(), &data)?;
+    let prometheus = Prometheus::start(address, observer.address(), &directory.join(DATABASE))?;
     let start = unix_now()?;
     // Endpoints that dashboards and recipes count requests to.
     for path in ["/metrics/summary", "/health", "/api/v1/migrations"] {
@@ -58,6 +66,7 @@ pub(super) fn run(no_build: bool, keep: Option<&Path>) -> Result<ExitCode> {
     // Until the last record is final, what was seen of it is scraped, and the minute that it is part of is over.
     std::thread::sleep(Duration::from_secs(60 - unix_now()? % 60 + 3));
     let time = (start, unix_now()?);
+    std::fs::write(directory.join(WINDOW), format!("{} {}\n", time.0, time.1))?;
     let mut tally = Tally::default();
     for dashboard in super::all() {
         println!("\n{}", dashboard.title);
@@ -163,7 +172,7 @@ fn line(
 }
 
 /// The expression as Grafana sends it with every variable at its first choice: all.
-fn with_variables(expr: &str) -> Result<String> {
+pub(super) fn with_variables(expr: &str) -> Result<String> {
     let mut query = expr.replace("$__rate_interval", "10s");
     for name in ["migration", "instance", "component", "region", "mode", "sla", "job"] {
         query = query.replace(&format!("${name}"), ".+");

@@ -1,5 +1,7 @@
 //! What happens while the check watches: each panel and each query of the cookbook that needs an event gets one.
 
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -30,8 +32,10 @@ pub(super) fn configuration(prometheus: &str) -> String {
 /// # Errors
 /// When one of them does not go as it must.
 pub(super) fn fill() -> Result<()> {
+    not_a_migration()?;
     // A series that is absent before its first event has no increase: the first of these makes them, the second moves them.
-    for (version, bandwidth) in [("v3", 200), ("v1", 200), ("v3", 20), ("v1", 60)] {
+    // Three of v1: a path has a series for each mode, and a busy machine makes `hybrid` of `datacenter`.
+    for (version, bandwidth) in [("v3", 200), ("v1", 200), ("v3", 40), ("v1", 200), ("v1", 200)] {
         say(&format!("{version}, 256 MiB at {bandwidth} MiB/s"));
         migrate(version == "v1", bandwidth * MIB)?;
     }
@@ -62,6 +66,18 @@ pub(super) fn fill() -> Result<()> {
         // Until the other end has noticed, which gives up by itself.
         std::thread::sleep(FAULT / 2);
     }
+    not_a_migration()
+}
+
+/// A connection on a migration port between programs that are no migrators.
+fn not_a_migration() -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, free_migration_port(false)?))?;
+    let mut client = TcpStream::connect(listener.local_addr()?)?;
+    let (mut server, _) = listener.accept()?;
+    client.write_all(b"not a migration")?;
+    server.read_exact(&mut [0; 15])?;
+    // Longer than the observer needs to look at it.
+    std::thread::sleep(Duration::from_secs(2));
     Ok(())
 }
 
@@ -71,7 +87,13 @@ fn say(what: &str) {
 
 fn migrate(v1: bool, bandwidth: u64) -> Result<()> {
     let spec = QemuSpec {
-        guest: Guest { memory_mib: 256, working_set_mib: 16, ..Guest::default() },
+        // It must converge at the slowest of these rates, on a busy machine too.
+        guest: Guest {
+            memory_mib: 256,
+            working_set_mib: 8,
+            dirty_delay: 80_000,
+            ..Guest::default()
+        },
         ..QemuSpec::default()
     };
     let plan = MigrationPlan {

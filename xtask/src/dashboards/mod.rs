@@ -13,6 +13,7 @@ mod live;
 mod migration;
 mod model;
 mod observer;
+mod pictures;
 mod prometheus;
 mod promql;
 mod sla;
@@ -35,9 +36,12 @@ pub(crate) struct Args {
     /// Migrate a real VM, scrape the observer with a real Prometheus, and print for every panel what it shows
     #[arg(long)]
     check: bool,
-    /// With --check: keep Prometheus' database in this directory, for a Prometheus or Grafana of your own
+    /// With --check: keep Prometheus' database in this directory, for --pictures, or a Prometheus or Grafana of your own
     #[arg(long, requires = "check", value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// Draw docs/pictures/ by Prometheus' own graphs and Chromium from what --keep has kept
+    #[arg(long, conflicts_with = "check", value_name = "DIR")]
+    pictures: Option<PathBuf>,
     /// Use the agent that is there (set when this program calls itself as root)
     #[arg(long, hide = true)]
     no_build: bool,
@@ -66,6 +70,9 @@ fn text(dashboard: &Value) -> Result<String> {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if args.check {
         return check::run(args.no_build, args.keep.as_deref());
+    }
+    if let Some(kept) = &args.pictures {
+        return pictures::run(kept).map(|()| ExitCode::SUCCESS);
     }
     for dashboard in all() {
         let path = directory().join(format!("{}.json", dashboard.uid));

@@ -1,7 +1,7 @@
 //! A Prometheus of the check's own, and what it answers.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use dwcp_observer_lab::alerts::rules;
 use dwcp_observer_lab::http;
 use dwcp_observer_lab::process::ChildGuard;
-use dwcp_observer_lab::temp::TempDir;
+use dwcp_observer_lab::temp::{TempDir, free_port};
 use serde_json::Value;
 
 use crate::shell::find;
@@ -31,7 +31,7 @@ pub(super) struct Answer {
 pub(super) struct Prometheus {
     address: SocketAddr,
     _process: ChildGuard,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Prometheus {
@@ -40,15 +40,10 @@ impl Prometheus {
     /// # Errors
     /// When it does not start or does not scrape within 30 s.
     pub(super) fn start(address: SocketAddr, observer: SocketAddr, data: &Path) -> Result<Self> {
-        const LIMIT: Duration = Duration::from_secs(30);
-        let Some(program) = find("prometheus") else {
-            bail!("there is no `prometheus`: run `cargo xtask setup`");
-        };
         let directory = TempDir::new()?;
-        let config = directory.join("prometheus.yml");
         let rules = rules::directory().canonicalize()?.join("rules/*.yml");
         std::fs::write(
-            &config,
+            directory.join("prometheus.yml"),
             format!(
                 "global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\n  evaluation_interval: 1s\n  \
                  external_labels: {{cluster: lab, runbook_base: 'http://localhost/'}}\n\
@@ -58,26 +53,68 @@ impl Prometheus {
                 rules.display()
             ),
         )?;
+        let prometheus = Self::spawn(address, data, directory, &[])?;
+        // Both targets have been scraped.
+        prometheus.wait("sum%28up%29", "2")?;
+        Ok(prometheus)
+    }
+
+    /// Serves the database of an earlier check, scrapes nothing, and serves the pages in `consoles`.
+    ///
+    /// # Errors
+    /// When it does not start within 30 s.
+    pub(super) fn of_database(data: &Path, consoles: &Path) -> Result<Self> {
+        let directory = TempDir::new()?;
+        std::fs::write(directory.join("prometheus.yml"), "global: {scrape_interval: 1h}\n")?;
+        let consoles = format!("--web.console.templates={}", consoles.display());
+        let prometheus = Self::spawn(local(free_port()?), data, directory, &[consoles])?;
+        prometheus.wait("vector%281%29", "1")?;
+        Ok(prometheus)
+    }
+
+    fn spawn(
+        address: SocketAddr,
+        data: &Path,
+        directory: TempDir,
+        more: &[String],
+    ) -> Result<Self> {
+        let Some(program) = find("prometheus") else {
+            bail!("there is no `prometheus`: run `cargo xtask setup`");
+        };
         let log = std::fs::File::create(directory.join("log"))?;
         let process = ChildGuard::spawn(
             Command::new(program)
-                .arg(format!("--config.file={}", config.display()))
+                .arg(format!("--config.file={}", directory.join("prometheus.yml").display()))
                 .arg(format!("--storage.tsdb.path={}", data.display()))
                 .arg(format!("--web.listen-address={address}"))
+                .args(more)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(log),
         )?;
-        let prometheus = Self { address, _process: process, _directory: directory };
+        Ok(Self { address, _process: process, directory })
+    }
+
+    /// Until a query has this value, at most 30 s.
+    fn wait(&self, query: &str, value: &str) -> Result<()> {
+        const LIMIT: Duration = Duration::from_secs(30);
         let begin = Instant::now();
         loop {
-            let up = prometheus.get(r"query?query=sum%28up%29");
-            if up.is_ok_and(|answer| answer["data"]["result"][0]["value"][1] == "2") {
-                return Ok(prometheus);
+            let answer = self.get(&format!("query?query={query}"));
+            if answer.is_ok_and(|answer| answer["data"]["result"][0]["value"][1] == value) {
+                return Ok(());
             }
-            ensure!(begin.elapsed() < LIMIT, "Prometheus does not scrape after {LIMIT:?}");
+            if begin.elapsed() > LIMIT {
+                let log = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+                bail!("Prometheus does not work after {LIMIT:?}:\n{log}");
+            }
             std::thread::sleep(Duration::from_millis(200));
         }
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     fn get(&self, path: &str) -> Result<Value> {
@@ -150,16 +187,6 @@ fn labels(metric: &Value) -> String {
         .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
         .collect();
     pairs.join(" ")
-}
-
-/// Where the database goes: a directory that is kept, or one that goes with the check.
-pub(super) fn database(keep: Option<&Path>) -> Result<(PathBuf, Option<TempDir>)> {
-    if let Some(path) = keep {
-        std::fs::create_dir_all(path).with_context(|| path.display().to_string())?;
-        return Ok((path.canonicalize()?, None));
-    }
-    let directory = TempDir::new()?;
-    Ok((directory.join("data"), Some(directory)))
 }
 
 /// An address of this host that nobody listens on.

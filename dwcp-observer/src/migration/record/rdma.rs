@@ -23,7 +23,8 @@ pub struct QueuePair {
     pub kind: &'static str,
     /// State of the queue pair (`RTS`, `ERR`, ...).
     pub qp_state: &'static str,
-    /// What the figures rest on: `completions` (each passes through the kernel: exact), `counters` (the device moves data without
+    /// What the figures rest on: `completions` (each passes through the kernel: exact), `posts` (what the process handed to its
+    /// provider, by a probe that the configuration asks for; not what became of it), `counters` (the device moves data without
     /// the kernel: bytes are unknown here, see the device's port counters), `none`.
     pub data_path: &'static str,
     /// From the request to the established connection.
@@ -51,6 +52,12 @@ pub struct Operations {
     /// Work requests posted; absent where the send queue is not readable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub posted: Option<u64>,
+    /// Work requests that the process handed to its provider's library; absent where its post function is not probed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider_posted: Option<u64>,
+    /// Payload of those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider_posted_bytes: Option<u64>,
     /// Completions.
     pub completed: u64,
     /// Payload of the completions.
