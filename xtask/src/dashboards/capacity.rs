@@ -34,8 +34,9 @@ pub(super) fn dashboard() -> Dashboard {
                 .about("By mode.")
                 .query(r#"sum by (mode) (increase(dwcp_v3_migrations_total{@, mode=~"$mode"}[1h]))"#, "{{mode}}"),
             Panel::series("Payload", "Bps")
-                .about("By host and direction.")
+                .about("By host and direction; beside it, by device, what RDMA queue pairs moved, where there are any.")
                 .query(r#"sum by (instance, direction) (rate(dwcp_v3_bytes_transferred_total{@, mode=~"$mode"}[$__rate_interval]))"#, "{{instance}} {{direction}}")
+                .query("sum by (device, direction) (rate(dwcp_v3_rdma_bytes_total{@}[$__rate_interval]))", "{{device}} {{direction}}")
                 .limit(2.4e9),
             Panel::series("CPU use", "percent")
                 .about("Of the host, by host.")
@@ -62,11 +63,8 @@ pub(super) fn dashboard() -> Dashboard {
                 .about("By host.")
                 .query("sum by (instance) (rate(dwcp_v3_guest_cpu_stolen_seconds_total{@}[$__rate_interval]))", "{{instance}}"),
             Panel::series("Total time p95 by mode", "s")
-                .about("Of migrations that ended.")
-                .query(r#"histogram_quantile(0.95, sum by (le, mode) (rate(dwcp_v3_migration_duration_seconds_bucket{@, mode=~"$mode"}[$__rate_interval])))"#, "{{mode}}"),
-            Panel::series("RDMA payload by device", "Bps")
-                .about("Completions of queue pairs; missing on hosts without RDMA.")
-                .query("sum by (device, direction) (rate(dwcp_v3_rdma_bytes_total{@}[$__rate_interval]))", "{{device}} {{direction}}"),
+                .about("Of migrations that ended within an hour.")
+                .query(r#"histogram_quantile(0.95, sum by (le, mode) (increase(dwcp_v3_migration_duration_seconds_bucket{@, mode=~"$mode"}[1h])))"#, "{{mode}}"),
         ],
     }
 }

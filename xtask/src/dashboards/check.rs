@@ -1,41 +1,40 @@
-//! Every expression of every panel, asked of a real Prometheus that scraped the real observer during real migrations.
+//! Every expression of every panel and of the cookbook, asked of a real Prometheus that scraped the real observer during real
+//! migrations.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail, ensure};
-use dwcp_observer_lab::guest::Guest;
+use anyhow::{Context, Result, ensure};
 use dwcp_observer_lab::http;
-use dwcp_observer_lab::migration::{MigrationPlan, Pair};
 use dwcp_observer_lab::observer::Observer;
-use dwcp_observer_lab::process::ChildGuard;
-use dwcp_observer_lab::qemu::QemuSpec;
-use dwcp_observer_lab::temp::{TempDir, free_migration_port, free_port};
+use dwcp_observer_lab::temp::{TempDir, free_port};
 use serde_json::Value;
 
-use super::promql::selectors;
-use crate::shell::{find, is_root, run_as_root};
+use super::prometheus::{Answer, Prometheus, local};
+use super::promql::{label_values, selectors};
+use super::{cookbook, fill};
+use crate::shell::{is_root, run_as_root};
 use crate::{build, setup};
 
-const MIB: u64 = 1 << 20;
-
-/// Metrics that only some hosts can give.
+/// Metrics that only some hosts can give. A panel must show something without them.
 pub(super) const OF_SOME_HOSTS: [(&str, &str); 1] = [("dwcp_v3_rdma_", "an RDMA device")];
 
-/// What one query gave.
-enum Shown {
-    Data {
-        series: usize,
-        last: String,
-    },
-    /// Not to be had here: why.
-    NotHere(&'static str),
-    Empty,
+/// In the directory that is kept: Prometheus' database, and the seconds in which the check ran.
+pub(super) const DATABASE: &str = "data";
+pub(super) const WINDOW: &str = "window";
+
+/// What was asked, and how much of it came to nothing.
+#[derive(Default)]
+struct Tally {
+    asked: usize,
+    empty: usize,
+    /// Not to be had on this host.
+    elsewhere: usize,
 }
 
-/// Prints a line per query; exit 0 only if every panel shows something.
-pub(super) fn run(no_build: bool) -> Result<ExitCode> {
+/// Prints a line per query; exit 0 only if every panel, variable, annotation and recipe shows something.
+pub(super) fn run(no_build: bool, keep: Option<&Path>) -> Result<ExitCode> {
     if !no_build {
         setup::ensure()?;
         build::run()?;
@@ -43,160 +42,153 @@ pub(super) fn run(no_build: bool) -> Result<ExitCode> {
     if !is_root() {
         return run_as_root();
     }
-    let history = TempDir::new()?;
-    let observer =
-        Observer::start_with_history(&build::agent(), &history.join("history.sqlite"), &[])?;
-    let prometheus = Prometheus::start(observer.address())?;
+    let temporary = TempDir::new()?;
+    let directory = match keep {
+        Some(path) => path.to_owned(),
+        None => temporary.join("prometheus"),
+    };
+    std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+    let address = local(free_port()?);
+    let config = temporary.join("observer.toml");
+    fill::write_configuration(&config, &address.to_string())?;
+    let observer = Observer::start_with_history(
+        &build::agent(),
+        &temporary.join("history.sqlite"),
+        &["--config", config.to_str().context("path")?],
+    )?;
+    let prometheus = Prometheus::start(address, observer.address(), &directory.join(DATABASE))?;
     let start = unix_now()?;
-    // A series that is absent before its first event has no increase: the first of these makes them, the second moves them.
-    for bandwidth in [200, 20] {
-        migrate(bandwidth * MIB)?;
-        // Until the record is final and what was seen of it is scraped.
-        std::thread::sleep(Duration::from_secs(5));
+    // Endpoints that dashboards and recipes count requests to.
+    for path in ["/metrics/summary", "/health", "/api/v1/migrations"] {
+        http::get(observer.address(), path)?;
     }
-    let end = unix_now()?;
-    let mut empty = 0;
+    fill::fill()?;
+    // Until the last record is final, what was seen of it is scraped, and the minute that it is part of is over.
+    std::thread::sleep(Duration::from_secs(60 - unix_now()? % 60 + 3));
+    let time = (start, unix_now()?);
+    std::fs::write(directory.join(WINDOW), format!("{} {}\n", time.0, time.1))?;
+    let mut tally = Tally::default();
     for dashboard in super::all() {
         println!("\n{}", dashboard.title);
-        let json = dashboard.json();
-        for panel in json["panels"].as_array().into_iter().flatten() {
-            for target in panel["targets"].as_array().into_iter().flatten() {
-                let expr = target["expr"].as_str().unwrap_or_default();
-                let line = match prometheus.show(expr, start, end)? {
-                    Shown::Data { series, last } => format!("{series:>4}  {last}"),
-                    Shown::NotHere(why) => format!("   -  waits for: {why}"),
-                    Shown::Empty => {
-                        empty += 1;
-                        format!("   0  EMPTY: {expr}")
-                    }
-                };
-                let title = panel["title"].as_str().unwrap_or_default();
-                let reference = target["refId"].as_str().unwrap_or_default();
-                println!("  {title:<38} {reference}  {line}");
-            }
-        }
+        show_dashboard(&prometheus, &dashboard.json(), time, &mut tally)?;
     }
-    println!("\n{empty} empty");
+    println!(
+        "\n{} expressions of panels, variables and annotations: {} empty, {} that this host cannot give",
+        tally.asked, tally.empty, tally.elsewhere
+    );
+    let mut recipes = Tally::default();
+    let mut section = String::new();
+    for recipe in cookbook::recipes()? {
+        if recipe.section != section {
+            println!("\nCookbook: {}", recipe.section);
+            section.clone_from(&recipe.section);
+        }
+        let answer = prometheus.range(&recipe.query, time.0, time.1)?;
+        line(&recipe.question, "", &recipe.query, answer, &mut recipes)?;
+    }
+    println!("\n{} queries of the cookbook: {} empty", recipes.asked, recipes.empty);
     drop(prometheus);
     let stopped = observer.stop()?;
     ensure!(stopped.status.success(), "the observer ended with {}", stopped.status);
-    Ok(if empty == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let good = tally.empty == 0 && recipes.empty + recipes.elsewhere == 0;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn migrate(bandwidth: u64) -> Result<()> {
-    let spec = QemuSpec {
-        guest: Guest { memory_mib: 256, working_set_mib: 16, ..Guest::default() },
-        ..QemuSpec::default()
-    };
-    let plan = MigrationPlan {
-        multifd_channels: Some(4),
-        max_bandwidth: Some(bandwidth),
-        port: free_migration_port(false)?,
-        ..MigrationPlan::default()
-    };
-    eprintln!("dashboards: migrating 256 MiB at {} MiB/s", bandwidth / MIB);
-    let mut pair = Pair::start(&spec)?;
-    pair.migrate(&plan)?;
-    let figures = pair.wait_end(Duration::from_secs(180))?;
-    ensure!(figures.status == "completed", "{}: {:?}", figures.status, figures.error);
-    // The guest must be seen to run at the destination.
-    std::thread::sleep(Duration::from_secs(3));
+fn show_dashboard(
+    prometheus: &Prometheus,
+    json: &Value,
+    (start, end): (u64, u64),
+    tally: &mut Tally,
+) -> Result<()> {
+    let ask = |expr: &str| prometheus.range(&with_variables(expr)?, start, end);
+    for panel in list(&json["panels"]) {
+        let title = text(&panel["title"]);
+        let before = tally.elsewhere;
+        for target in list(&panel["targets"]) {
+            let expr = text(&target["expr"]);
+            line(title, text(&target["refId"]), expr, ask(expr)?, tally)?;
+        }
+        let targets = list(&panel["targets"]).len();
+        if targets > 0 && tally.elsewhere - before == targets {
+            tally.empty += 1;
+            println!("  {title:<38}       EMPTY on this host as a whole");
+        }
+        if panel["type"] == "alertlist" {
+            // It asks the rules, not the metrics: what they say is in this series.
+            let name = text(&panel["options"]["alertName"]);
+            let expr = format!("ALERTS{{alertname=~\".*{name}.*\"}}");
+            line(title, "", &expr, ask(&expr)?, tally)?;
+        }
+    }
+    for annotation in list(&json["annotations"]["list"]) {
+        // Whether one fires for long enough is a matter of the rules' own tests: here it must be one that Prometheus knows.
+        let expr = text(&annotation["expr"]).replace(", alertstate=\"firing\"", "");
+        line(text(&annotation["name"]), "@", &expr, ask(&expr)?, tally)?;
+    }
+    for variable in list(&json["templating"]["list"]) {
+        let Some(query) = variable["query"]["query"].as_str() else {
+            continue;
+        };
+        let (selector, label) = label_values(query).context("no label_values")?;
+        let values = prometheus.label_values(&with_variables(selector)?, label, start, end)?;
+        let answer = values.first().map(|_| Answer {
+            series: values.len(),
+            last: values.join(" ").chars().take(40).collect(),
+            max: f64::NAN,
+            labels: String::new(),
+        });
+        line(&format!("${}", text(&variable["name"])), "$", query, answer, tally)?;
+    }
     Ok(())
+}
+
+fn line(
+    what: &str,
+    reference: &str,
+    expr: &str,
+    answer: Option<Answer>,
+    tally: &mut Tally,
+) -> Result<()> {
+    tally.asked += 1;
+    let what: String = what.chars().take(60).collect();
+    let start = format!("  {what:<60} {reference:<1}");
+    if let Some(Answer { series, last, max, labels }) = answer {
+        let max = if max.is_nan() { String::new() } else { format!("max {max:<12.6}") };
+        println!("{start} {series:>4}  {last:<22} {max} {labels}");
+        return Ok(());
+    }
+    let selected = selectors(expr).map_err(anyhow::Error::msg)?;
+    let elsewhere = OF_SOME_HOSTS
+        .iter()
+        .find(|(prefix, _)| selected.iter().any(|selected| selected.metric.starts_with(prefix)));
+    if let Some((_, why)) = elsewhere {
+        tally.elsewhere += 1;
+        println!("{start}    -  needs {why}");
+    } else {
+        tally.empty += 1;
+        println!("{start}    0  EMPTY: {expr}");
+    }
+    Ok(())
+}
+
+/// The expression as Grafana sends it with every variable at its first choice: all.
+pub(super) fn with_variables(expr: &str) -> Result<String> {
+    let mut query = expr.replace("$__rate_interval", "10s");
+    for name in ["migration", "instance", "component", "region", "mode", "sla", "job"] {
+        query = query.replace(&format!("${name}"), ".+");
+    }
+    ensure!(!query.contains('$'), "a variable is left: {query}");
+    Ok(query)
 }
 
 fn unix_now() -> Result<u64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
 }
 
-/// A server of its own, scraping each second.
-struct Prometheus {
-    address: SocketAddr,
-    _process: ChildGuard,
-    _directory: TempDir,
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
 }
 
-impl Prometheus {
-    fn start(target: SocketAddr) -> Result<Self> {
-        const LIMIT: Duration = Duration::from_secs(30);
-        let Some(program) = find("prometheus") else {
-            bail!("there is no `prometheus`: apt-get install prometheus");
-        };
-        let directory = TempDir::new()?;
-        let config = directory.join("prometheus.yml");
-        std::fs::write(
-            &config,
-            format!(
-                "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n\
-                 - job_name: dwcp-observer\n  static_configs: [{{targets: ['{target}']}}]\n"
-            ),
-        )?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        let log = std::fs::File::create(directory.join("log"))?;
-        let process = ChildGuard::spawn(
-            Command::new(program)
-                .arg(format!("--config.file={}", config.display()))
-                .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
-                .arg(format!("--web.listen-address={address}"))
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(log),
-        )?;
-        let prometheus = Self { address, _process: process, _directory: directory };
-        let begin = Instant::now();
-        // Ready, and the first scrape is in.
-        loop {
-            if let Ok(answer) = prometheus.query("query?query=up")
-                && answer["data"]["result"].as_array().is_some_and(|result| !result.is_empty())
-            {
-                return Ok(prometheus);
-            }
-            ensure!(begin.elapsed() < LIMIT, "Prometheus does not scrape after {LIMIT:?}");
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    fn query(&self, path: &str) -> Result<Value> {
-        let answer = http::get(self.address, &format!("/api/v1/{path}"))?;
-        let json: Value = answer.json()?;
-        ensure!(json["status"] == "success", "{path}: {json}");
-        Ok(json)
-    }
-
-    /// The expression over the time of the check, with Grafana's variables as it would set them.
-    fn show(&self, expr: &str, start: u64, end: u64) -> Result<Shown> {
-        let query = expr
-            .replace("$__rate_interval", "10s")
-            .replace("$migration", ".+")
-            .replace("$instance", ".+")
-            .replace("$component", ".+")
-            .replace("$region", ".+")
-            .replace("$mode", ".+")
-            .replace("$sla", ".+")
-            .replace("$job", ".+");
-        ensure!(!query.contains('$'), "a variable is left: {query}");
-        let path = format!("query_range?query={}&start={start}&end={end}&step=1", encode(&query));
-        let answer = self.query(&path)?;
-        let series = answer["data"]["result"].as_array().context("no result")?;
-        let last = series.first().and_then(|one| one["values"].as_array()?.last()?[1].as_str());
-        if let Some(last) = last {
-            return Ok(Shown::Data { series: series.len(), last: last.to_owned() });
-        }
-        let selected = selectors(expr).map_err(anyhow::Error::msg)?;
-        let reason = OF_SOME_HOSTS.iter().find(|(prefix, _)| {
-            selected.iter().any(|selected| selected.metric.starts_with(prefix))
-        });
-        Ok(reason.map_or(Shown::Empty, |(_, why)| Shown::NotHere(why)))
-    }
-}
-
-fn encode(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
 }

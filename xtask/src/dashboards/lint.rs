@@ -3,7 +3,7 @@
 use promql_parser::label::MatchOp;
 use serde_json::Value;
 
-use super::promql::{RATE_INTERVAL_SECONDS, selectors};
+use super::promql::{RATE_INTERVAL_SECONDS, label_values, selectors};
 
 /// Units of `@grafana/data` that the dashboards use; a new one is added here after a look into its list.
 const UNITS: [&str; 14] = [
@@ -67,11 +67,7 @@ fn variables(dashboard: &Value, findings: &mut Vec<String>) {
     }
     for item in list.iter().filter(|item| item["type"] == "query") {
         let query = item["query"]["query"].as_str().unwrap_or_default();
-        let selector = query
-            .strip_prefix("label_values(")
-            .and_then(|rest| rest.strip_suffix(')'))
-            .and_then(|inside| inside.rsplit_once(','));
-        if selector.is_none_or(|(selector, _)| selectors(selector).is_err()) {
+        if label_values(query).is_none_or(|(selector, _)| selectors(selector).is_err()) {
             findings.push(format!("template-label-promql-rule: {}: {query}", item["name"]));
         }
         if item["refresh"] != 2 {

@@ -64,10 +64,10 @@ fn contract() -> Vec<Panel> {
             .query(r#"dwcp_v3_rollout_progress_percent{@, region=~"$region"}"#, "{{stage}} {{region}}")
             .within(0.0, 100.0),
         Panel::series("Blackout p50, p95, p99", "s")
-            .about("Migrations that ended within the rate interval; the limit is the datacenter's, 0.5 s.")
-            .query(r#"histogram_quantile(0.50, sum by (le) (rate(dwcp_v3_migration_latency_seconds_bucket{@, mode=~"$mode"}[$__rate_interval])))"#, "p50")
-            .query(r#"histogram_quantile(0.95, sum by (le) (rate(dwcp_v3_migration_latency_seconds_bucket{@, mode=~"$mode"}[$__rate_interval])))"#, "p95")
-            .query(r#"histogram_quantile(0.99, sum by (le) (rate(dwcp_v3_migration_latency_seconds_bucket{@, mode=~"$mode"}[$__rate_interval])))"#, "p99")
+            .about("Migrations that ended within five minutes; the first one of a path is not in it. The limit is the datacenter's, 0.5 s.")
+            .query(r#"histogram_quantile(0.50, sum by (le) (increase(dwcp_v3_migration_latency_seconds_bucket{@, mode=~"$mode"}[5m])))"#, "p50")
+            .query(r#"histogram_quantile(0.95, sum by (le) (increase(dwcp_v3_migration_latency_seconds_bucket{@, mode=~"$mode"}[5m])))"#, "p95")
+            .query(r#"histogram_quantile(0.99, sum by (le) (increase(dwcp_v3_migration_latency_seconds_bucket{@, mode=~"$mode"}[5m])))"#, "p99")
             .limit(0.5)
             .link("Service levels", "/d/dwcp-v3-sla"),
         Panel::series("Throughput (target 2.4 GB/s)", "Bps")
@@ -95,9 +95,9 @@ fn contract() -> Vec<Panel> {
             .query(r#"sum by (anomaly_type) (increase(dwcp_v3_anomaly_detections_total{@, severity="warning"}[1m]))"#, "{{anomaly_type}} warning")
             .query(r#"sum by (anomaly_type) (increase(dwcp_v3_anomaly_detections_total{@, severity="critical"}[1m]))"#, "{{anomaly_type}} critical"),
         Panel::series("Blackout p99, v1 and v3", "s")
-            .about("The same rules for both versions.")
-            .query("histogram_quantile(0.99, sum by (le) (rate(dwcp_v3_migration_latency_seconds_bucket{@}[$__rate_interval])))", "v3")
-            .query("histogram_quantile(0.99, sum by (le) (rate(dwcp_v1_migration_latency_seconds_bucket{@}[$__rate_interval])))", "v1")
+            .about("Migrations that ended within five minutes.")
+            .query("histogram_quantile(0.99, sum by (le) (increase(dwcp_v3_migration_latency_seconds_bucket{@}[5m])))", "v3")
+            .query("histogram_quantile(0.99, sum by (le) (increase(dwcp_v1_migration_latency_seconds_bucket{@}[5m])))", "v1")
             .limit(0.5)
             .link("v1 and v3", "/d/dwcp-v3-versions"),
         Panel::alerts("Live alert feed").about("Alerts of DWCP v3 that fire or wait."),
@@ -123,9 +123,9 @@ fn migrations() -> Vec<Panel> {
             .about("Finished migrations by their blackout.")
             .query(r#"sum by (le) (increase(dwcp_v3_blackout_seconds_bucket{@, mode=~"$mode"}[$__rate_interval]))"#, "{{le}}"),
         Panel::series("Total time p50 and p95 by mode", "s")
-            .about("First connection to last close.")
-            .query(r#"histogram_quantile(0.50, sum by (le, mode) (rate(dwcp_v3_migration_duration_seconds_bucket{@, mode=~"$mode"}[$__rate_interval])))"#, "p50 {{mode}}")
-            .query(r#"histogram_quantile(0.95, sum by (le, mode) (rate(dwcp_v3_migration_duration_seconds_bucket{@, mode=~"$mode"}[$__rate_interval])))"#, "p95 {{mode}}"),
+            .about("First connection to last close, of those that ended within five minutes.")
+            .query(r#"histogram_quantile(0.50, sum by (le, mode) (increase(dwcp_v3_migration_duration_seconds_bucket{@, mode=~"$mode"}[5m])))"#, "p50 {{mode}}")
+            .query(r#"histogram_quantile(0.95, sum by (le, mode) (increase(dwcp_v3_migration_duration_seconds_bucket{@, mode=~"$mode"}[5m])))"#, "p95 {{mode}}"),
         Panel::series("Time to the end", "s")
             .about("Estimate for each running migration.")
             .query(r#"dwcp_v3_migration_eta_seconds{@, bound="estimate"}"#, "{{migration_id}}"),

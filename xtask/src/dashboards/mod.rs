@@ -2,11 +2,19 @@
 
 mod capacity;
 mod check;
+mod cookbook;
+#[cfg(test)]
+mod cookbook_tests;
+#[cfg(test)]
+mod documented;
+mod fill;
 mod lint;
 mod live;
 mod migration;
 mod model;
 mod observer;
+mod pictures;
+mod prometheus;
 mod promql;
 mod sla;
 #[cfg(test)]
@@ -28,6 +36,12 @@ pub(crate) struct Args {
     /// Migrate a real VM, scrape the observer with a real Prometheus, and print for every panel what it shows
     #[arg(long)]
     check: bool,
+    /// With --check: keep Prometheus' database in this directory, for --pictures, or a Prometheus or Grafana of your own
+    #[arg(long, requires = "check", value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// Draw docs/pictures/ by Prometheus' own graphs and Chromium from what --keep has kept
+    #[arg(long, conflicts_with = "check", value_name = "DIR")]
+    pictures: Option<PathBuf>,
     /// Use the agent that is there (set when this program calls itself as root)
     #[arg(long, hide = true)]
     no_build: bool,
@@ -55,7 +69,10 @@ fn text(dashboard: &Value) -> Result<String> {
 /// Writes the files, or checks what they show.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if args.check {
-        return check::run(args.no_build);
+        return check::run(args.no_build, args.keep.as_deref());
+    }
+    if let Some(kept) = &args.pictures {
+        return pictures::run(kept).map(|()| ExitCode::SUCCESS);
     }
     for dashboard in all() {
         let path = directory().join(format!("{}.json", dashboard.uid));

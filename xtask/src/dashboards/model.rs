@@ -220,7 +220,7 @@ impl Panel {
             ]);
         }
         if let Some((title, url)) = self.link {
-            panel["links"] = json!([{ "title": title, "url": url, "targetBlank": false }]);
+            panel["links"] = json!([link("link", title, url)]);
         }
         panel
     }
@@ -229,30 +229,52 @@ impl Panel {
         let last = json!({ "calcs": ["lastNotNull"], "fields": "", "values": false });
         match self.kind {
             "timeseries" => json!({
-                "legend": { "displayMode": "table", "placement": "bottom", "calcs": ["lastNotNull", "max"] },
-                "tooltip": { "mode": "multi", "sort": "desc" },
+                "legend": legend("table", "bottom", &["lastNotNull", "max"]), "tooltip": tooltip("multi"),
             }),
             "stat" => json!({
-                "reduceOptions": last, "colorMode": "background", "graphMode": "area",
+                "reduceOptions": last, "colorMode": "background", "graphMode": "area", "justifyMode": "auto",
+                "orientation": "auto", "showPercentChange": false, "wideLayout": true,
                 "textMode": if self.targets.len() > 1 { "value_and_name" } else { "auto" },
             }),
-            "gauge" => json!({ "reduceOptions": last, "showThresholdMarkers": true }),
-            "piechart" => json!({
-                "reduceOptions": last, "pieType": "donut",
-                "legend": { "displayMode": "table", "placement": "right", "values": ["value"] },
+            "gauge" => json!({
+                "reduceOptions": last, "showThresholdMarkers": true, "showThresholdLabels": false,
+                "orientation": "auto", "sizing": "auto", "minVizHeight": 75, "minVizWidth": 75,
             }),
+            "piechart" => {
+                let mut legend = legend("table", "right", &[]);
+                legend["values"] = json!(["value"]);
+                json!({
+                    "reduceOptions": last, "pieType": "donut", "displayLabels": [], "orientation": "auto",
+                    "legend": legend, "tooltip": tooltip("single"),
+                })
+            }
             "heatmap" => json!({
-                "calculate": false, "yAxis": { "unit": self.unit },
-                "color": { "mode": "scheme", "scheme": "Oranges" },
+                "calculate": false, "yAxis": { "unit": self.unit }, "showValue": "never",
+                "color": {
+                    "mode": "scheme", "scheme": "Oranges", "fill": "dark-orange", "exponent": 0.5, "reverse": false,
+                    "steps": 64,
+                },
+                "exemplars": { "color": "red" }, "legend": { "show": true },
+                "tooltip": { "mode": "single", "yHistogram": false },
             }),
-            "status-history" => json!({ "showValue": "auto", "legend": { "displayMode": "list" } }),
+            "status-history" => json!({
+                "showValue": "auto", "rowHeight": 0.9, "legend": legend("list", "bottom", &[]), "tooltip": tooltip("single"),
+            }),
             "alertlist" => json!({
                 "alertName": "DWCPv3", "datasource": "${datasource}", "viewMode": "list", "sortOrder": 3,
                 "stateFilter": { "firing": true, "pending": true, "error": true },
             }),
-            _ => json!({ "showHeader": true, "cellHeight": "sm" }),
+            _ => json!({ "showHeader": true, "cellHeight": "sm", "frameIndex": 0 }),
         }
     }
+}
+
+fn legend(mode: &str, placement: &str, calculations: &[&str]) -> Value {
+    json!({ "displayMode": mode, "placement": placement, "calcs": calculations, "showLegend": true })
+}
+
+fn tooltip(mode: &str) -> Value {
+    json!({ "mode": mode, "sort": "desc" })
 }
 
 /// One dashboard.
@@ -316,10 +338,7 @@ impl Dashboard {
                     &format!("sum by (anomaly_type) (increase(dwcp_v3_anomaly_detections_total{{{MATCHERS}}}[$__rate_interval])) > 0"),
                     "{{anomaly_type}}"),
             ] },
-            "links": [{
-                "type": "dashboards", "title": "DWCP v3", "tags": ["dwcp-v3"], "asDropdown": true,
-                "includeVars": true, "keepTime": true,
-            }],
+            "links": [link("dashboards", "DWCP v3", "")],
             "panels": panels,
         })
     }
@@ -329,10 +348,19 @@ fn datasource() -> Value {
     json!({ "type": "prometheus", "uid": "${datasource}" })
 }
 
+/// To one dashboard, or to all that carry this tag.
+fn link(kind: &str, title: &str, url: &str) -> Value {
+    let all = kind == "dashboards";
+    json!({
+        "type": kind, "title": title, "url": url, "tags": if all { vec!["dwcp-v3"] } else { Vec::new() },
+        "asDropdown": all, "includeVars": true, "keepTime": true, "targetBlank": false, "icon": "dashboard", "tooltip": "",
+    })
+}
+
 fn variable(name: &str, label: &str, query: &str, multi: bool) -> Value {
     let mut value = json!({
         "name": name, "label": label, "type": "query", "datasource": datasource(),
-        "query": { "query": query, "refId": name }, "definition": query,
+        "query": { "query": query, "refId": name },
         // On each change of the time range, as what there is changes with it.
         "refresh": 2, "sort": 1, "multi": multi, "includeAll": multi,
     });

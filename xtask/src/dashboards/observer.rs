@@ -1,4 +1,5 @@
-//! The observer itself.
+//! The observer itself. Metrics that other programs have as well (`up`, `process_*`) are joined with its build: the variable `job` may
+//! stand for all jobs.
 
 use super::model::{Dashboard, Panel};
 
@@ -18,7 +19,7 @@ fn trust() -> Vec<Panel> {
     vec![
         Panel::stat("Observers up", "short")
             .about("Scraped without error.")
-            .query("sum(up{@})", "up")
+            .query("sum(up{@} and on (job, instance) dwcp_observer_build_info{@})", "up")
             .worse_below(1.0, 1.0),
         Panel::stat("Age of the figures", "s")
             .about("Since the last collection cycle of the latest observer.")
@@ -71,7 +72,7 @@ fn cost() -> Vec<Panel> {
     vec![
         Panel::series("CPU of the agent", "percentunit")
             .about("Of one core; the budget is 1 % with 512 streams.")
-            .query("rate(process_cpu_seconds_total{@}[$__rate_interval])", "{{instance}}")
+            .query("rate(process_cpu_seconds_total{@}[$__rate_interval]) and on (job, instance) dwcp_observer_build_info{@}", "{{instance}}")
             .limit(0.01),
         Panel::series("CPU of the programs in the kernel", "percentunit")
             .about("Of one core, while the kernel times them, scaled by the share of time in which it does.")
@@ -81,7 +82,7 @@ fn cost() -> Vec<Panel> {
             .query("sum by (program) (rate(dwcp_observer_program_run_seconds_total{@}[$__rate_interval])) / (sum by (program) (rate(dwcp_observer_program_runs_total{@}[$__rate_interval])) > 0)", "{{program}}"),
         Panel::series("Resident memory", "bytes")
             .about("The budget is 20 MiB with 512 streams.")
-            .query("process_resident_memory_bytes{@}", "{{instance}}")
+            .query("process_resident_memory_bytes{@} and on (job, instance) dwcp_observer_build_info{@}", "{{instance}}")
             .limit(20_971_520.0),
         Panel::series("Collection cycle p50 and p99", "s")
             .about("The budget is 1 ms with 100 streams, 10 ms with 10,000 flows.")
@@ -109,7 +110,7 @@ fn service() -> Vec<Panel> {
             .query("sum(rate(dwcp_observer_http_connections_timed_out_total{@}[$__rate_interval]))", "timed out"),
         Panel::series("Open descriptors", "short")
             .about("Of the agent.")
-            .query("process_open_fds{@}", "{{instance}}"),
+            .query("process_open_fds{@} and on (job, instance) dwcp_observer_build_info{@}", "{{instance}}"),
         Panel::series("Size of the history", "bytes")
             .about("The default limit is 256 MiB.")
             .query("dwcp_observer_history_bytes{@}", "{{instance}}")

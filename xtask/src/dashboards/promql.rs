@@ -1,5 +1,7 @@
 //! What a PromQL expression selects, and within which function.
 
+#[cfg(test)]
+use promql_parser::parser::LabelModifier;
 use promql_parser::parser::{Expr, VectorSelector, parse};
 
 /// One selector of an expression.
@@ -25,6 +27,13 @@ pub(super) fn selectors(expr: &str) -> Result<Vec<Selected>, String> {
     let mut found = Vec::new();
     walk(&parse(&expr.replace("$__rate_interval", &interval))?, None, &mut found);
     Ok(found)
+}
+
+/// The selector and the label of a variable's `label_values(selector, label)`.
+pub(super) fn label_values(query: &str) -> Option<(&str, &str)> {
+    let inside = query.strip_prefix("label_values(")?.strip_suffix(')')?;
+    let (selector, label) = inside.rsplit_once(',')?;
+    Some((selector, label.trim()))
 }
 
 fn walk(expr: &Expr, function: Option<&'static str>, found: &mut Vec<Selected>) {
@@ -55,4 +64,35 @@ fn walk(expr: &Expr, function: Option<&'static str>, found: &mut Vec<Selected>) 
         }
         Expr::NumberLiteral(_) | Expr::StringLiteral(_) | Expr::Extension(_) => {}
     }
+}
+
+/// The labels that aggregations keep: those of `by`, at any depth.
+///
+/// # Errors
+/// As [`selectors`].
+#[cfg(test)]
+pub(super) fn grouping_labels(expr: &str) -> Result<Vec<String>, String> {
+    fn walk(expr: &Expr, found: &mut Vec<String>) {
+        match expr {
+            Expr::Aggregate(aggregate) => {
+                if let Some(LabelModifier::Include(labels)) = &aggregate.modifier {
+                    found.extend(labels.labels.iter().cloned());
+                }
+                walk(&aggregate.expr, found);
+            }
+            Expr::Call(call) => call.args.args.iter().for_each(|argument| walk(argument, found)),
+            Expr::Unary(unary) => walk(&unary.expr, found),
+            Expr::Paren(paren) => walk(&paren.expr, found),
+            Expr::Subquery(subquery) => walk(&subquery.expr, found),
+            Expr::Binary(binary) => {
+                walk(&binary.lhs, found);
+                walk(&binary.rhs, found);
+            }
+            _ => {}
+        }
+    }
+    let interval = format!("{RATE_INTERVAL_SECONDS}s");
+    let mut found = Vec::new();
+    walk(&parse(&expr.replace("$__rate_interval", &interval))?, &mut found);
+    Ok(found)
 }
