@@ -22,7 +22,7 @@ use crate::{
     verdict::Health,
 };
 
-/// With transfers active the windows are judged this often, seconds; at once when a migration ends, each minute without.
+/// With transfers active 5 m and 1 h are judged this often, seconds; all windows when a migration ends, and each minute.
 const JUDGE_EVERY: i64 = 5;
 /// A clock that is set back by more than this begins a new run of minutes, seconds.
 const SET_BACK: i64 = 3600;
@@ -114,7 +114,7 @@ impl Ledger {
                 unhealthy_components: None,
             }),
         };
-        ledger.judge(started_at.as_second());
+        ledger.judge(started_at.as_second(), Window::Month);
         ledger
     }
 
@@ -139,7 +139,7 @@ impl Ledger {
             }
         })?;
         self.windows.forget(now.as_second());
-        self.judge(now.as_second());
+        self.judge(now.as_second(), Window::Month);
         for sla in SlaType::ALL {
             // What was violated before is no news.
             self.violated[sla as usize] = self.is_violated(sla);
@@ -177,7 +177,8 @@ impl Ledger {
         let every = if counts.transfer_seconds > 0 { JUDGE_EVERY } else { 60 };
         if turned || ended || (at - self.judged_at).abs() >= every {
             self.windows.forget(at);
-            self.judge(at);
+            // The long windows hold up to 20,000 blackouts, and five seconds are nothing to them.
+            self.judge(at, if turned || ended { Window::Month } else { Window::Hour });
             self.changes(now, &mut batch);
         }
         if turned {
@@ -331,12 +332,15 @@ impl Ledger {
         ended
     }
 
-    fn judge(&mut self, at: i64) {
+    /// Judges the windows up to `longest`.
+    fn judge(&mut self, at: i64, longest: Window) {
         self.judged_at = at;
-        self.levels = Window::ALL
-            .into_iter()
+        self.levels.retain(|levels| levels.window > longest);
+        let shorter = Window::ALL.into_iter().filter(|window| *window <= longest);
+        let shorter: Vec<Levels> = shorter
             .map(|window| judge(window, &self.windows.content(window, at), &self.targets))
             .collect();
+        self.levels.splice(..0, shorter);
     }
 
     fn hour(&self) -> Option<&Levels> {

@@ -62,7 +62,7 @@ fn a_transfer_is_judged_while_it_moves_the_guest() {
         at += 1;
         ledger.second(after(at), &second(&[], &totals));
     }
-    ledger.judge(after(at).as_second());
+    ledger.judge(after(at).as_second(), Window::Month);
     let content = ledger.windows.content(Window::Hour, after(at).as_second());
     let counts = content.counts;
     assert_eq!((counts.observed_seconds, counts.transfer_seconds), (18, 9));
@@ -228,7 +228,7 @@ fn service_levels_go_on_after_a_restart() {
         }
     }
     let now = after(end);
-    ledger.judge(now.as_second());
+    ledger.judge(now.as_second(), Window::Month);
     let before = serde_json::to_value(&ledger.levels).unwrap();
     assert_eq!(ledger.history().dropped, 3);
     // The end of the observer in the middle of a minute.

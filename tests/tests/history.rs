@@ -2,7 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
-use std::path::Path;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -115,7 +116,7 @@ fn a_migration_outlives_the_observer() {
     assert_eq!(cells[3..6], ["completed", first.mode.as_deref().unwrap(), "tcp"], "{row}");
     assert_eq!(cells[7], format!("{blackout_ms:.2}"), "{row}");
     assert_eq!(cells[8], format!("{:.1}", first.bytes.delivered as f64 / 1e6), "{row}");
-    assert!(text.contains("Now: CAUTION"), "{text}");
+    assert!(text.contains("At the end of the period: CAUTION"), "{text}");
 
     let stopped = observer.stop().unwrap();
     assert!(stopped.status.success(), "{stopped:?}");
@@ -127,6 +128,115 @@ fn a_migration_outlives_the_observer() {
     assert!(html.contains("<td>lab-second</td>") && html.contains("no observer answered"));
     assert_eq!(html.matches("<svg ").count(), 3);
     assert_eq!(agent(&["go-no-go", "--url", &url]).status.code(), Some(3));
+}
+
+/// A small file system of its own, unmounted at the end.
+struct Small {
+    directory: TempDir,
+}
+
+impl Small {
+    fn mount(kib: u32) -> Self {
+        let directory = TempDir::new().unwrap();
+        let size = format!("size={kib}k");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "none"]).arg(directory.path());
+        assert!(mount.status().unwrap().success());
+        Self { directory }
+    }
+
+    /// Takes all the room that is left.
+    fn fill(&self) -> PathBuf {
+        let path = self.directory.join("filler");
+        let mut file = std::fs::File::create(&path).unwrap();
+        let mut error = None;
+        while error.is_none() {
+            error = file.write_all(&[0; 4096]).err();
+        }
+        assert_eq!(error.unwrap().kind(), ErrorKind::StorageFull);
+        path
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // Lazily: a failed test may leave the observer in it for a moment.
+        let _ = Command::new("umount").arg("-l").arg(self.directory.path()).status();
+    }
+}
+
+/// Waits until the observer says whether it writes.
+fn wait_up(observer: &Observer, up: f64) {
+    let begun = std::time::Instant::now();
+    while observer.metrics().unwrap().sum("dwcp_observer_history_up", &[]).unwrap() != up {
+        assert!(begun.elapsed() < Duration::from_secs(90), "{}", observer.output());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_full_disk_loses_nothing_that_was_committed_or_waits() {
+    let small = Small::mount(1024);
+    let history = small.directory.join("history.sqlite");
+    let observer = Observer::start_with_history(&binary().unwrap(), &history, &[]).unwrap();
+    migrate(&observer, "lab-before");
+    let begun = std::time::Instant::now();
+    while written(&observer) < 2.0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", observer.output());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+
+    let filler = small.fill();
+    migrate(&observer, "lab-meanwhile");
+    wait_up(&observer, 0.0);
+    let health = observer.json("/health").unwrap();
+    let reason = health["reason"].as_str().unwrap();
+    assert_eq!(health["status"], "degraded", "{health}");
+    assert!(reason.contains("the history is not written") && reason.contains("full"), "{reason}");
+    // What was committed can be read on a full disk.
+    let url = format!("http://{}", observer.address());
+    let text = report(&history, &url, &[]);
+    assert!(text.contains("| lab-before |") && !text.contains("| lab-meanwhile |"), "{text}");
+
+    std::fs::remove_file(filler).unwrap();
+    wait_up(&observer, 1.0);
+    let dropped = observer.metrics().unwrap();
+    let dropped = dropped.sum("dwcp_observer_history_rows_dropped_total", &[]).unwrap();
+    assert_eq!(dropped, 0.0);
+    let said = observer.output().matches("history: cannot be written").count();
+    assert_eq!(said, 1, "{}", observer.output());
+    observer.kill();
+    let text = report(&history, &url, &[]);
+    assert!(text.contains("| lab-before |") && text.contains("| lab-meanwhile |"), "{text}");
+}
+
+/// `user_version` in the header of an SQLite file.
+const SCHEMA: std::ops::Range<usize> = 60..64;
+
+#[test]
+fn a_history_of_a_newer_version_is_left_alone() {
+    let directory = TempDir::new().unwrap();
+    let history = directory.join("history.sqlite");
+    let start = || Observer::start_with_history(&binary().unwrap(), &history, &[]).unwrap();
+    let observer = start();
+    observer.wait_cycles().unwrap();
+    assert!(observer.stop().unwrap().status.success());
+
+    let mut content = std::fs::read(&history).unwrap();
+    content[SCHEMA].copy_from_slice(&99u32.to_be_bytes());
+    std::fs::write(&history, &content).unwrap();
+    let observer = start();
+    observer.wait_cycles().unwrap();
+    let health = observer.json("/health").unwrap();
+    let reason = health["reason"].as_str().unwrap();
+    assert!(reason.contains("written by a newer dwcp-observer (schema 99"), "{health}");
+    let stopped = observer.stop().unwrap();
+    assert!(stopped.status.success(), "{stopped:?}");
+    assert_eq!(std::fs::read(&history).unwrap(), content);
+    let output = agent(&["report", "--history", history.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("schema 99") && text.lines().count() == 1, "{text}");
 }
 
 #[test]

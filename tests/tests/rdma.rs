@@ -152,7 +152,9 @@ fn what_processes_hand_to_their_provider_is_what_the_kernel_finds_posted() {
     let device = SoftRoce::new("posts").unwrap();
     let observer = probing_observer();
     for (size, list) in [("65536", "1"), ("4096", "16")] {
-        let write = ["-d", device.name(), "-s", size, "-n", "512", "-l", list];
+        // Left to itself it posts by `ibv_wr_start`, which are other functions.
+        let old = "--use_old_post_send";
+        let write = ["-d", device.name(), "-s", size, "-n", "512", "-l", list, old];
         let bytes: u64 = size.parse().unwrap();
         exact("ib_write_bw", || {
             let client = [&write[..], &[ADDRESS]].concat();

@@ -12,7 +12,7 @@ use crate::{build, build_ebpf, setup};
 /// Arguments of `score-migrations`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Record set N anew before (as root, some 12 minutes): order and variants of the faults depend on N
+    /// Record set N (0 to 3) anew before, as root, in some 12 minutes: 0 and 1 are strong faults, 2 and 3 milder ones
     #[arg(long, value_name = "N")]
     record: Option<usize>,
     /// An agent that is built already

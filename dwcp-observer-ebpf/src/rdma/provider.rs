@@ -9,7 +9,7 @@ use super::{
 };
 
 /// Requests of one call that are read.
-const LIST: u32 = 128;
+const LIST: u32 = 32;
 /// Buffers of one request that are read.
 const BUFFERS: usize = 8;
 

@@ -64,8 +64,8 @@ impl Kind {
             Self::Throughput => (1e6, 0.05),
             Self::ErrorBurst => (0.2, 0.0),
             Self::ResourceSaturation => (0.15, 0.0),
-            Self::Retransmit => (0.005, 0.0),
-            Self::Rtt => (200e-6, 0.25),
+            Self::Retransmit => (0.003, 0.0),
+            Self::Rtt => (1e-3, 0.25),
             Self::Runqueue => (0.05, 0.0),
             Self::StreamImbalance => (0.1, 0.0),
         };
@@ -80,6 +80,16 @@ impl Kind {
             Direction::Above => true,
             Direction::Below => matches!(self, Self::Latency | Self::Throughput | Self::Rtt),
         }
+    }
+
+    /// Whether only what lasts ([`super::signals::LASTING`] seconds) counts: a busy host makes each of these jump for some seconds now
+    /// and then, and nobody would act on that.
+    #[must_use]
+    pub const fn must_last(self) -> bool {
+        matches!(
+            self,
+            Self::ResourceSaturation | Self::Rtt | Self::Runqueue | Self::StreamImbalance
+        )
     }
 
     /// Samples in a row that must be calm before an event of this kind is over. A blackout comes once per migration, all others
@@ -225,14 +235,15 @@ impl Event {
             Kind::ResourceSaturation | Kind::StreamImbalance => (1.0, ""),
         };
         let of = match (&self.migration, self.mode) {
-            (Some(migration), _) => format!("migration {migration}"),
-            (None, Some(mode)) => format!("migrations of mode {}", mode.as_str()),
-            (None, None) => "this host".to_owned(),
+            (Some(migration), _) => format!("in migration {migration}"),
+            (None, Some(mode)) => format!("in migrations of mode {}", mode.as_str()),
+            (None, None) => "on this host".to_owned(),
         };
         format!(
-            "{value:.3}{unit} in {of}, expected {low:.3} to {high:.3} ({method}, z {z:.1})",
+            "{value:.3}{unit} {of}, expected {low:.3} to {high:.3} ({method}, z {z:.1})",
             value = self.value * scale,
-            low = self.expected_low * scale,
+            // None of these figures is ever negative.
+            low = self.expected_low.max(0.0) * scale,
             high = self.expected_high * scale,
             method = self.method.as_str(),
             z = self.z,

@@ -1,6 +1,9 @@
 //! The samples of a second in, events out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::RangeInclusive,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -15,10 +18,14 @@ use crate::migration::record::Mode;
 
 /// Migrations that are watched at once; of further ones only the mode's detectors hear.
 pub const MIGRATIONS: usize = 512;
+/// Seconds that what must last has to last.
+pub const LASTING: usize = 5;
 /// Events remembered.
 pub const EVENTS: usize = 256;
 /// A series or a migration of which nothing is heard for so long: its event is over, the migration is forgotten.
 const SILENCE: SignedDuration = SignedDuration::from_secs(60);
+/// Of so many migrations it is not known how much one differs from the other. Of a single one only its own course is judged.
+const NOT_YET_VARIED: RangeInclusive<u64> = 2..=3;
 /// From so many robust standard deviations on it is critical (contract 1.1).
 const CRITICAL_Z: f64 = 6.0;
 
@@ -45,6 +52,10 @@ pub struct Signals {
     series: Vec<Series>,
     watches: BTreeMap<String, Watched>,
     not_watched: u64,
+    /// Of the whole host.
+    lasting: Lasting,
+    /// Migrations met so far, by mode.
+    met: [u64; MODES.len()],
     counts: [[u64; Severity::ALL.len()]; Kind::ALL.len()],
     events: VecDeque<Event>,
     last_id: u64,
@@ -76,7 +87,35 @@ enum Past {
 #[derive(Debug)]
 struct Watched {
     watch: Watch,
+    lasting: Lasting,
     last_heard: Timestamp,
+}
+
+impl Watched {
+    fn new(now: Timestamp) -> Self {
+        Self { watch: Watch::default(), lasting: Lasting::default(), last_heard: now }
+    }
+}
+
+/// Of kinds that must last ([`Kind::must_last`]): the lowest value of the last [`LASTING`] seconds.
+#[derive(Debug, Default)]
+struct Lasting {
+    last: [[f64; LASTING]; Kind::ALL.len()],
+    /// Values so far.
+    known: [usize; Kind::ALL.len()],
+}
+
+impl Lasting {
+    /// What is to be judged; nothing as long as nothing can have lasted.
+    fn take(&mut self, kind: Kind, value: f64) -> Option<f64> {
+        if !kind.must_last() {
+            return Some(value);
+        }
+        let (last, known) = (&mut self.last[kind as usize], &mut self.known[kind as usize]);
+        last[*known % LASTING] = value;
+        *known += 1;
+        (*known >= LASTING).then(|| last.iter().copied().fold(value, f64::min))
+    }
 }
 
 /// What one of the detectors says of a (mode, kind) in one second.
@@ -147,6 +186,8 @@ impl Signals {
             series: MODES.into_iter().flat_map(series).collect(),
             watches: BTreeMap::new(),
             not_watched: 0,
+            lasting: Lasting::default(),
+            met: [0; MODES.len()],
             counts: [[0; Severity::ALL.len()]; Kind::ALL.len()],
             events: VecDeque::new(),
             last_id: 0,
@@ -156,20 +197,20 @@ impl Signals {
     /// Takes in what was measured in the second before `now`, with at most one sample of a kind for a migration; what has begun,
     /// worsened or ended with it. Call it each second, also without samples: events and migrations end by silence.
     pub fn observe(&mut self, now: Timestamp, samples: &[Sample<'_>]) -> Vec<Event> {
-        let samples: Vec<_> = samples.iter().filter(|sample| sample.value.is_finite()).collect();
-        let mut watched = self.watch(now, &samples);
+        let samples = self.lasting(now, samples);
+        let mut watched = self.watch(&samples);
         let mut changed = Vec::new();
         for (index, series) in self.series.iter_mut().enumerate() {
             let of_series: Vec<_> = samples
                 .iter()
-                .copied()
                 .filter(|sample| (sample.mode, sample.kind) == (series.mode, series.kind))
                 .collect();
             if of_series.is_empty() {
                 changed.extend(series.silent(now));
                 continue;
             }
-            let mut finding = series.judge(&of_series);
+            let met = self.met[row(series.mode)];
+            let mut finding = series.judge(&of_series, !NOT_YET_VARIED.contains(&met));
             if let Some(other) = watched.remove(&index)
                 && other.score > finding.score
             {
@@ -215,21 +256,47 @@ impl Signals {
         self.not_watched
     }
 
+    /// Watches the migrations that are new, as far as there is room.
+    fn meet(&mut self, now: Timestamp, samples: &[Sample<'_>]) {
+        for sample in samples {
+            let Some(migration) = sample.migration else { continue };
+            if self.watches.len() < MIGRATIONS && !self.watches.contains_key(migration) {
+                self.watches.insert(migration.to_owned(), Watched::new(now));
+                self.met[row(sample.mode)] += 1;
+            }
+        }
+    }
+
+    /// The samples that are numbers, as they are to be judged.
+    fn lasting<'a>(&mut self, now: Timestamp, samples: &[Sample<'a>]) -> Vec<Sample<'a>> {
+        self.meet(now, samples);
+        let mut judged = Vec::with_capacity(samples.len());
+        for sample in samples.iter().filter(|sample| sample.value.is_finite()) {
+            let lasting = match sample.migration {
+                None => Some(&mut self.lasting),
+                Some(migration) => self.watches.get_mut(migration).map(|watched| {
+                    watched.last_heard = now;
+                    &mut watched.lasting
+                }),
+            };
+            let value = match lasting {
+                Some(lasting) => lasting.take(sample.kind, sample.value),
+                None => {
+                    self.not_watched += 1;
+                    (!sample.kind.must_last()).then_some(sample.value)
+                }
+            };
+            judged.extend(value.map(|value| Sample { value, ..*sample }));
+        }
+        judged
+    }
+
     /// The findings of the migrations, the highest of each series, by its index.
-    fn watch(&mut self, now: Timestamp, samples: &[&Sample<'_>]) -> BTreeMap<usize, Finding> {
+    fn watch(&mut self, samples: &[Sample<'_>]) -> BTreeMap<usize, Finding> {
         let mut votes: BTreeMap<&str, Vec<(&Sample<'_>, Vote)>> = BTreeMap::new();
         for sample in samples {
             let Some(migration) = sample.migration else { continue };
-            if !self.watches.contains_key(migration) {
-                if self.watches.len() >= MIGRATIONS {
-                    self.not_watched += 1;
-                    continue;
-                }
-                let new = Watched { watch: Watch::default(), last_heard: now };
-                self.watches.insert(migration.to_owned(), new);
-            }
             let Some(watched) = self.watches.get_mut(migration) else { continue };
-            watched.last_heard = now;
             if let Some(vote) = watched.watch.observe(sample.kind, sample.value) {
                 votes.entry(migration).or_default().push((sample, vote));
             }
@@ -294,17 +361,20 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn index(mode: Option<Mode>, kind: Kind) -> usize {
-    let row = MODES.iter().position(|other| *other == mode).unwrap_or(MODES.len() - 1);
-    row * Kind::ALL.len() + kind as usize
+    row(mode) * Kind::ALL.len() + kind as usize
+}
+
+fn row(mode: Option<Mode>) -> usize {
+    MODES.iter().position(|other| *other == mode).unwrap_or(MODES.len() - 1)
 }
 
 impl Series {
-    /// `samples` are those of this series, at least one.
-    fn judge(&mut self, samples: &[&Sample<'_>]) -> Finding {
+    /// `samples` are those of this series, at least one. What is usual from one migration to the next counts only if `varied`.
+    fn judge(&mut self, samples: &[&Sample<'_>], varied: bool) -> Finding {
         let kind = self.kind;
         if matches!(self.past, Past::None) {
             self.past = match kind {
-                Kind::Latency => Past::Migrations(Box::default()),
+                Kind::Latency => Past::Migrations(Box::new(Watch::of_rare())),
                 _ => Past::Course(Box::new(Detector::new(kind.floor()))),
             };
         }
@@ -313,7 +383,11 @@ impl Series {
         let finding = match &mut self.past {
             Past::None => None,
             Past::Course(detector) => detector.observe(value).map(|reading| Finding {
-                score: if kind.counts(reading.direction) { reading.surprise / LEVEL } else { 0.0 },
+                score: if varied && kind.counts(reading.direction) {
+                    reading.surprise / LEVEL
+                } else {
+                    0.0
+                },
                 z: reading.z,
                 expected: reading.expected,
                 direction: reading.direction,

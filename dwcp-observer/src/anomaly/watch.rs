@@ -42,15 +42,23 @@ struct Series {
 #[derive(Clone, Debug)]
 pub struct Watch {
     series: [Option<Series>; Kind::ALL.len()],
+    earliest: usize,
 }
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { series: [const { None }; Kind::ALL.len()] }
+        Self { series: [const { None }; Kind::ALL.len()], earliest: EARLIEST }
     }
 }
 
 impl Watch {
+    /// One that judges from the sixth sample on: for what comes once per migration ten would be long to wait for. The required z-score
+    /// is the higher.
+    #[must_use]
+    pub fn of_rare() -> Self {
+        Self { earliest: EARLIEST / 2, ..Self::default() }
+    }
+
     /// Judges a sample, then learns it; `None` when it is not finite, when there are too few before it, and on a side that does not
     /// count.
     pub fn observe(&mut self, kind: Kind, value: f64) -> Option<Vote> {
@@ -63,7 +71,7 @@ impl Watch {
         let before = series.window.len();
         let usual = Usual::of(&series.window, kind.floor());
         series.window.push(value);
-        if before < EARLIEST {
+        if before < self.earliest {
             return None;
         }
         let z = (value - usual.median) / usual.deviation;

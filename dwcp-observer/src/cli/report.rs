@@ -106,6 +106,7 @@ fn live(url: &Url) -> Live {
         sla: ask("/api/v1/sla").and_then(|value| serde_json::from_value(value).ok()),
         health: ask("/health"),
         active,
+        parts: ask("/api/v1/components").and_then(|value| serde_json::from_value(value).ok()),
     }
 }
 

@@ -267,8 +267,7 @@ impl Work {
         }
         let before = self.errors.front().map_or(total, |(_, before)| *before);
         let recent_errors = total.saturating_sub(before);
-        let ever = !published.entries.is_empty() || !published.totals.finished.is_empty();
-        Some(MigrationSign { ever, running: running().count(), stalled, recent_errors })
+        Some(MigrationSign { running: running().count(), stalled, recent_errors })
     }
 
     /// A rule by port alone says nothing of processes: those that listen there are its.

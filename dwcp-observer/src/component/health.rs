@@ -88,8 +88,6 @@ pub struct ScrapeSign {
 /// How running migrations fare.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MigrationSign {
-    /// There was one since the observer started.
-    pub ever: bool,
     /// Running.
     pub running: usize,
     /// Of these, stalled.
@@ -115,10 +113,9 @@ pub fn judge(signs: &Signs) -> Judgement {
     let running = signs.migrations.is_some_and(|migrations| migrations.running > 0);
     let answered = signs.scrape.as_ref().is_some_and(|scrape| scrape.ever);
     if !signs.ever && !running && !answered {
-        let nothing = if signs.migrations.is_some_and(|migrations| migrations.ever) {
-            "no migration is running"
-        } else {
-            "nothing that belongs to it was ever seen"
+        let nothing = match signs.migrations {
+            Some(_) => "no migration runs, and nothing else that belongs to it was ever seen",
+            None => "nothing that belongs to it was ever seen",
         };
         let status = if signs.required { Status::Unhealthy } else { Status::Unknown };
         let mut reasons = vec![nothing.to_owned()];
@@ -163,7 +160,7 @@ pub fn judge(signs: &Signs) -> Judgement {
         if scrape.failures >= FAILED_SCRAPES { &mut down } else { &mut wrong }.push(text);
     }
     let mut by_migrations_alone = false;
-    if let Some(MigrationSign { running, stalled, recent_errors, .. }) = signs.migrations {
+    if let Some(MigrationSign { running, stalled, recent_errors }) = signs.migrations {
         by_migrations_alone = down.is_empty() && stalled == running && stalled > 0;
         if stalled > 0 {
             let text = format!("{stalled} of {running} migrations are stalled");
@@ -247,7 +244,7 @@ mod tests {
     #[test]
     fn amst_is_judged_by_the_migrations() {
         let with = |running, stalled, recent_errors| {
-            let migrations = Some(MigrationSign { ever: true, running, stalled, recent_errors });
+            let migrations = Some(MigrationSign { running, stalled, recent_errors });
             judge(&Signs { migrations, ..Signs::default() }).status
         };
         assert_eq!(with(0, 0, 0), Status::Unknown);

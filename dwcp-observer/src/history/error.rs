@@ -42,6 +42,12 @@ pub enum HistoryError {
         /// The file.
         path: PathBuf,
     },
+    /// Pages of it hold what cannot be.
+    #[error("{}: is damaged: move it away, and the observer begins a new one", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is no such file.
     #[error("{}: there is no history yet: `dwcp-observer run` writes it unless history.enabled is false", path.display())]
     Missing {
@@ -86,6 +92,7 @@ impl HistoryError {
         let path = path.to_owned();
         move |source| match source.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full { path: path.clone() },
+            Some(ErrorCode::DatabaseCorrupt) => Self::Damaged { path: path.clone() },
             Some(ErrorCode::NotADatabase) => {
                 Self::Foreign { path: path.clone(), what: "no SQLite database".to_owned() }
             }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::migration::record::{Mode, Outcome, PhaseName, Role, Transport};
+use crate::migration::record::{Mode, Outcome, PhaseName, Role, Transport, Version};
 
 /// A finished migration.
 #[derive(Clone, Debug, Deserialize)]
@@ -21,6 +21,9 @@ pub struct Finished {
     pub transport: Transport,
     /// Its path.
     pub mode: Option<Mode>,
+    /// What runs it; absent where nothing tells versions apart.
+    #[serde(default)]
+    pub version: Option<Version>,
     /// The ends on this host.
     pub ends: Vec<End>,
     /// First connection.
@@ -91,6 +94,8 @@ pub struct Bytes {
 /// A reason.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Evidence {
+    /// What was looked at, as `exit` or `close`.
+    pub kind: String,
     /// What was seen.
     pub detail: String,
     /// Absent where it speaks of the outcome.
@@ -109,6 +114,12 @@ impl Finished {
     pub fn transferred(&self) -> u64 {
         let sent = self.ends.iter().any(|end| end.role == Role::Source);
         if sent { self.bytes.delivered } else { self.bytes.received }
+    }
+
+    /// Whether it runs DWCP v1: no part of v3's figures.
+    #[must_use]
+    pub fn is_v1(&self) -> bool {
+        self.version == Some(Version::V1)
     }
 
     /// Length of the blackout with both instants known, seconds.

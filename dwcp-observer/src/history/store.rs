@@ -2,7 +2,7 @@
 
 use std::{
     fs::DirBuilder,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::PoisonError,
     time::Duration,
@@ -25,6 +25,15 @@ const ROOM: f64 = 0.9;
 pub struct Store {
     path: PathBuf,
     connection: Connection,
+    file: Option<Identity>,
+}
+
+/// Device and inode.
+type Identity = (u64, u64);
+
+fn identity(path: &Path) -> Option<Identity> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.dev(), meta.ino()))
 }
 
 impl Store {
@@ -61,7 +70,7 @@ impl Store {
             )
             .map_err(&wrap)?;
         schema::migrate(&mut connection, path)?;
-        Ok(Self { path: path.to_owned(), connection })
+        Ok(Self { path: path.to_owned(), connection, file: identity(path) })
     }
 
     /// Opens the database for reading, while the observer may write it.
@@ -82,7 +91,14 @@ impl Store {
             let what = format!("schema {found}: `dwcp-observer run` brings it up to date");
             return Err(HistoryError::Foreign { path: path.to_owned(), what });
         }
-        Ok(Self { path: path.to_owned(), connection })
+        Ok(Self { path: path.to_owned(), connection, file: identity(path) })
+    }
+
+    /// Whether the file at the path is not the one that was opened: moved away, removed, or another one put in its place. What is
+    /// written then goes where nobody looks.
+    #[must_use]
+    pub fn is_moved(&self) -> bool {
+        identity(&self.path) != self.file
     }
 
     /// Writes a batch as one transaction, durable when this returns.

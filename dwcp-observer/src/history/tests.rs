@@ -214,6 +214,74 @@ fn files_of_others_stay_as_they_are() {
 }
 
 #[test]
+fn a_full_disk_takes_nothing_that_was_committed() {
+    let directory = Directory::new();
+    let mut store = Store::open(&directory.file()).unwrap();
+    store.write(&migration("1-1", 10)).unwrap();
+    // What SQLite says of a full disk, without one.
+    let limit = |store: &Store, pages: i64| {
+        let sql = format!("PRAGMA max_page_count = {pages}");
+        store.connection().query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    let held = limit(&store, 1);
+    let mut large = minutes((1..2000).map(|number| minute(number * 60, 1)).collect());
+    large.migrations = migration("2-2", 5).migrations;
+    let error = store.write(&large).unwrap_err();
+    assert!(matches!(error, HistoryError::Full { .. }), "{error}");
+    assert!(!error.is_permanent() && !error.is_of_the_batch());
+    assert_eq!((ids(&store), all_minutes(&store).len()), (vec!["1-1".to_owned()], 0));
+    assert!(limit(&store, 1 << 20) > held);
+    store.write(&large).unwrap();
+    assert_eq!((ids(&store).len(), all_minutes(&store).len()), (2, 1999));
+}
+
+/// Makes the file a damaged one: its first page stands, the others hold nothing that a database may.
+fn damage(path: &Path) {
+    let mut content = std::fs::read(path).unwrap();
+    assert!(content.len() > 4 * 4096, "{}", content.len());
+    content[4096..].fill(0xA5);
+    std::fs::write(path, content).unwrap();
+}
+
+#[test]
+fn a_damaged_file_is_named_and_left_and_another_takes_its_place() {
+    let directory = Directory::new();
+    let path = directory.file();
+    let mut store = Store::open(&path).unwrap();
+    store.write(&minutes((1..500).map(|number| minute(number * 60, 1)).collect())).unwrap();
+    drop(store);
+    damage(&path);
+    let damaged = std::fs::read(&path).unwrap();
+    let history =
+        History::start(path.clone(), retention(), Store::open(&path), Box::new(|_| {})).unwrap();
+    history.write(minutes(vec![minute(60, 7)]));
+    wait("nothing was said of it", || matches!(history.status().state, State::Failing { .. }));
+    let fault = history.status().state.fault().unwrap();
+    assert!(fault.contains("is damaged: move it away") && !fault.contains('\n'), "{fault}");
+    let aside = directory.path().join("damaged.sqlite");
+    std::fs::rename(&path, &aside).unwrap();
+    wait("no new one was begun", || history.status().state == State::Writing);
+    drop(history);
+    assert_eq!(all_minutes(&Store::open(&path).unwrap()), [minute(60, 7)]);
+    assert_eq!(std::fs::read(&aside).unwrap(), damaged, "what was left of it is for its owner");
+}
+
+#[test]
+fn a_file_that_is_moved_away_is_not_written_on() {
+    let directory = Directory::new();
+    let path = directory.file();
+    let history =
+        History::start(path.clone(), retention(), Store::open(&path), Box::new(|_| {})).unwrap();
+    history.write(minutes(vec![minute(60, 1)]));
+    wait("it is not written", || history.status().written == 1);
+    let aside = directory.path().join("aside.sqlite");
+    std::fs::rename(&path, &aside).unwrap();
+    history.write(minutes(vec![minute(120, 1)]));
+    drop(history);
+    assert_eq!(all_minutes(&Store::open(&path).unwrap()), [minute(120, 1)]);
+}
+
+#[test]
 fn rows_go_when_they_are_too_old() {
     let directory = Directory::new();
     let mut store = Store::open(&directory.file()).unwrap();

@@ -202,6 +202,9 @@ impl Writer {
     }
 
     fn write(&mut self, batch: &Batch) -> Result<(), HistoryError> {
+        if self.store.take_if(|store| store.is_moved()).is_some() {
+            log::warn!("history: {} was moved or removed: a new one begins", self.path.display());
+        }
         if self.store.is_none() {
             self.store = Some(Store::open(&self.path)?);
         }

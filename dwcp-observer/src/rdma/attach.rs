@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The object, built by `cargo xtask build-ebpf`.
-pub(super) const OBJECT: &[u8] =
+const OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("DWCP_EBPF_OBJECTS"), "/rdma.bpf.o"));
 
 /// Why RDMA cannot be measured.

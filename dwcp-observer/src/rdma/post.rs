@@ -132,7 +132,3 @@ fn attach(ebpf: &mut Ebpf, file: &File, offset: u64) -> Result<UProbeLink, Progr
     let id = program.attach(location, &path, UProbeScope::AllProcesses)?;
     program.take_link(id)
 }
-
-#[cfg(test)]
-#[path = "post_tests.rs"]
-mod tests;

@@ -18,10 +18,10 @@ use thiserror::Error;
 
 /// What a provider of the known layout asks libibverbs for.
 const REGISTER: &str = "verbs_register_driver_";
-/// The private interface whose table is known: rdma-core 35 to 56.
+/// The private interface whose table is known, that of rdma-core 44.
 const KNOWN: &str = "34";
 
-/// Places of `struct verbs_context_ops` (libibverbs/driver.h of rdma-core 35 to 56) that every provider fills.
+/// Places of `struct verbs_context_ops` (libibverbs/driver.h of rdma-core 44) that every provider fills.
 const PLACES: [u64; 12] = [
     5,  // alloc_pd
     19, // create_qp

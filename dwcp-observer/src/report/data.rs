@@ -1,5 +1,7 @@
 //! What a report is made from.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
@@ -46,6 +48,82 @@ pub struct Live {
     pub health: Option<Value>,
     /// Running migrations.
     pub active: Option<Vec<Active>>,
+    /// Components and the rollout: the body of `/api/v1/components`.
+    pub parts: Option<Parts>,
+}
+
+/// Of the components.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Parts {
+    /// Those that are not off.
+    pub components: Vec<Part>,
+    /// How far the rollout is; absent where nothing tells v1 from v3, or without migrations.
+    pub rollout: Option<Progress>,
+}
+
+/// A component.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Part {
+    /// Its name.
+    pub component: String,
+    /// `unknown`, `healthy`, `degraded`, `unhealthy`.
+    pub status: String,
+    /// Why it is not better.
+    pub reasons: Vec<String>,
+    /// Absent as long as none was ever seen.
+    pub processes: Option<Processes>,
+    /// Absent as long as none was ever seen.
+    pub connections: Option<Connections>,
+    /// Absent when its endpoint is not scraped.
+    pub scrape: Option<Scrape>,
+}
+
+/// Processes of a component.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Processes {
+    /// Ids of live ones.
+    pub pids: Vec<u32>,
+    /// CPU time since each was first seen, seconds.
+    pub cpu_seconds: f64,
+    /// Resident memory, bytes.
+    pub resident_bytes: u64,
+}
+
+/// Sockets of a component.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Connections {
+    /// Established.
+    pub established: u64,
+    /// Of these, stalled.
+    pub stalled: u64,
+    /// Segments sent again.
+    pub retransmitted_segments: u64,
+}
+
+/// Scrapes of a component's endpoint.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Scrape {
+    /// Since the start.
+    pub scrapes: u64,
+    /// Of these, failed, by reason.
+    pub errors: BTreeMap<String, u64>,
+    /// Series carried on from the last one.
+    pub series: u64,
+}
+
+/// How far the rollout is.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Progress {
+    /// Share of v3, 0 to 100.
+    pub percent: f64,
+    /// Migrations of v3: running, or ended within the last hour.
+    pub v3: u64,
+    /// The same of v1.
+    pub v1: u64,
+    /// As `canary`.
+    pub stage: Option<String>,
+    /// As `eu-west-1`.
+    pub region: Option<String>,
 }
 
 /// A running migration.
@@ -118,11 +196,15 @@ impl Data {
         judge(Window::Hour, &content, &self.targets())
     }
 
-    /// Blackouts of the migrations that ended in the period.
+    /// Those of the migrations that the figures of v3 are made of: not v1's.
+    pub fn v3(&self) -> impl Iterator<Item = &Finished> + Clone {
+        self.finished.iter().filter(|one| !one.is_v1())
+    }
+
+    /// Blackouts of the migrations of v3 that ended in the period.
     #[must_use]
     pub fn blackouts(&self) -> Vec<Felt> {
-        self.finished
-            .iter()
+        self.v3()
             .filter_map(|one| Some(Felt { mode: one.mode, seconds: one.blackout_seconds()? }))
             .collect()
     }

@@ -84,7 +84,9 @@ impl Document {
                         let cells: Vec<String> = cells.iter().map(|cell| plain(cell)).collect();
                         format!("| {} |", cells.join(" | "))
                     };
-                    let rule = "|---".repeat(header.len());
+                    let rule = numeric(header.len(), rows)
+                        .map(|right| if right { "|---:" } else { "|---" })
+                        .collect::<String>();
                     writeln!(text, "{}\n{rule}|", line(header)).and_then(|()| {
                         rows.iter().try_for_each(|row| writeln!(text, "{}", line(row)))
                     })
@@ -110,7 +112,9 @@ impl Document {
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
              <style>body{{font:15px/1.45 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}\
              table{{border-collapse:collapse;margin:.6em 0}}td,th{{border:1px solid #ccc;padding:.2em .6em;text-align:left}}\
-             th{{background:#f3f3f3}}svg{{max-width:100%;height:auto}}figcaption{{color:#555}}</style></head>\n<body>\n<h1>{title}</h1>\n"
+             th{{background:#f3f3f3}}div{{overflow-x:auto}}.n{{text-align:right;font-variant-numeric:tabular-nums}}\
+             .good{{color:#176b2c}}.bad{{color:#a31515;font-weight:600}}figure{{margin:1em 0}}svg{{max-width:100%;height:auto}}\
+             figcaption{{color:#555}}</style></head>\n<body>\n<h1>{title}</h1>\n"
         );
         for block in &self.blocks {
             let _ = match block {
@@ -124,15 +128,25 @@ impl Document {
                     writeln!(text, "<ul>{}</ul>", items.concat())
                 }
                 Block::Table { header, rows } => {
+                    let right: Vec<bool> = numeric(header.len(), rows).collect();
                     let line = |cells: &[String], tag: &str| {
                         let cells: Vec<String> = cells
                             .iter()
-                            .map(|cell| format!("<{tag}>{}</{tag}>", escaped(cell)))
+                            .zip(&right)
+                            .map(|(cell, right)| {
+                                let class = class(cell, *right);
+                                format!("<{tag}{class}>{}</{tag}>", escaped(cell))
+                            })
                             .collect();
                         format!("<tr>{}</tr>", cells.concat())
                     };
                     let body: Vec<String> = rows.iter().map(|row| line(row, "td")).collect();
-                    writeln!(text, "<table>{}{}</table>", line(header, "th"), body.concat())
+                    writeln!(
+                        text,
+                        "<div><table>{}{}</table></div>",
+                        line(header, "th"),
+                        body.concat()
+                    )
                 }
                 Block::Figure(figure) => {
                     let (svg, title) = (&figure.svg, escaped(&figure.title));
@@ -142,6 +156,29 @@ impl Document {
         }
         text.push_str("</body></html>\n");
         text
+    }
+}
+
+/// Which columns hold numbers, and are read more easily from the right.
+fn numeric(columns: usize, rows: &[Vec<String>]) -> impl Iterator<Item = bool> {
+    (0..columns).map(|column| {
+        let mut cells = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .filter(|cell| cell.as_str() != "-")
+            .peekable();
+        cells.peek().is_some() && cells.all(|cell| cell.parse::<f64>().is_ok())
+    })
+}
+
+/// How a cell of HTML looks.
+fn class(cell: &str, right: bool) -> &'static str {
+    let word = cell.split(' ').next();
+    match word {
+        Some("PASS" | "GO" | "healthy") => " class=\"good\"",
+        Some("FAIL" | "NO-GO" | "critical" | "unhealthy" | "failed") => " class=\"bad\"",
+        _ if right => " class=\"n\"",
+        _ => "",
     }
 }
 

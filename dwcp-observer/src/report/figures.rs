@@ -180,8 +180,7 @@ fn period(data: &Data) -> Range<f64> {
 /// Blackouts of single migrations, ms.
 pub(super) fn blackouts(data: &Data) -> Option<Figure> {
     let points: Vec<(f64, f64)> = data
-        .finished
-        .iter()
+        .v3()
         .filter_map(|one| Some((one.ended_at?.as_second() as f64, one.blackout_seconds()? * 1e3)))
         .collect();
     Plot {

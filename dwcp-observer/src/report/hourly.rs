@@ -141,6 +141,10 @@ pub fn live(published: &Published, now: Timestamp) -> Live {
         sla: Some(published.sla.as_ref().clone()),
         health: Some(crate::http::health_body(published, now)),
         active: Some(active),
+        parts: serde_json::to_value(published.components.as_ref())
+            .and_then(serde_json::from_value)
+            .inspect_err(|error| log::warn!("report: components: {error}"))
+            .ok(),
     }
 }
 

@@ -1,12 +1,19 @@
 //! The report: what happened in a period, from the history database and the running observer. What was not measured is said to be
 //! absent.
 
+mod anomaly;
 pub mod data;
 pub mod document;
+mod errors;
 mod figures;
+mod frame;
+mod host;
 pub mod hourly;
-mod later;
-mod sections;
+mod latency;
+mod levels;
+mod rollout;
+mod throughput;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -17,20 +24,20 @@ use self::{data::Data, document::Document};
 #[must_use]
 pub fn report(data: &Data) -> Document {
     let mut document = Document::new("DWCP v3 migrations: production report");
-    sections::header(data, &mut document);
-    sections::status(data, &mut document);
-    sections::latency(data, &mut document);
-    sections::throughput(data, &mut document);
-    sections::errors(data, &mut document);
-    later::components(data, &mut document);
-    later::levels(data, &mut document);
-    later::anomalies(data, &mut document);
-    later::resources(data, &mut document);
-    later::rollout(data, &mut document);
-    later::comparison(&mut document);
-    later::recommendations(data, &mut document);
-    later::summary(data, &mut document);
-    later::migrations(data, &mut document);
-    later::appendix(data, &mut document);
+    frame::header(data, &mut document);
+    frame::status(data, &mut document);
+    latency::latency(data, &mut document);
+    throughput::throughput(data, &mut document);
+    errors::errors(data, &mut document);
+    host::components(data, &mut document);
+    levels::levels(data, &mut document);
+    anomaly::anomalies(data, &mut document);
+    host::resources(data, &mut document);
+    rollout::rollout(data, &mut document);
+    rollout::comparison(data, &mut document);
+    frame::recommendations(data, &mut document);
+    frame::summary(data, &mut document);
+    frame::migrations(data, &mut document);
+    frame::appendix(data, &mut document);
     document
 }

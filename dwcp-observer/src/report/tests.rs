@@ -8,7 +8,7 @@ use super::{
 use crate::{
     history::{Batch, Event, Store, minute::Minute, tests::Directory},
     metrics::sample,
-    migration::record::{Mode, Outcome},
+    migration::record::{Mode, Outcome, Version},
     publish::Board,
     sla::counts::{Counts, Felt},
 };
@@ -131,9 +131,15 @@ fn figures_are_those_of_the_history() {
     assert_eq!(line(&text, "| CPU |"), "| CPU | 90.0 % | 90.0 % | 80 % |");
     assert_eq!(line(&text, "| tcp |"), "| tcp | 1.000 GB/s | 1.000 GB/s | 40 |");
     assert!(text.contains("Minutes with an average above a threshold: 40."), "{text}");
-    assert!(text.contains(r"| a\|b&lt;i&gt; | 3-3 | the destination died |"), "{text}");
+    assert!(text.contains(r" | a\|b&lt;i&gt; | 3-3 | the destination died |"), "{text}");
+    assert!(text.contains("| CPU | 22 Nov 12:00 | 40 | 90.0 % |"), "{text}");
+    let budget = line(&text, "| error rate | 1 | ");
+    assert_eq!(budget, "| error rate | 1 | 3 migrations | none, spent 33.3 times | 33.33 |");
     assert!(text.contains("Observed: 2400 of 3600 s (66.7 %)"), "{text}");
-    assert!(text.contains("| error_rate | violated | 33.33 % of migrations failed |"), "{text}");
+    assert_eq!(
+        line(&text, "| error_rate |"),
+        "| error_rate | 2026-11-22 12:25:00 | goes on | 35 min | 1 | 33.33 % of migrations failed |"
+    );
     assert!(text.contains("P99 of the blackout is 750 ms"), "{text}");
     // Without detectors a count of anomalies would be a lie.
     assert!(text.contains("Not measured: no detector reported in this period."), "{text}");
@@ -157,7 +163,8 @@ fn the_running_observer_has_its_say() {
     let directory = Directory::new();
     let text = report(&data(&stored(&directory), live(&sample::published(), sample::at())))
         .markdown(|_| None);
-    assert!(text.contains("Now: NO-GO"), "{text}");
+    assert!(text.contains("At the end of the period: NO-GO"), "{text}");
+    assert!(line(&text, "| go or no-go |").ends_with("| NO-GO |"), "{text}");
     assert!(text.contains("Stop the rollout until this is understood: "), "{text}");
     assert!(text.contains("Running now: 1."), "{text}");
     assert!(text.contains("network: 5.0 % of the segments are sent again"), "{text}");
@@ -165,7 +172,132 @@ fn the_running_observer_has_its_say() {
         text.contains("Health of the observer now: degraded (a probe is not attached"),
         "{text}"
     );
-    assert!(line(&text, "| 30d | error rate |").contains("25.00 %"), "{text}");
+    assert!(line(&text, "| error rate | below 1.00 % |").ends_with("| FAIL 25.00 % |"), "{text}");
+}
+
+/// The cells of the row of a section that begins so.
+fn row_of<'a>(text: &'a str, section: &str, start: &str) -> &'a str {
+    let (_, rest) = text.split_once(&format!("\n## {section}")).unwrap();
+    line(rest, start)
+}
+
+#[test]
+fn migrations_of_v1_count_in_their_own_section_only() {
+    let directory = Directory::new();
+    let mut store = Store::open(&directory.file()).unwrap();
+    for (id, version, outcome, blackout) in [
+        ("1-1", Version::V1, Outcome::Completed, Some(0.8)),
+        ("2-2", Version::V1, Outcome::Failed, None),
+        ("3-3", Version::V3, Outcome::Completed, Some(0.2)),
+    ] {
+        let mut record = sample::finished(id, outcome, 900);
+        record.version = Some(version);
+        match blackout {
+            Some(seconds) => record.blackout.as_mut().unwrap().seconds = Some(seconds),
+            None => record.blackout = None,
+        }
+        let entry = sample::entry(record);
+        let migrations = vec![(entry.record, entry.history)];
+        store.write(&Batch { migrations, ..Batch::default() }).unwrap();
+    }
+    let text = report(&data(&store, Live::default())).markdown(|_| None);
+    assert!(text.contains("Migrations that ended: 3, of which 2 of v1"), "{text}");
+    assert_eq!(
+        line(&text, "| latency |"),
+        "| latency | p99 of the blackout 200.0 ms, limit 500 ms (0 of 1 migrations at it or above) | PASS |"
+    );
+    assert_eq!(row_of(&text, "3", "| failed |"), "| failed | 0 | 0.0 % |");
+    assert!(!text.contains("3.5 Failed migrations"), "{text}");
+    let line = |start| row_of(&text, "9", start);
+    assert_eq!(line("| migrations that ended |"), "| migrations that ended | 2 | 1 | - | - |");
+    assert_eq!(
+        line("| blackout P99"),
+        "| blackout P99, ms | 800.00 | 200.00 | -75.0 % | more than 30 % down |"
+    );
+    assert_eq!(line("| failed, %"), "| failed, % | 50.0 | 0.0 | -100.0 % | more than 50 % down |");
+}
+
+#[test]
+fn what_the_observer_says_of_components_and_the_rollout_is_there() {
+    let directory = Directory::new();
+    let text = report(&data(&stored(&directory), live(&sample::published(), sample::at())))
+        .markdown(|_| None);
+    let view = crate::component::sample::view();
+    for one in &view.components {
+        let start = format!("| {} | {} |", one.component.as_str(), one.status.as_str());
+        row_of(&text, "4", &start);
+    }
+    let progress = view.rollout.unwrap();
+    let row = format!("| {} | {} | {:.1} % |", progress.v3, progress.v1, progress.percent);
+    let (_, rollout) = text.split_once("\n## 8 Rollout").unwrap();
+    assert!(rollout.contains(&row), "{row}: {rollout}");
+    assert!(row_of(&text, "0", "| rollout progress |").contains(" migrations run v3) |"), "{text}");
+    // Without an observer neither is claimed.
+    let text = report(&data(&stored(&directory), Live::default())).markdown(|_| None);
+    assert!(!text.contains("| amst |"), "{text}");
+    assert_eq!(
+        row_of(&text, "0", "| rollout progress |"),
+        "| rollout progress | not measured | - |"
+    );
+}
+
+#[test]
+fn violations_have_a_begin_and_an_end() {
+    let directory = Directory::new();
+    let mut store = Store::open(&directory.file()).unwrap();
+    let event = |minute, subject: &str, kind: &str| Event {
+        at: begin() + SignedDuration::from_mins(minute),
+        kind: kind.into(),
+        subject: subject.into(),
+        severity: String::new(),
+        text: "why".into(),
+    };
+    let events = vec![
+        event(10, "latency", "sla_restored"),
+        event(20, "throughput", "sla_violated"),
+        // A restart of the observer in between.
+        event(22, "throughput", "sla_violated"),
+        event(25, "throughput", "sla_restored"),
+        event(50, "latency", "sla_violated"),
+    ];
+    store.write(&Batch { events, ..Batch::default() }).unwrap();
+    let text = report(&data(&store, Live::default())).markdown(|_| None);
+    let (_, rest) = text.split_once("### 5.3").unwrap();
+    let (rest, _) = rest.split_once("\n## ").unwrap();
+    let rows: Vec<&str> = rest
+        .lines()
+        .filter(|row| row.starts_with("| latency") || row.starts_with("| through"))
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            "| latency | before this period | 2026-11-22 12:10:00 | 10 min | 0 | - |",
+            "| throughput | 2026-11-22 12:20:00 | 2026-11-22 12:25:00 | 5 min | 0 | why |",
+            "| latency | 2026-11-22 12:50:00 | goes on | 10 min | 0 | why |",
+        ]
+    );
+}
+
+#[test]
+fn anomalies_are_counted_by_type() {
+    let directory = Directory::new();
+    let mut store = Store::open(&directory.file()).unwrap();
+    let events = (0..60)
+        .map(|number| Event {
+            at: begin() + SignedDuration::from_secs(number),
+            kind: "anomaly".into(),
+            subject: if number < 10 { "rtt" } else { "runqueue" }.into(),
+            severity: if number % 2 == 0 { "critical" } else { "warning" }.into(),
+            text: format!("number {number}"),
+        })
+        .collect();
+    store.write(&Batch { events, ..Batch::default() }).unwrap();
+    let text = report(&data(&store, Live::default())).markdown(|_| None);
+    assert_eq!(row_of(&text, "6", "| rtt |"), "| rtt | 10 | 5 | 5 |");
+    assert_eq!(row_of(&text, "6", "| runqueue |"), "| runqueue | 50 | 25 | 25 |");
+    assert!(text.contains("The last 50 of 60, newest first."), "{text}");
+    assert!(text.contains("number 59") && !text.contains("number 9 "), "{text}");
+    assert!(text.contains("Anomalies that began: 60, of which 30 critical."), "{text}");
 }
 
 #[test]

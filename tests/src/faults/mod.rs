@@ -13,6 +13,7 @@ mod report;
 mod rig;
 mod run;
 mod stop;
+mod traffic;
 
 pub use self::cpu::{Competitors, CpuQuota};
 pub use self::expect::{Expectation, Fault};
@@ -22,6 +23,7 @@ pub use self::report::Report;
 pub use self::rig::{Rig, Variant};
 pub use self::run::{RunReport, Timing};
 pub use self::stop::Stopped;
+pub use self::traffic::Traffic;
 
 use anyhow::Result;
 

@@ -76,12 +76,25 @@ impl Loss {
     /// # Errors
     /// When `nft` is missing or the kernel has no nf_tables.
     pub fn new(wire: &Wire, percent: u8) -> Result<Self> {
+        Self::of(wire, percent, "")
+    }
+
+    /// Drops `percent` (1 to 99) of what one connection sends, the one with this port at the source.
+    ///
+    /// # Errors
+    /// As [`Loss::new`].
+    pub fn of_stream(wire: &Wire, percent: u8, port: u16) -> Result<Self> {
+        Self::of(wire, percent, &format!("tcp sport {port} "))
+    }
+
+    fn of(wire: &Wire, percent: u8, whose: &str) -> Result<Self> {
         let loss = Self { wire: wire.clone() };
         let rule = if percent >= 100 {
-            "counter drop".to_owned()
+            format!("{whose}counter drop")
         } else {
             format!(
-                "tcp flags & (syn | fin | rst) == 0 numgen random mod 100 < {percent} counter drop"
+                "{whose}tcp flags & (syn | fin | rst) == 0 \
+                 numgen random mod 100 < {percent} counter drop"
             )
         };
         let mut commands = format!(

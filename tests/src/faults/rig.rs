@@ -218,6 +218,21 @@ impl Rig {
         self.pair.destination.end()
     }
 
+    /// The source's ports of its streams, those that have carried most first.
+    ///
+    /// # Errors
+    /// When `ss` fails.
+    pub fn ports(&self) -> Result<Vec<u16>> {
+        let listing = self.wire.end(Role::Source).run("ss", &["-tinOH", "state", "established"])?;
+        Ok(busiest(&listing, self.plan.port))
+    }
+
+    /// The wire between both ends.
+    #[must_use]
+    pub fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
     /// Lets the streams that have carried most, but for one, pass at `slow` bytes per second together, and all else at `fast`, until the
     /// rig ends: as where the path is chosen by port and most paths are congested.
     ///
@@ -225,9 +240,8 @@ impl Rig {
     /// When a program fails, or there are fewer than two streams.
     pub fn slow_down(&self, streams: usize, slow: u64, fast: u64) -> Result<()> {
         let source = self.wire.end(Role::Source);
-        let listing = source.run("ss", &["-tinOH", "state", "established"])?;
-        let ports = busiest(&listing, self.plan.port);
-        ensure!(ports.len() > streams && streams > 1, "the streams are {ports:?}:\n{listing}");
+        let ports = self.ports()?;
+        ensure!(ports.len() > streams && streams > 1, "the streams are {ports:?}");
         let ports: Vec<String> = ports[1..streams].iter().map(ToString::to_string).collect();
         let bits = |rate: u64| format!("{}bit", 8 * rate);
         let class = |id: &str, rate: u64| {

@@ -7,7 +7,7 @@ use crate::anomaly::{
     Direction, Event, Kind, Method, Phase, Sample, Severity, Signals,
     alarm::{Alarm, Edge},
     replay::replay,
-    signals::{EVENTS, MIGRATIONS},
+    signals::{EVENTS, LASTING, MIGRATIONS},
     watch::Watch,
 };
 use crate::migration::record::Mode;
@@ -119,7 +119,7 @@ fn one_of_five_is_named() {
 fn what_is_usual_in_one_mode_is_not_in_another() {
     let mut host = Host::new(4);
     for _ in 0..200 {
-        host.usual(&["a"], 1.0);
+        host.usual(&["a", "b", "c"], 1.0);
     }
     for _ in 0..200 {
         host.now += SignedDuration::from_secs(1);
@@ -132,14 +132,17 @@ fn what_is_usual_in_one_mode_is_not_in_another() {
         };
         assert_eq!(host.signals.observe(host.now, &[far]), []);
     }
-    let near = host.second(&[("a", Kind::Rtt, 0.08)]);
+    let near: Vec<_> = (0..LASTING).flat_map(|_| host.second(&[("a", Kind::Rtt, 0.08)])).collect();
     assert!(near.iter().any(|event| event.kind == Kind::Rtt), "{near:?}");
 }
 
 #[test]
 fn kinds_that_are_a_little_off_together_agree() {
-    let usual =
-        [("a", Kind::Retransmit, 0.010), ("a", Kind::Runqueue, 0.05), ("a", Kind::ErrorBurst, 1.0)];
+    let usual = [
+        ("a", Kind::Retransmit, 0.010),
+        ("a", Kind::Throughput, 1e7),
+        ("a", Kind::ErrorBurst, 1.0),
+    ];
     let run = |last: [f64; 3]| {
         let mut host = Host::new(5);
         for second in 0..40 {
@@ -208,16 +211,19 @@ fn a_blackout_that_is_long_is_one_event_for_each_migration() {
 #[test]
 fn after_silence_a_usual_second_is_usual() {
     let mut host = Host::new(11);
-    for _ in 0..300 {
+    for second in 0..400 {
         let value = 0.001 * (1.0 + 0.1 * host.noise.normal());
-        assert_eq!(host.second(&[("a", Kind::Rtt, value)]), []);
+        let migration = ["d", "c", "b", "a"][second / 100];
+        assert_eq!(host.second(&[(migration, Kind::Rtt, value)]), []);
     }
-    let events = host.second(&[("a", Kind::Rtt, 0.5)]);
+    let events: Vec<_> = (0..LASTING).flat_map(|_| host.second(&[("a", Kind::Rtt, 0.5)])).collect();
     assert!(matches!(&events[..], [event] if event.phase == Phase::Began), "{events:?}");
     for _ in 0..70 {
         host.second(&[]);
     }
-    assert_eq!(host.second(&[("c", Kind::Rtt, 0.001)]), []);
+    for _ in 0..LASTING {
+        assert_eq!(host.second(&[("e", Kind::Rtt, 0.001)]), []);
+    }
 }
 
 #[test]
@@ -226,17 +232,48 @@ fn an_event_as_json() {
     for _ in 0..30 {
         host.second(&[("a", Kind::Rtt, 0.0002)]);
     }
+    for _ in 1..LASTING {
+        assert_eq!(host.second(&[("a", Kind::Rtt, 0.25)]), [], "it has not lasted");
+    }
     let events = host.second(&[("a", Kind::Rtt, 0.25)]);
     let json = serde_json::to_value(&events).expect("plain values");
     let expected = serde_json::json!([{
         "id": 1, "phase": "began", "kind": "rtt", "mode": "datacenter", "migration": "a",
         "severity": "critical", "direction": "above", "value": 0.25, "method": "robust_z",
         "expected_low": events[0].expected_low, "expected_high": events[0].expected_high,
-        "z": events[0].z, "score": events[0].score, "began_at": "2027-01-15T08:00:31Z",
+        "z": events[0].z, "score": events[0].score, "began_at": "2027-01-15T08:00:35Z",
     }]);
     assert_eq!(json, expected);
-    assert!((events[0].expected_low + 400e-6).abs() < 1e-9, "the floor is 200 us");
-    assert!((events[0].expected_high - 800e-6).abs() < 1e-9);
+    assert!((events[0].expected_low + 2.8e-3).abs() < 1e-9, "the floor is 1 ms");
+    assert!((events[0].expected_high - 3.2e-3).abs() < 1e-9);
+}
+
+#[test]
+fn what_must_last_is_silent_about_jumps() {
+    let mut host = Host::new(15);
+    for second in 0..600 {
+        let jump = second % 40 >= 36;
+        let (rtt, waits) = if jump { (0.05, 2.0) } else { (0.001, 0.01) };
+        let events = host.second(&[("a", Kind::Rtt, rtt), ("a", Kind::Runqueue, waits)]);
+        assert_eq!(events, [], "second {second}");
+    }
+}
+
+#[test]
+fn that_the_second_migration_differs_from_the_first_is_no_anomaly() {
+    let after = |migrations: &[&str]| {
+        let mut host = Host::new(16);
+        for migration in migrations {
+            for _ in 0..30 {
+                assert_eq!(host.second(&[(migration, Kind::Rtt, 0.002)]), []);
+            }
+        }
+        let other = (0..30).flat_map(|_| host.second(&[("other", Kind::Rtt, 0.03)]));
+        other.filter(|event| event.phase == Phase::Began).count()
+    };
+    assert_eq!(after(&["a"]), 0);
+    assert_eq!(after(&["a", "b"]), 0);
+    assert_eq!(after(&["a", "b", "c"]), 1);
 }
 
 /// Fifty migrations of ten minutes, noise with and without memory.
@@ -256,6 +293,19 @@ fn a_watch_is_silent_on_noise() {
         }
         assert!(events <= 1, "{correlation}: {events} in 8.3 hours");
     }
+}
+
+#[test]
+fn after_five_blackouts_one_that_is_far_longer_is_an_anomaly() {
+    let after = |blackouts: &[f64]| {
+        let mut host = Host::new(17);
+        for value in blackouts {
+            assert_eq!(host.second(&[("usual", Kind::Latency, *value)]), []);
+        }
+        host.second(&[("long", Kind::Latency, 5.0)]).len()
+    };
+    assert_eq!(after(&[0.3, 0.33, 0.36, 0.31]), 0);
+    assert_eq!(after(&[0.3, 0.33, 0.36, 0.31, 0.35]), 1);
 }
 
 #[test]

@@ -123,4 +123,21 @@ proptest! {
         prop_assert!(at_most * 100 >= values.len() * percent);
         prop_assert!(less * 100 < values.len() * percent);
     }
+
+    #[test]
+    fn quantiles_are_those_of_the_sorted_blackouts(seconds in proptest::collection::vec(0.0f64..1.0, 1..400)) {
+        let blackouts = seconds.iter().map(|&seconds| Felt { mode: Some(Mode::Datacenter), seconds }).collect();
+        let content = Content { counts: Counts::default(), blackouts };
+        let levels = judge(Window::Hour, &content, &Targets::default());
+        let mut sorted = seconds;
+        sorted.sort_unstable_by(f64::total_cmp);
+        let found = levels.latency_by_mode[0];
+        let rank = |percent| nearest_rank(&sorted, percent).unwrap();
+        prop_assert_eq!(
+            [found.p50_seconds, found.p95_seconds, found.p99_seconds, found.max_seconds],
+            [rank(50), rank(95), rank(99), sorted[sorted.len() - 1]]
+        );
+        let above = sorted.iter().filter(|seconds| **seconds >= 0.5).count() as u64;
+        prop_assert_eq!((found.migrations, found.above), (sorted.len() as u64, above));
+    }
 }
