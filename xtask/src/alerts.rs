@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Mutex, mpsc};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,6 +13,7 @@ use dwcp_observer_lab::alerts::rules;
 use dwcp_observer_lab::alerts::run::{self, Expected, Lab, Outcome};
 use dwcp_observer_lab::alerts::scenario::{NOT_CAUSED, Scenario};
 use dwcp_observer_lab::alerts::stack::Programs;
+use dwcp_observer_lab::alerts::turns::Turns;
 
 use crate::shell::{as_root, cargo, find, is_root, target_dir};
 use crate::{build, setup};
@@ -20,7 +21,7 @@ use crate::{build, setup};
 /// Arguments of `alerts`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only these faults
+    /// Only these faults, in this order
     #[arg(long, value_enum, value_name = "FAULT", value_delimiter = ',')]
     only: Vec<Scenario>,
     /// No faults, only migrations
@@ -84,14 +85,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             .context("no alertmanager")?,
     };
     let patience = Duration::from_secs(args.patience);
-    let lab = Lab { agent, flows, programs, patience, turn: Mutex::new(()) };
+    let lab = Lab { agent, flows, programs, patience, turns: Turns::default() };
     let mut stdout = std::io::stdout().lock();
     let mut good = true;
     if !args.no_faults {
-        let chosen = |it: &&Scenario| args.only.is_empty() || args.only.contains(it);
-        let scenarios: Vec<Scenario> =
-            Scenario::value_variants().iter().filter(chosen).copied().collect();
-        good &= faults(&lab, &scenarios, args, &mut stdout)?;
+        let scenarios = if args.only.is_empty() { Scenario::value_variants() } else { &args.only };
+        good &= faults(&lab, scenarios, args, &mut stdout)?;
     }
     if args.clean > 0 {
         good &= without_faults(&lab, args, &mut stdout)?;
@@ -138,16 +137,19 @@ fn faults(lab: &Lab, scenarios: &[Scenario], args: &Args, out: &mut impl Write) 
     };
     if args.one_by_one {
         for scenario in scenarios {
-            report(*scenario, &run::run(*scenario, lab, speed(*scenario)))?;
+            report(*scenario, &run::run(*scenario, lab, speed(*scenario), None))?;
         }
     } else {
         std::thread::scope(|scope| -> Result<()> {
             let (sender, receiver) = mpsc::channel();
+            let mut numbers = 0..;
             for scenario in scenarios.iter().copied() {
                 let sender = sender.clone();
+                let turn = if scenario.is_aside() { None } else { numbers.next() };
                 scope.spawn(move || {
+                    let result = run::run(scenario, lab, speed(scenario), turn);
                     // Whoever reads has ended only with an error of its own.
-                    let _ = sender.send((scenario, run::run(scenario, lab, speed(scenario))));
+                    let _ = sender.send((scenario, result));
                 });
             }
             drop(sender);

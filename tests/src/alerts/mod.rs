@@ -11,4 +11,5 @@ pub mod run;
 pub mod scenario;
 mod speed;
 pub mod stack;
+pub mod turns;
 pub mod webhook;

@@ -4,7 +4,6 @@ use std::any::Any;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +12,7 @@ use super::host::{Disk, Endpoint, FullMemory, HaltedThread, busy_cpus};
 use super::migrations::{self, LONG_RATE, TARGET};
 use super::scenario::Scenario;
 use super::stack::{Changes, Programs, Stack};
+use super::turns::Turns;
 use super::webhook::Delivered;
 use crate::faults::{Fault, Injection, Rig, Variant};
 use crate::flows::FlowHelper;
@@ -31,8 +31,8 @@ pub struct Lab {
     pub programs: Programs,
     /// How long an alert is waited for at most.
     pub patience: Duration,
-    /// Whose migrations run now: scenarios on several threads take turns.
-    pub turn: Mutex<()>,
+    /// Whose migrations run now.
+    pub turns: Turns,
 }
 
 /// An alert that was waited for.
@@ -87,19 +87,21 @@ pub(super) fn observe(
     }
 }
 
-/// Starts everything anew, injects the fault, waits for its alerts and takes it back.
+/// Starts everything anew, injects the fault, waits for its alerts and takes it back. With a `turn` it waits until that has come, and
+/// ends it as soon as the next scenario may begin.
 ///
 /// # Errors
 /// When something cannot be started or injected. That an alert did not come is in the outcome.
-pub fn run(scenario: Scenario, lab: &Lab, speed: u32) -> Result<Outcome> {
-    let turn =
-        (!scenario.is_aside()).then(|| lab.turn.lock().unwrap_or_else(PoisonError::into_inner));
+pub fn run(scenario: Scenario, lab: &Lab, speed: u32, turn: Option<usize>) -> Result<Outcome> {
+    let mut turn = turn.map(|number| lab.turns.wait(number));
     let mut scene = Scene::set(scenario, lab, speed)?;
     let early = scene.stack.webhook.delivered();
     ensure!(early.is_empty(), "alerts before the fault: {early:?}");
     let fault = scene.inject()?;
     // What goes on under its fault keeps the turn; what is over only waits for its alerts.
-    let turn = if fault.is_over { end_turn(turn) } else { turn };
+    if fault.is_over {
+        drop(turn.take());
+    }
     let mut outcome = Outcome { expected: Vec::new(), resolved: None, others: Vec::new() };
     scene.wait(fault.onset, &mut outcome)?;
     if let Some((mut rig, kind, injection)) = fault.migration
@@ -115,14 +117,7 @@ pub fn run(scenario: Scenario, lab: &Lab, speed: u32) -> Result<Outcome> {
             }
         }
     }
-    drop(turn);
     Ok(outcome)
-}
-
-/// The next scenario's migrations may begin.
-fn end_turn(turn: Option<MutexGuard<'_, ()>>) -> Option<MutexGuard<'_, ()>> {
-    drop(turn);
-    None
 }
 
 /// A fault in force.
@@ -268,7 +263,8 @@ impl<'a> Scene<'a> {
             Scenario::RolloutStands => {
                 migrations::clean(None)?;
                 migrations::clean(Some(self.v1_port))?;
-                Ok(InForce::now())
+                // The next migration would be progress.
+                Ok(InForce { is_over: false, ..InForce::now() })
             }
             Scenario::ManyStreams => self.connections(460, "2000000"),
             Scenario::TooManyFlows => self.connections(40, "100000"),

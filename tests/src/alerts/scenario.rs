@@ -2,9 +2,23 @@
 
 use clap::ValueEnum;
 
-/// What goes wrong.
+/// What goes wrong. Those come first that only wait for their alerts once their migrations are over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
+    /// Two migrations fail: their destinations get SIGKILL.
+    DestinationsKilled,
+    /// One migration fails: its source gets SIGKILL.
+    SourceKilled,
+    /// Most of the guest's memory is sent while it stands still.
+    LongBlackout,
+    /// A blackout over the limit, on a network below its target.
+    TwoLevelsViolated,
+    /// The guest stands still for 0.3 to 0.5 s.
+    NearBlackout,
+    /// After migrations with a short blackout, one with a longer one.
+    UnusualBlackout,
+    /// After half a minute at one rate the network loses packets.
+    UnusualSecond,
     /// The destination gets SIGSTOP.
     ReceiverStopped,
     /// The guest writes to its memory as fast as the network sends.
@@ -17,28 +31,18 @@ pub enum Scenario {
     BandwidthCut,
     /// The network carries 87 % of its target.
     SlowNetwork,
-    /// One migration fails: its source gets SIGKILL.
-    SourceKilled,
-    /// Two migrations fail: their destinations get SIGKILL.
-    DestinationsKilled,
-    /// Most of the guest's memory is sent while it stands still.
-    LongBlackout,
-    /// The guest stands still for 0.3 to 0.5 s.
-    NearBlackout,
-    /// A blackout over the limit, on a network below its target.
-    TwoLevelsViolated,
-    /// After migrations with a short blackout, one with a longer one.
-    UnusualBlackout,
-    /// After half a minute at one rate the network loses packets.
-    UnusualSecond,
-    /// One migration of v1, one of v3, then none.
-    RolloutStands,
     /// 460 connections of a migrator.
     ManyStreams,
     /// More connections than the observer has slots.
     TooManyFlows,
     /// A process of a component gets SIGKILL.
     ComponentKilled,
+    /// One migration of v1, one of v3, then none.
+    RolloutStands,
+    /// All CPUs are busy.
+    BusyCpus,
+    /// Memory fills up.
+    MemoryFills,
     /// The endpoints of ACP, HDE and PBA report that they do badly.
     ComponentsDoBadly,
     /// The observer gets SIGKILL.
@@ -53,10 +57,6 @@ pub enum Scenario {
     PrometheusHalted,
     /// A target gives more samples than its job allows.
     TooManySamples,
-    /// All CPUs are busy.
-    BusyCpus,
-    /// Memory fills up.
-    MemoryFills,
 }
 
 impl Scenario {
