@@ -126,7 +126,8 @@ fn faults(lab: &Lab, scenarios: &[Scenario], args: &Args, out: &mut impl Write) 
                     }
                     writeln!(out, "{}", row(scenario, expected, outcome, speed(scenario))?)?;
                 }
-                if !outcome.others.is_empty() {
+                // Beside others, an observer sees their faults too.
+                if args.one_by_one && !outcome.others.is_empty() {
                     let other = |(name, at): &(String, f64)| format!("{name} {at:.0}");
                     let others: Vec<String> = outcome.others.iter().map(other).collect();
                     writeln!(out, "{:<20} also: {}", "", others.join(", "))?;

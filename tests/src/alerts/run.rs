@@ -225,12 +225,10 @@ impl<'a> Scene<'a> {
             Scenario::BandwidthCut => rigged(Fault::BandwidthCut, 1536, None, 13),
             Scenario::UnusualSecond => {
                 let fault = rigged(Fault::RandomDrop, 1536, None, 13)?;
-                if let Some((rig, ..)) = fault.migration {
-                    // So that the next scenario is alone.
-                    std::thread::sleep(Duration::from_secs(20));
-                    drop(rig);
-                }
-                Ok(InForce::since(fault.onset))
+                std::thread::sleep(Duration::from_secs(20));
+                drop(fault.migration);
+                // What others do would be unusual too.
+                Ok(InForce { is_over: false, ..InForce::since(fault.onset) })
             }
             Scenario::SlowNetwork => {
                 let mut fault = rigged(Fault::DirtyStorm, 224, None, 2)?;
@@ -239,8 +237,8 @@ impl<'a> Scene<'a> {
                 }
                 Ok(InForce { onset: Instant::now(), ..fault })
             }
-            Scenario::SlowPaths => {
-                let (onset, kept) = migrations::slow_paths()?;
+            Scenario::SlowPath => {
+                let (onset, kept) = migrations::slow_path()?;
                 // In force until the scene is over, and so is the turn.
                 self.kept.push(Box::new(kept));
                 Ok(InForce { is_over: false, ..InForce::since(onset) })

@@ -13,7 +13,7 @@ pub enum Scenario {
     LongBlackout,
     /// A blackout over the limit, on a network below its target.
     TwoLevelsViolated,
-    /// The guest stands still for 0.3 to 0.5 s.
+    /// The guest stands still for some 80 % of what its mode allows.
     NearBlackout,
     /// After migrations with a short blackout, one with a longer one.
     UnusualBlackout,
@@ -25,8 +25,8 @@ pub enum Scenario {
     DirtyStorm,
     /// The network loses 5 % of the packets.
     RandomDrop,
-    /// All paths but one of a migration with five streams become slow.
-    SlowPaths,
+    /// One path of a migration with four streams becomes slow.
+    SlowPath,
     /// The network's rate falls to 4 % of what it was.
     BandwidthCut,
     /// The network carries 87 % of its target.
@@ -67,7 +67,7 @@ impl Scenario {
             Self::ReceiverStopped => &["DWCPv3MigrationStalled"],
             Self::DirtyStorm => &["DWCPv3MigrationNotConverging"],
             Self::RandomDrop => &["DWCPv3RetransmitStorm"],
-            Self::SlowPaths => &["DWCPv3StreamImbalance"],
+            Self::SlowPath => &["DWCPv3StreamImbalance"],
             Self::BandwidthCut => &[
                 "DWCPv3ThroughputAnomalyDetected",
                 "DWCPv3SLAThroughputViolation",

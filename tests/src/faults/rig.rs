@@ -233,16 +233,14 @@ impl Rig {
         &self.wire
     }
 
-    /// Lets the streams that have carried most, but for one, pass at `slow` bytes per second together, and all else at `fast`, until the
-    /// rig ends: as where the path is chosen by port and most paths are congested.
+    /// Lets the stream that has carried most pass at `slow` bytes per second, and all else at `fast`, until the rig ends: as where the
+    /// path is chosen by port and one of them is bad.
     ///
     /// # Errors
-    /// When a program fails, or there are fewer than two streams.
-    pub fn slow_down(&self, streams: usize, slow: u64, fast: u64) -> Result<()> {
+    /// When a program fails, or there is no stream.
+    pub fn slow_one_down(&self, slow: u64, fast: u64) -> Result<()> {
         let source = self.wire.end(Role::Source);
-        let ports = self.ports()?;
-        ensure!(ports.len() > streams && streams > 1, "the streams are {ports:?}");
-        let ports: Vec<String> = ports[1..streams].iter().map(ToString::to_string).collect();
+        let port = *self.ports()?.first().context("no stream")?;
         let bits = |rate: u64| format!("{}bit", 8 * rate);
         let class = |id: &str, rate: u64| {
             let rate = bits(rate);
@@ -260,8 +258,7 @@ impl Rig {
         let rules = format!(
             "add table inet lab; \
              add chain inet lab leaving {{ type filter hook postrouting priority 300; }}; \
-             add rule inet lab leaving tcp sport {{ {} }} meta priority set 1:20",
-            ports.join(", ")
+             add rule inet lab leaving tcp sport {port} meta priority set 1:20"
         );
         source.run("nft", &[&rules])?;
         Ok(())
