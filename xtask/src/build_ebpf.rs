@@ -43,13 +43,15 @@ pub(crate) fn run() -> Result<PathBuf> {
     };
     eprintln!("build-ebpf: {}, bpf-linker {version}", toolchain.describe());
     let build_dir = workspace().join("target/ebpf-build");
+    let source = newest(&workspace().join(PACKAGE).join("src"))?;
     for object in &OBJECTS {
         run_command(&mut command(object, &toolchain, &linker, &build_dir))?;
         let built = build_dir.join(TARGET).join("ebpf").join(object.bin);
         let stripped = build_dir.join("stripped.o");
         let content = if strip(&built, &stripped) { &stripped } else { &built };
         let file = directory().join(format!("{}.bpf.o", object.name));
-        install(content, modified(&built)?, &file)?;
+        // What cargo leaves as it is does not depend on the sources that changed.
+        install(content, modified(&built)?.max(source), &file)?;
         eprintln!("build-ebpf: {}", file.display());
     }
     Ok(directory())
@@ -118,6 +120,17 @@ fn install(content: &Path, built: SystemTime, object: &Path) -> Result<()> {
         std::fs::create_dir_all(parent)?;
     }
     std::fs::write(object, new).with_context(|| format!("cannot write {}", object.display()))
+}
+
+/// The newest modification below `directory`.
+fn newest(directory: &Path) -> Result<SystemTime> {
+    let mut latest = modified(directory)?;
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let time = if path.is_dir() { newest(&path)? } else { modified(&path)? };
+        latest = latest.max(time);
+    }
+    Ok(latest)
 }
 
 fn modified(path: &Path) -> Result<SystemTime> {
