@@ -111,9 +111,9 @@ pub fn split(second: &Second, source: &Source) -> Split {
     split
 }
 
-/// Whether a second has a length.
+/// Whether a second has a length: one of more than thirty years is a clock gone wrong, and sums of such would not be finite.
 pub(crate) fn is_length(seconds: f64) -> bool {
-    seconds.is_finite() && seconds > 1e-6
+    (1e-6..1e9).contains(&seconds)
 }
 
 /// Threads and the streams they send on. A stream that has no thread yet stands for one asleep; a migrator without streams is

@@ -87,6 +87,17 @@ fn any_second() -> impl Strategy<Value = Second> {
         })
 }
 
+/// Found by the property below: the shares of two streams added up to infinity.
+#[test]
+fn a_second_as_long_as_numbers_go_is_none() {
+    let long = plain(0, 0.0, 0.0).source(|source| {
+        let stream = source.streams[0].clone();
+        source.streams.push(Stream { tid: 0, ..stream });
+    });
+    let verdict = Judge::new().judge(&Second { seconds: f64::MAX, ..long });
+    assert!(verdict.fractions.is_none_or(|it| (it.sum() - 1.0).abs() < 1e-9), "{verdict:?}");
+}
+
 proptest! {
     #[test]
     fn any_history_gives_sound_verdicts(seconds in vec(any_second(), 1..12)) {
