@@ -22,6 +22,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// A queue pair of `/api/v1/rdma`.
 #[derive(Clone, Debug, Deserialize)]
 struct HostQueuePair {
+    pid: u32,
     comm: String,
     bytes_sent: Option<u64>,
     bytes_received: Option<u64>,
@@ -212,18 +213,17 @@ fn watched(
     comm: &str,
     work: impl FnOnce() -> String + Send,
 ) -> (String, Vec<HostQueuePair>) {
-    let older: Vec<u32> = queue_pairs(observer, comm).iter().map(|qp| qp.queue_pair.qpn).collect();
+    let older: Vec<_> = queue_pairs(observer, comm).iter().map(identity).collect();
     std::thread::scope(|scope| {
         let running = scope.spawn(work);
         let mut last: Vec<HostQueuePair> = Vec::new();
         loop {
             let done = running.is_finished();
             for qp in queue_pairs(observer, comm) {
-                let number = qp.queue_pair.qpn;
-                if older.contains(&number) {
+                if older.contains(&identity(&qp)) {
                     continue;
                 }
-                last.retain(|known| known.queue_pair.qpn != number);
+                last.retain(|known| identity(known) != identity(&qp));
                 last.push(qp);
             }
             let closed = !last.is_empty() && last.iter().all(|qp| qp.close_reason.is_some());
@@ -233,6 +233,11 @@ fn watched(
             std::thread::sleep(Duration::from_millis(100));
         }
     })
+}
+
+/// A device gives a number out again: on 5.10, the one that was freed last.
+fn identity(qp: &HostQueuePair) -> (u32, u32) {
+    (qp.pid, qp.queue_pair.qpn)
 }
 
 fn completed(qp: &HostQueuePair, operation: &str) -> Operations {
