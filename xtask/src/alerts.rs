@@ -178,6 +178,9 @@ fn without_faults(lab: &Lab, args: &Args, out: &mut impl Write) -> Result<bool> 
         result.firing.len(),
         result.anomalies.len(),
     )?;
+    for (downtime, at) in &result.long {
+        writeln!(out, "  downtime by QEMU, after {at:.0} s: {downtime} ms")?;
+    }
     for (name, at) in &result.delivered {
         writeln!(out, "  delivered after {at:.0} s: {name}")?;
     }

@@ -68,8 +68,12 @@ pub(crate) fn borrow<'a, T: aya::Pod>(
     found.try_into().map_err(|error| MapError::new(map, error))
 }
 
-/// Maps an array; its descriptor stays with the object, which still needs it to load programs.
-pub(crate) fn mapped<T: Copy>(ebpf: &Ebpf, map: &'static str) -> Result<Mapped<T>, MapError> {
+/// Maps the first `count` values of an array; the map stays with the object, which still needs it to load programs.
+pub(crate) fn mapped<T: Copy>(
+    ebpf: &Ebpf,
+    map: &'static str,
+    count: u32,
+) -> Result<Mapped<T>, MapError> {
     let Some(Map::Array(data)) = ebpf.map(map) else {
         return Err(MapError { map, source: anyhow::anyhow!("is not an array of the object") });
     };
@@ -78,7 +82,10 @@ pub(crate) fn mapped<T: Copy>(ebpf: &Ebpf, map: &'static str) -> Result<Mapped<T
         let source = anyhow::anyhow!("holds values of {} bytes", info.value_size());
         return Err(MapError { map, source });
     }
-    Mapped::new(data.fd(), info.max_entries()).map_err(|error| MapError::new(map, error))
+    let mut mapped =
+        Mapped::new(data.fd(), info.max_entries()).map_err(|error| MapError::new(map, error))?;
+    mapped.reach(count).map_err(|error| MapError::new(map, error))?;
+    Ok(mapped)
 }
 
 /// Takes a stack and puts free slots on it. Last in, first out: low slots are handed out first, so that few pages are touched.

@@ -191,7 +191,7 @@ impl Kernel {
 
     /// Starts or stops measuring the threads of a process.
     pub fn watch(&mut self, slot: u32, on: bool) {
-        if let Some(record) = self.maps.processes.records.slot(slot) {
+        if let Some(record) = self.maps.processes.slot(slot) {
             poke!(record, watch, u32::from(on));
         }
         if on {

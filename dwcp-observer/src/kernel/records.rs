@@ -100,7 +100,7 @@ impl Maps {
             flows: Slots::new(ebpf, "FLOWS", "FLOW_FREE", LEVEL_FLOWS, 0)?,
             threads: Slots::new(ebpf, "THREADS", "THREAD_FREE", LEVEL_THREADS, 0)?,
             processes: Slots::new(ebpf, "PROCESSES", "PROCESS_FREE", LEVEL_PROCESSES, 1)?,
-            levels: mapped(ebpf, "LEVEL")?,
+            levels: mapped(ebpf, "LEVEL", 1)?,
             counters: take(ebpf, "COUNTERS")?,
             histograms: take(ebpf, "HOST_HIST")?,
             flow_rtt: take(ebpf, "FLOW_RTT")?,
@@ -135,7 +135,7 @@ impl Kernel {
 
     /// Frees the slot of a flow that has closed or is given up: should its socket still be there, it counts no more.
     pub fn release_flow(&mut self, slot: u32) {
-        if let Some(record) = self.maps.flows.records.slot(slot)
+        if let Some(record) = self.maps.flows.slot(slot)
             && peek!(record, state) != SLOT_FREE
         {
             tcp::reset(record);
@@ -170,14 +170,14 @@ impl Kernel {
 
     /// Tells the kernel side a thread's role, for the histogram by role.
     pub fn set_role(&mut self, slot: u32, role: u32) {
-        if let Some(record) = self.maps.threads.records.slot(slot) {
+        if let Some(record) = self.maps.threads.slot(slot) {
             poke!(record, role, role);
         }
     }
 
     /// Frees the slot of a thread, alive or not: a live one is no longer measured.
     pub fn release_thread(&mut self, slot: u32) {
-        if let Some(record) = self.maps.threads.records.slot(slot)
+        if let Some(record) = self.maps.threads.slot(slot)
             && peek!(record, state) != SLOT_FREE
         {
             sched::reset(record);
@@ -228,7 +228,7 @@ impl Kernel {
         if slot == 0 {
             return;
         }
-        if let Some(record) = self.maps.processes.records.slot(slot)
+        if let Some(record) = self.maps.processes.slot(slot)
             && peek!(record, state) == SLOT_CLOSED
         {
             if let Some(phases) = &mut self.phases {
@@ -282,13 +282,9 @@ impl Kernel {
     pub fn map_use(&self) -> Vec<MapUse> {
         let Maps { flows, threads, processes, .. } = &self.maps;
         vec![
-            MapUse { map: "flows", used: flows.used, capacity: flows.records.len() },
-            MapUse { map: "threads", used: threads.used, capacity: threads.records.len() },
-            MapUse {
-                map: "processes",
-                used: processes.used,
-                capacity: processes.records.len() - 1,
-            },
+            MapUse { map: "flows", used: flows.used, capacity: flows.len() },
+            MapUse { map: "threads", used: threads.used, capacity: threads.len() },
+            MapUse { map: "processes", used: processes.used, capacity: processes.len() - 1 },
         ]
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Levels([u32; LEVELS + 1]);
 
 /// A set of record slots and the stack of free ones.
 pub(super) struct Slots<T> {
-    pub(super) records: Mapped<T>,
+    records: Mapped<T>,
     free: Stack<MapData, u32>,
     map: &'static str,
     level: u32,
@@ -40,9 +40,26 @@ impl<T: Copy> Slots<T> {
         level: u32,
         first: u32,
     ) -> Result<Self, MapError> {
-        let records = mapped(ebpf, map)?;
+        let records: Mapped<T> = mapped(ebpf, map, 0)?;
         let free = free_slots(ebpf, free, first..records.len())?;
         Ok(Self { records, free, map, level, used: 0 })
+    }
+
+    /// Number of slots.
+    pub(super) const fn len(&self) -> u32 {
+        self.records.len()
+    }
+
+    /// Where a slot lies; `None` beyond the end.
+    pub(super) fn slot(&mut self, slot: u32) -> Option<NonNull<T>> {
+        self.reach(slot.saturating_add(1));
+        self.records.slot(slot)
+    }
+
+    fn reach(&mut self, slots: u32) {
+        if let Err(error) = self.records.reach(slots) {
+            log::warn!("{}: slots are unread until they can be mapped: {error}", self.map);
+        }
     }
 
     pub(super) fn give_back(&mut self, slot: u32) {
@@ -59,6 +76,7 @@ impl<T: Copy> Slots<T> {
     ) {
         let level = levels.slot(0).map_or(0, |levels| peek!(levels, 0)[self.level as usize]);
         let top = level.saturating_add(MARGIN).min(self.records.len());
+        self.reach(top);
         let mut used = 0;
         for slot in 0..top {
             if let Some(record) = self.records.slot(slot) {

@@ -87,27 +87,32 @@ pub fn run_iterator(program: BorrowedFd<'_>, process: Option<u32>) -> io::Result
     }
 }
 
-/// The values of a `BPF_F_MMAPABLE` array, mapped: reading costs no system call.
+/// The values of a `BPF_F_MMAPABLE` array, mapped as far as they are asked for: reading costs no system
+/// call, and all pages of a mapping count in the resident memory, touched or not, since the kernel enters
+/// them at once (`remap_vmalloc_range`, Linux 5.5 to 6.18).
 #[derive(Debug)]
 pub struct Mapped<T> {
-    base: NonNull<u8>,
-    stride: usize,
-    length: usize,
+    map: OwnedFd,
+    parts: Vec<Part>,
+    /// Values in a part: as few as end at the end of a page, whatever their size.
+    step: u32,
     entries: u32,
     _values: PhantomData<T>,
 }
 
-// SAFETY: the mapping belongs to this value alone and is reached through volatile accesses only.
-unsafe impl<T> Send for Mapped<T> {}
+/// One `mmap(2)`, undone with it.
+#[derive(Debug)]
+struct Part {
+    base: NonNull<u8>,
+    length: usize,
+}
 
-impl<T: Copy> Mapped<T> {
-    /// Maps an array of `entries` values of type `T`.
-    ///
-    /// # Errors
-    /// What `mmap(2)` says.
-    pub fn new(map: impl AsFd, entries: u32) -> io::Result<Self> {
-        let stride = size_of::<T>().next_multiple_of(8);
-        let length = stride * entries as usize;
+// SAFETY: the mapping belongs to this value alone and is reached through volatile accesses only.
+unsafe impl Send for Part {}
+
+impl Part {
+    fn new(map: BorrowedFd<'_>, offset: usize, length: usize) -> io::Result<Self> {
+        let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
         // SAFETY: a fresh mapping of a descriptor that lives for the call; the result is checked.
         let base = unsafe {
             libc::mmap(
@@ -115,8 +120,8 @@ impl<T: Copy> Mapped<T> {
                 length,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
-                map.as_fd().as_raw_fd(),
-                0,
+                map.as_raw_fd(),
+                offset,
             )
         };
         if base == libc::MAP_FAILED {
@@ -124,10 +129,47 @@ impl<T: Copy> Mapped<T> {
         }
         let base =
             NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap(2) returned null"))?;
-        Ok(Self { base, stride, length, entries, _values: PhantomData })
+        Ok(Self { base, length })
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new` and nothing borrows from it.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.length) };
+    }
+}
+
+impl<T: Copy> Mapped<T> {
+    const STRIDE: usize = size_of::<T>().next_multiple_of(8);
+
+    /// Of an array of `entries` values of type `T`; maps none of them.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be duplicated.
+    pub fn new(map: impl AsFd, entries: u32) -> io::Result<Self> {
+        let map = map.as_fd().try_clone_to_owned()?;
+        // SAFETY: no arguments beyond a known name; -1 is dealt with.
+        let page = u32::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+        Ok(Self { map, parts: Vec::new(), step: page / 8, entries, _values: PhantomData })
     }
 
-    /// Number of values.
+    /// Maps the first `entries` values, and those behind them that come along.
+    ///
+    /// # Errors
+    /// What `mmap(2)` says; the values that were mapped before stay so.
+    pub fn reach(&mut self, entries: u32) -> io::Result<()> {
+        let entries = entries.min(self.entries);
+        while (self.parts.len() as u32) * self.step < entries {
+            let first = self.parts.len() as u32 * self.step;
+            let count = self.step.min(self.entries - first);
+            let offset = Self::STRIDE * first as usize;
+            self.parts.push(Part::new(self.map.as_fd(), offset, Self::STRIDE * count as usize)?);
+        }
+        Ok(())
+    }
+
+    /// Number of values, mapped or not.
     #[must_use]
     pub const fn len(&self) -> u32 {
         self.entries
@@ -139,21 +181,13 @@ impl<T: Copy> Mapped<T> {
         self.entries == 0
     }
 
-    /// Where value `index` lies; `None` beyond the end. The kernel writes to it at any time: use volatile accesses.
+    /// Where value `index` lies; `None` where nothing is mapped. The kernel writes to it at any time: use volatile accesses.
     #[must_use]
     pub fn slot(&self, index: u32) -> Option<NonNull<T>> {
-        if index >= self.entries {
-            return None;
-        }
-        // SAFETY: index is within the mapping.
-        Some(unsafe { self.base.add(self.stride * index as usize) }.cast())
-    }
-}
-
-impl<T> Drop for Mapped<T> {
-    fn drop(&mut self) {
-        // SAFETY: the range was mapped by `new` and nothing borrows from it.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.length) };
+        let part = self.parts.get((index / self.step) as usize)?;
+        let offset = Self::STRIDE * (index % self.step) as usize;
+        // SAFETY: the value ends within the part.
+        (offset + size_of::<T>() <= part.length).then(|| unsafe { part.base.add(offset) }.cast())
     }
 }
 
@@ -190,3 +224,53 @@ macro_rules! renew {
 }
 
 pub(crate) use {peek, poke, renew};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    /// A file, which is mapped like an array; each value holds its index.
+    fn numbers(count: u64) -> File {
+        // SAFETY: the name is a C string; the result is checked.
+        let fd = unsafe { libc::memfd_create(c"numbers".as_ptr(), 0) };
+        assert!(fd >= 0);
+        // SAFETY: a fresh descriptor that nothing else owns.
+        let mut file = unsafe { File::from_raw_fd(fd) };
+        for value in 0..count {
+            file.write_all(&[value; 3].map(u64::to_ne_bytes).concat()).unwrap();
+        }
+        file
+    }
+
+    #[test]
+    fn an_array_is_mapped_as_far_as_it_is_asked_for() {
+        let count = 3000;
+        let mut mapped = Mapped::<[u64; 3]>::new(numbers(u64::from(count)), count).unwrap();
+        assert_eq!(mapped.len(), count);
+        assert_eq!(mapped.slot(0), None);
+        let mut reached = 0;
+        for entries in [1, 600, 512, 1024, count, u32::MAX] {
+            mapped.reach(entries).unwrap();
+            reached = reached.max(entries.min(count));
+            for index in 0..reached {
+                let slot = mapped.slot(index).unwrap();
+                // SAFETY: the slot lies in a live mapping.
+                assert_eq!(unsafe { slot.as_ptr().read_volatile() }, [u64::from(index); 3]);
+            }
+        }
+        assert_eq!(mapped.parts.len(), count.div_ceil(mapped.step) as usize);
+        assert_eq!(mapped.slot(count), None);
+        assert_eq!(mapped.slot(u32::MAX), None);
+    }
+
+    #[test]
+    fn what_was_mapped_stays_when_more_cannot_be() {
+        // Such a file cannot be mapped.
+        let file = File::open("/proc/self/stat").unwrap();
+        let mut mapped = Mapped::<u64>::new(file, 8).unwrap();
+        assert!(mapped.reach(1).is_err());
+        assert_eq!(mapped.slot(0), None);
+        assert!(mapped.reach(0).is_ok());
+    }
+}

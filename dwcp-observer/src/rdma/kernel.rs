@@ -66,7 +66,7 @@ impl Maps {
         max_send_queues: u32,
     ) -> Result<Self, MapError> {
         Ok(Self {
-            qps: mapped(ebpf, "QPS")?,
+            qps: mapped(ebpf, "QPS", u32::MAX)?,
             // Slot 0 is the sum of those without one, ring 0 is none.
             free: free_slots(ebpf, "QP_FREE", 1..max_qps + 1)?,
             rings: free_slots(ebpf, "RING_FREE", 1..max_send_queues + 1)?,
