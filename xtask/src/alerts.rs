@@ -178,8 +178,9 @@ fn without_faults(lab: &Lab, args: &Args, out: &mut impl Write) -> Result<bool> 
         result.firing.len(),
         result.anomalies.len(),
     )?;
-    for (downtime, at) in &result.long {
-        writeln!(out, "  downtime by QEMU, after {at:.0} s: {downtime} ms")?;
+    if let Some(largest) = result.downtimes_ms.last() {
+        let median = result.downtimes_ms[result.downtimes_ms.len() / 2];
+        writeln!(out, "  downtime by QEMU: median {median} ms, largest {largest} ms")?;
     }
     for (name, at) in &result.delivered {
         writeln!(out, "  delivered after {at:.0} s: {name}")?;
