@@ -107,6 +107,13 @@ impl Sides {
         Self { above: Tail::new(WARM_UP), below: Tail::new(WARM_UP) }
     }
 
+    fn of(&self, side: Direction) -> &Tail {
+        match side {
+            Direction::Above => &self.above,
+            Direction::Below => &self.below,
+        }
+    }
+
     fn observe(&mut self, above: f64, below: f64, least: f64) -> (f64, Direction) {
         let above = self.above.observe(above, least);
         let below = self.below.observe(below, least);
@@ -175,6 +182,7 @@ impl Detector {
         let side = if z < 0.0 { Direction::Below } else { Direction::Above };
         // 1 when only the floor makes the deviation, next to 0 when the series varies far more.
         let floored = usual.noise / usual.deviation;
+        let untried = !self.level.of(side).has_learned(LEAST_LEVEL * floored);
         let mut answers = [(0.0, side); 5];
         if before >= TAILS_FROM {
             answers[0] = self.level.observe(z, -z, LEAST_LEVEL * floored);
@@ -189,7 +197,7 @@ impl Detector {
         }
         let course = self.coarse.observe(value, RANGE * usual.noise);
         answers[4].0 = course.map_or(0.0, |course| COARSE_WEIGHT * course.excess);
-        Some(self.sum_up(answers, z, usual))
+        Some(self.sum_up(answers, z, usual, untried))
     }
 
     /// Drops the answers that still fade: what comes next is not of the same minute. What was learned stays.
@@ -199,7 +207,13 @@ impl Detector {
         }
     }
 
-    fn sum_up(&mut self, answers: [(f64, Direction); 5], z: f64, usual: Usual) -> Reading {
+    fn sum_up(
+        &mut self,
+        answers: [(f64, Direction); 5],
+        z: f64,
+        usual: Usual,
+        untried: bool,
+    ) -> Reading {
         let mut surprise = 0.0;
         let mut most = (0.0, Method::RobustZ, Direction::Above);
         for ((method, held), (answer, direction)) in self.held.iter_mut().zip(answers) {
@@ -214,7 +228,7 @@ impl Detector {
                 most = (part, *method, held.direction);
             }
         }
-        let early = self.early(z, usual);
+        let early = self.early(z, usual, untried);
         if early > surprise {
             let side = if z < 0.0 { Direction::Below } else { Direction::Above };
             surprise = early;
@@ -225,8 +239,8 @@ impl Detector {
 
     /// What stands in for the tails before they judge: the z-score alone, which must be the higher the fewer samples it rests on.
     /// The deviation is then the wider one that outliers move, for the tails of the series are not known.
-    fn early(&self, z: f64, usual: Usual) -> f64 {
-        if self.level.above.is_warm() {
+    fn early(&self, z: f64, usual: Usual, untried: bool) -> f64 {
+        if !untried {
             return 0.0;
         }
         let z = z * usual.deviation / usual.deviation.max(usual.wide);
@@ -262,6 +276,11 @@ impl Usual {
         // More than half of the values may be equal, and the others are usual too.
         let deviation = baseline.deviation().max(0.02 * baseline.width(0.02)).max(noise);
         Self { median, deviation, wide: baseline.width(0.05) / 3.29, noise }
+    }
+
+    /// Whether only the floor makes the deviation.
+    pub(super) fn is_floored(self) -> bool {
+        self.deviation <= self.noise
     }
 
     /// What is expected.

@@ -82,6 +82,13 @@ impl Kind {
         }
     }
 
+    /// Whether what is found on a side is an anomaly now: where only more than usual counts, not once the value is back. A drift that
+    /// has added up, or that the course is another one than before the fault, would go on for a minute.
+    #[must_use]
+    pub fn is_off(self, direction: Direction, z: f64) -> bool {
+        self.counts(direction) && (z > 0.0 || self.counts(Direction::Below))
+    }
+
     /// Whether only what lasts ([`super::signals::LASTING`] seconds) counts: a busy host makes each of these jump for some seconds now
     /// and then, and nobody would act on that.
     #[must_use]

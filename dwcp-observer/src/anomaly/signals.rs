@@ -383,7 +383,7 @@ impl Series {
         let finding = match &mut self.past {
             Past::None => None,
             Past::Course(detector) => detector.observe(value).map(|reading| Finding {
-                score: if varied && kind.counts(reading.direction) {
+                score: if varied && kind.is_off(reading.direction, reading.z) {
                     reading.surprise / LEVEL
                 } else {
                     0.0

@@ -55,6 +55,12 @@ impl Tail {
         self.values > 0.0
     }
 
+    /// Whether what it says rests on values that it has seen, and not on `least`.
+    #[must_use]
+    pub fn has_learned(&self, least: f64) -> bool {
+        self.is_warm() && self.sum > least * self.peaks
+    }
+
     /// -log10 of the probability of a value as large, 0 when it is not in the tail or the tail is not warm; learns it after
     /// judging. Not finite: 0, and nothing learned. The mean excess over the threshold counts as at least `least`: a statistic that
     /// has hardly varied yet is not sure of every small change.

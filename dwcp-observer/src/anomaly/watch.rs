@@ -11,6 +11,10 @@ use super::{
 const MEMORY: usize = 64;
 /// Cumulative sum from which a shift is an anomaly by itself: 2 deviations for half a minute.
 const DRIFT: f64 = 50.0;
+/// So many samples in a row that are all so far off are an anomaly, however few there are before them, where the deviation is
+/// known: it is the floor.
+const RUN: usize = 5;
+const RUN_Z: f64 = 4.0;
 /// With so many kinds off at once, each of them needs only a share of what it needs alone.
 const VOTERS: usize = 3;
 const VOTE: f64 = 0.6;
@@ -36,6 +40,25 @@ pub struct Vote {
 struct Series {
     window: Window,
     cusum: Cusum,
+    /// The last z-scores, in a ring.
+    run: [f64; RUN],
+    samples: usize,
+}
+
+impl Series {
+    fn new() -> Self {
+        let (window, cusum) = (Window::new(MEMORY), Cusum::default());
+        Self { window, cusum, run: [0.0; RUN], samples: 0 }
+    }
+
+    /// Takes the next z-score in; the one of the last few that is least off, 0 when they are not all on one side.
+    fn least_of_run(&mut self, z: f64) -> f64 {
+        self.run[self.samples % RUN] = z;
+        self.samples += 1;
+        let (low, high) =
+            self.run.iter().fold((z, z), |(low, high), z| (low.min(*z), high.max(*z)));
+        if low > 0.0 { low } else { high.min(0.0) }
+    }
 }
 
 /// The past of one migration, each kind by itself.
@@ -66,8 +89,7 @@ impl Watch {
             return None;
         }
         let value = value.clamp(-LARGEST, LARGEST);
-        let series = self.series[kind as usize]
-            .get_or_insert_with(|| Series { window: Window::new(MEMORY), cusum: Cusum::default() });
+        let series = self.series[kind as usize].get_or_insert_with(Series::new);
         let before = series.window.len();
         let usual = Usual::of(&series.window, kind.floor());
         series.window.push(value);
@@ -79,10 +101,14 @@ impl Watch {
         let (shift, side) =
             if above >= below { (above, Direction::Above) } else { (below, Direction::Below) };
         let alone = z.abs() * usual.deviation / usual.deviation.max(usual.wide);
-        let (point, drift) = (alone / required_z(before), shift / DRIFT);
+        // The floor is no estimate: it does not need many samples. What must last has lasted already.
+        let known = usual.is_floored() && !kind.must_last();
+        let least = series.least_of_run(z).abs();
+        let run = if known { least / RUN_Z } else { 0.0 };
+        let (point, drift) = ((alone / required_z(before)).max(run), shift / DRIFT);
         let point_side = if z < 0.0 { Direction::Below } else { Direction::Above };
         let (score, direction) = if point >= drift { (point, point_side) } else { (drift, side) };
-        kind.counts(direction).then(|| Vote {
+        kind.is_off(direction, z).then(|| Vote {
             kind,
             score,
             z,
@@ -128,6 +154,39 @@ mod tests {
         assert!(first.score < 1.0, "{first:?}");
         let votes = (0..25).filter_map(|_| watch.observe(Kind::Throughput, 0.85e9));
         assert!(votes.into_iter().any(|vote| vote.score >= 1.0 && vote.drift));
+    }
+
+    #[test]
+    fn five_seconds_that_are_a_little_off_are_enough() {
+        // A migration that is fifteen seconds old, then 2 % of the segments are lost.
+        let mut watch = Watch::default();
+        for _ in 0..15 {
+            watch.observe(Kind::Retransmit, 0.0);
+        }
+        let scores: Vec<f64> = (0..RUN)
+            .map(|_| watch.observe(Kind::Retransmit, 0.02).expect("enough").score)
+            .collect();
+        assert!(scores[..RUN - 1].iter().all(|score| *score < 1.0), "{scores:?}");
+        assert!(scores[RUN - 1] >= 1.0, "{scores:?}");
+        // As many of which one was as ever are not.
+        let mut watch = Watch::default();
+        for _ in 0..15 {
+            watch.observe(Kind::Retransmit, 0.0);
+        }
+        for value in [0.02, 0.02, 0.0, 0.02, 0.02, 0.02, 0.02] {
+            let vote = watch.observe(Kind::Retransmit, value);
+            assert!(vote.is_none_or(|vote| vote.score < 1.0), "{vote:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_as_ever_again_is_no_anomaly_any_more() {
+        let mut watch = Watch::default();
+        for value in [[0.0; 20], [0.5; 20]].concat() {
+            watch.observe(Kind::Retransmit, value);
+        }
+        // The drift of those twenty seconds is still there.
+        assert_eq!(watch.observe(Kind::Retransmit, 0.0), None);
     }
 
     #[test]

@@ -249,6 +249,20 @@ fn an_event_as_json() {
 }
 
 #[test]
+fn losses_are_over_when_nothing_is_lost() {
+    let mut host = Host::new(16);
+    let mut phases = Vec::new();
+    for second in 0..260 {
+        let lost = if (200..208).contains(&second) { 0.7 } else { 0.0 };
+        for event in host.second(&[("a", Kind::Retransmit, lost)]) {
+            phases.push((second, event.phase));
+        }
+    }
+    let [(200, Phase::Began), (ended, Phase::Ended)] = phases[..] else { panic!("{phases:?}") };
+    assert_eq!(ended, 207 + Kind::Retransmit.calm() as usize, "{phases:?}");
+}
+
+#[test]
 fn what_must_last_is_silent_about_jumps() {
     let mut host = Host::new(15);
     for second in 0..600 {
