@@ -227,6 +227,8 @@ impl<'a> Scene<'a> {
                 let fault = rigged(Fault::RandomDrop, 1536, None, 13)?;
                 std::thread::sleep(Duration::from_secs(20));
                 drop(fault.migration);
+                // Losses are unusual retransmission and throughput; errors are the third kind.
+                ended(Fault::DestinationKilled)?;
                 // What others do would be unusual too.
                 Ok(InForce { is_over: false, ..InForce::since(fault.onset) })
             }

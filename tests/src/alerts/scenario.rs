@@ -17,7 +17,7 @@ pub enum Scenario {
     NearBlackout,
     /// After migrations with a short blackout, one with a longer one.
     UnusualBlackout,
-    /// After half a minute at one rate the network loses packets.
+    /// After half a minute at one rate the network loses packets; then a destination is killed.
     UnusualSecond,
     /// The destination gets SIGSTOP.
     ReceiverStopped,
