@@ -9,11 +9,15 @@ pub use tags::{create_flow, create_task, delete_flow, delete_task, flow, forget_
 /// Marks a tag without a slot of its own.
 pub const NO_SLOT: u32 = u32::MAX;
 
+/// Marks the tag of a closed socket, until the socket is destroyed: what arrived before a reset can still be read from it, and is
+/// in its record already.
+pub const ENDED: u32 = u32::MAX - 1;
+
 /// What a tracked socket carries.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct FlowTag {
-    /// Slot in `FLOWS`; [`NO_SLOT`] when all were taken.
+    /// Slot in `FLOWS`; [`NO_SLOT`] when all were taken, [`ENDED`] once it closed.
     pub slot: u32,
     /// Generation of the slot when it was taken.
     pub generation: u32,

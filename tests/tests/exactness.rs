@@ -124,9 +124,11 @@ fn thousand_flows(observer_args: &[&str], seed: &str) {
     }
     let count = |close| reports.iter().filter(|report| report.plan.close == close).count();
     println!(
-        "{FLOWS} flows, {total} B, 0 B off; {} closed by the peer, {} reset, {empty} empty {observer_args:?}",
+        "{FLOWS} flows, {total} B, 0 B off; {} closed by the peer, {} reset, {} of them before they were read, {empty} empty \
+         {observer_args:?}",
         count(Close::Receiver) + count(Close::ReceiverReset),
-        count(Close::SenderReset) + count(Close::ReceiverReset),
+        count(Close::SenderReset) + count(Close::SenderResetUnread) + count(Close::ReceiverReset),
+        count(Close::SenderResetUnread),
     );
     let unseen = metrics.sum("dwcp_observer_lost_total", &[("map", "closes")]).unwrap();
     if unseen > 0.0 {

@@ -32,7 +32,7 @@ use crate::{
     events::emit,
     levels::{self, LEVEL_FLOWS},
     process::{self, PROCESSES},
-    store::{self, FlowTag, NO_SLOT},
+    store::{self, ENDED, FlowTag, NO_SLOT},
 };
 
 #[map]
@@ -65,10 +65,10 @@ unsafe fn ports(sk: *const u8) -> (u16, u16) {
     (read(sk, SK_LPORT.load()), u16::from_be(read(sk, SK_DPORT.load())))
 }
 
-/// The record behind a tag; `None` for a flow that found no slot.
+/// The record behind a tag; `None` for a flow that found no slot or has ended.
 #[inline(always)]
 unsafe fn record(tag: &FlowTag) -> Option<*mut Flow> {
-    if tag.slot == NO_SLOT {
+    if tag.slot >= ENDED {
         return None;
     }
     let flow = FLOWS.get_ptr_mut(tag.slot)?;
@@ -299,6 +299,7 @@ unsafe fn move_data(
         return None;
     }
     let tag = match store::flow(sk) {
+        Some(tag) if tag.slot == ENDED => return None,
         Some(tag) => tag,
         None => {
             let by_port = process::port_matches(ports(sk));
@@ -388,10 +389,18 @@ pub unsafe fn on_segment(sk: *const u8) {
     }
 }
 
-/// A new connection on a socket that still carries a tag: the end of the one before was kept from all programs. It ends where it was
+/// A new connection on a socket that still carries a tag. If it has not ended, that was kept from all programs: it ends where it was
 /// last seen.
 #[inline(always)]
-unsafe fn end_unseen(sk: *const u8, tag: &FlowTag) {
+unsafe fn begin_anew(sk: *const u8, tag: &FlowTag) {
+    if tag.slot != ENDED {
+        end_unseen(tag);
+    }
+    store::delete_flow(sk);
+}
+
+#[inline(always)]
+unsafe fn end_unseen(tag: &FlowTag) {
     bump(Counter::CloseUnseen);
     match record(tag) {
         Some(flow) => {
@@ -402,7 +411,6 @@ unsafe fn end_unseen(sk: *const u8, tag: &FlowTag) {
         }
         None => count_overflow_close(tag),
     }
-    store::delete_flow(sk);
 }
 
 /// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`.
@@ -411,9 +419,10 @@ pub unsafe fn on_state(ctx: &impl EbpfContext, sk: *const u8, old: u32, new: u32
     let begins =
         (old == TCP_CLOSE && new == TCP_SYN_SENT) || (old == TCP_LISTEN && new == TCP_SYN_RECV);
     if begins && let Some(tag) = store::flow(sk) {
-        end_unseen(sk, tag);
+        begin_anew(sk, tag);
     }
     let tag = match store::flow(sk) {
+        Some(tag) if tag.slot == ENDED => return,
         Some(tag) => tag,
         None => match track_at_open(sk, old, new) {
             Some(tag) => tag,
@@ -436,7 +445,7 @@ pub unsafe fn on_state(ctx: &impl EbpfContext, sk: *const u8, old: u32, new: u32
     let Some(flow) = record(tag) else {
         if new == TCP_CLOSE {
             count_overflow_close(tag);
-            store::delete_flow(sk);
+            tag.slot = ENDED;
         }
         return;
     };
@@ -449,20 +458,20 @@ pub unsafe fn on_state(ctx: &impl EbpfContext, sk: *const u8, old: u32, new: u32
     }
     if new == TCP_CLOSE {
         enter_ca_state(flow, (*flow).ca_state, now);
-        let slot = tag.slot;
-        store::delete_flow(sk);
+        let slot = core::mem::replace(&mut tag.slot, ENDED);
         (&raw mut (*flow).state).write_volatile(SLOT_CLOSED);
         emit(EVENT_FLOW_CLOSE, slot, (*flow).tgid);
         debug!(ctx, "flow {} closed, from state {}", slot, old);
     }
 }
 
-/// `tcp_destroy_sock(struct sock *sk)`: ends a record whose change to `TCP_CLOSE` was missed, because its program interrupted
+/// `tcp_destroy_sock(struct sock *sk)`: takes the tag off, and ends a record whose change to `TCP_CLOSE` was missed, because its program interrupted
 /// itself on this CPU (`prog->active`). The counters still stand, unless the socket was disconnected.
 #[inline(always)]
 pub unsafe fn on_destroy(ctx: &impl EbpfContext, sk: *const u8) {
     if store::flow(sk).is_some() {
         on_state(ctx, sk, TCP_CLOSE, TCP_CLOSE);
+        store::delete_flow(sk);
     }
 }
 

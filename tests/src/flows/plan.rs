@@ -3,8 +3,8 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// How a flow ends. In each case all bytes that were sent have been delivered and read before a
-/// reset, so both ends know the same figure.
+/// How a flow ends. In each case all bytes that were sent have been delivered before a reset, and are
+/// read, so both ends know the same figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Close {
@@ -14,6 +14,8 @@ pub enum Close {
     Receiver,
     /// The sender resets once all is acknowledged and read.
     SenderReset,
+    /// The sender resets once all is acknowledged; the receiver has read one byte, and reads the rest from a socket that is closed.
+    SenderResetUnread,
     /// The receiver resets once it has read all and the sender has its acknowledgement.
     ReceiverReset,
 }
@@ -31,6 +33,9 @@ pub struct FlowPlan {
     pub ipv6: bool,
 }
 
+/// What a receive buffer takes while nobody reads.
+const MAX_UNREAD: u64 = 32 << 10;
+
 /// `count` flows of 0 to `max_bytes` bytes; the same seed gives the same plan.
 ///
 /// Sizes are spread evenly over their logarithm, so that 1,000 flows of up to 50 MB make about
@@ -40,20 +45,20 @@ pub struct FlowPlan {
 pub fn plans(seed: u64, count: usize, max_bytes: u64) -> Vec<FlowPlan> {
     let mut random = XorShift::new(seed);
     (0..count)
-        .map(|index| FlowPlan {
-            index,
-            bytes: match index {
+        .map(|index| {
+            let bytes = match index {
                 0 => max_bytes,
                 _ if index % 20 == 1 => 0,
                 _ => random.log_uniform(max_bytes),
-            },
-            close: match random.next() % 20 {
+            };
+            let close = match random.next() % 20 {
                 0..9 => Close::Sender,
                 9..18 => Close::Receiver,
+                18 if (2..=MAX_UNREAD).contains(&bytes) => Close::SenderResetUnread,
                 18 => Close::SenderReset,
                 _ => Close::ReceiverReset,
-            },
-            ipv6: random.next().is_multiple_of(2),
+            };
+            FlowPlan { index, bytes, close, ipv6: random.next().is_multiple_of(2) }
         })
         .collect()
 }
@@ -104,7 +109,8 @@ mod tests {
         let count = |close| flows.iter().filter(|flow| flow.close == close).count();
         let by_receiver = count(Close::Receiver) + count(Close::ReceiverReset);
         assert!((430..=570).contains(&by_receiver), "{by_receiver}");
-        assert!(count(Close::SenderReset) > 20 && count(Close::ReceiverReset) > 20);
+        assert!(count(Close::SenderReset) + count(Close::SenderResetUnread) > 20);
+        assert!(count(Close::SenderResetUnread) > 10 && count(Close::ReceiverReset) > 20);
         let ipv6 = flows.iter().filter(|flow| flow.ipv6).count();
         assert!((430..=570).contains(&ipv6), "{ipv6}");
     }

@@ -21,7 +21,7 @@ use super::socket::{lengthen_backlog, reset};
 pub(super) enum Order {
     /// This connection comes or has come.
     Flow { from: SocketAddr, plan: FlowPlan },
-    /// All its bytes are acknowledged at the sender.
+    /// All its bytes are acknowledged at the sender, and where it resets before they are read, it has.
     Acknowledged { from: SocketAddr },
 }
 
@@ -31,7 +31,7 @@ pub(super) enum Order {
 pub(super) enum News {
     /// Once, at the start.
     Listening(Listening),
-    /// All bytes of the plan are read.
+    /// All bytes of the plan are read, or the first one where the sender resets before the rest is.
     Read { from: SocketAddr },
     /// The flow is over at this end.
     Over { from: SocketAddr, bytes_read: u64, reset: bool },
@@ -147,6 +147,12 @@ fn receive_flow(mut stream: TcpStream, from: SocketAddr, known: &Known) -> Resul
     let plan = known.wait(from, |flow| Some(flow.plan))?;
     let mut buffer = vec![0; 128 << 10];
     let mut bytes_read = 0;
+    if plan.close == Close::SenderResetUnread {
+        stream.read_exact(&mut buffer[..1])?;
+        bytes_read = 1;
+        tell(&News::Read { from })?;
+        known.wait(from, |flow| flow.acknowledged.then_some(()))?;
+    }
     while bytes_read < plan.bytes {
         let read = stream.read(&mut buffer)?;
         if read == 0 {
@@ -162,7 +168,7 @@ fn receive_flow(mut stream: TcpStream, from: SocketAddr, known: &Known) -> Resul
             reset(stream)?;
             was_reset = true;
         }
-        Close::Sender | Close::SenderReset => {
+        Close::Sender | Close::SenderReset | Close::SenderResetUnread => {
             if plan.close == Close::SenderReset {
                 tell(&News::Read { from })?;
             }

@@ -170,10 +170,13 @@ impl Exchange {
                 ensure!(stream.read(&mut [0])? == 0, "the receiver sent something");
                 drop(stream);
             }
-            Close::SenderReset => {
+            Close::SenderReset | Close::SenderResetUnread => {
                 self.wait(sender, |heard| heard.read.then_some(()))?;
                 wait_acknowledged(&stream)?;
                 reset(stream)?;
+                if plan.close == Close::SenderResetUnread {
+                    self.order(&Order::Acknowledged { from: sender })?;
+                }
             }
             Close::ReceiverReset => {
                 wait_acknowledged(&stream)?;
@@ -185,7 +188,7 @@ impl Exchange {
             }
         }
         let (bytes_read, was_reset) = self.wait(sender, |heard| heard.over)?;
-        let planned = matches!(plan.close, Close::SenderReset | Close::ReceiverReset);
+        let planned = !matches!(plan.close, Close::Sender | Close::Receiver);
         ensure!(was_reset == planned, "reset: planned {planned}, seen {was_reset}");
         Ok(FlowReport { plan: *plan, sender, receiver, bytes_written, bytes_read })
     }
