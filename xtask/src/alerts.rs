@@ -126,6 +126,9 @@ fn faults(lab: &Lab, scenarios: &[Scenario], args: &Args, out: &mut impl Write) 
                     }
                     writeln!(out, "{}", row(scenario, expected, outcome, speed(scenario))?)?;
                 }
+                for line in &outcome.instead {
+                    writeln!(out, "{:<20} {line}", "")?;
+                }
                 // Beside others, an observer sees their faults too.
                 if args.one_by_one && !outcome.others.is_empty() {
                     let other = |(name, at): &(String, f64)| format!("{name} {at:.0}");

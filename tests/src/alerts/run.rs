@@ -47,7 +47,7 @@ pub struct Expected {
 }
 
 /// What came of one scenario.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// The alerts that had to come.
     pub expected: Vec<Expected>,
@@ -55,6 +55,8 @@ pub struct Outcome {
     pub resolved: Option<f64>,
     /// Other alerts that were delivered meanwhile, seconds after the fault.
     pub others: Vec<(String, f64)>,
+    /// Where an alert did not come: what Prometheus and the observer say instead.
+    pub instead: Vec<String>,
 }
 
 /// The rules and configurations as shipped, but for what the lab's network needs.
@@ -102,7 +104,7 @@ pub fn run(scenario: Scenario, lab: &Lab, speed: u32, turn: Option<usize>) -> Re
     if fault.is_over {
         drop(turn.take());
     }
-    let mut outcome = Outcome { expected: Vec::new(), resolved: None, others: Vec::new() };
+    let mut outcome = Outcome::default();
     scene.wait(fault.onset, &mut outcome)?;
     if let Some((mut rig, kind, injection)) = fault.migration
         && scenario.resolves()
@@ -227,7 +229,8 @@ impl<'a> Scene<'a> {
                 let fault = rigged(Fault::RandomDrop, 1536, None, 13)?;
                 std::thread::sleep(Duration::from_secs(20));
                 drop(fault.migration);
-                // Losses are unusual retransmission and throughput; errors are the third kind.
+                // Losses are unusual retransmission and throughput; errors are the third kind, and one is no burst.
+                ended(Fault::DestinationKilled)?;
                 ended(Fault::DestinationKilled)?;
                 // What others do would be unusual too.
                 Ok(InForce { is_over: false, ..InForce::since(fault.onset) })
@@ -350,12 +353,39 @@ impl<'a> Scene<'a> {
                 .collect();
             let others = firing.iter().filter(|it| !names.contains(&it.name.as_str()));
             outcome.others = others.map(|it| (it.name.clone(), after(it))).collect();
-            if outcome.expected.iter().all(|it| it.seconds.is_some())
-                || onset.elapsed() > self.lab.patience
-            {
+            if outcome.expected.iter().all(|it| it.seconds.is_some()) {
+                return Ok(());
+            }
+            if onset.elapsed() > self.lab.patience {
+                outcome.instead = self.instead();
                 return Ok(());
             }
         }
+    }
+
+    /// What Prometheus and the observer say, for a reader who looks for an alert that did not come.
+    fn instead(&self) -> Vec<String> {
+        let mut lines = self.stack.alerts().unwrap_or_else(|error| vec![format!("{error:#}")]);
+        let Some(observer) = &self.observer else { return lines };
+        match observer.records() {
+            Ok(records) => lines.extend(records.iter().map(|record| {
+                let blackout = record.blackout.as_ref().and_then(|it| it.seconds);
+                format!(
+                    "{} {:?} {:?} blackout {blackout:?} s",
+                    record.id, record.mode, record.outcome
+                )
+            })),
+            Err(error) => lines.push(format!("{error:#}")),
+        }
+        match observer.json("/api/v1/anomalies") {
+            Ok(told) => {
+                lines.extend(told["events"].as_array().into_iter().flatten().map(|event| {
+                    format!("{} {} {}", event["began_at"], event["kind"], event["why"])
+                }))
+            }
+            Err(error) => lines.push(format!("{error:#}")),
+        }
+        lines
     }
 }
 

@@ -200,11 +200,24 @@ impl Stack {
     /// # Errors
     /// When Prometheus does not answer.
     pub fn firing(&self) -> Result<Vec<String>> {
-        let answer = http::get(self.prometheus_address, "/api/v1/alerts")?.json()?;
-        let alerts = answer["data"]["alerts"].as_array().context("no alerts")?;
+        let alerts = self.active()?;
         let firing = alerts.iter().filter(|alert| alert["state"] == "firing");
         let name = |alert: &Value| alert["labels"]["alertname"].as_str().map(str::to_owned);
         Ok(firing.filter_map(name).collect())
+    }
+
+    /// A line for each alert that Prometheus holds pending or firing.
+    pub(super) fn alerts(&self) -> Result<Vec<String>> {
+        let line = |alert: &Value| {
+            let [name, mode] = ["alertname", "mode"].map(|label| &alert["labels"][label]);
+            format!("{name} {mode} is {} at {}", alert["state"], alert["value"])
+        };
+        Ok(self.active()?.iter().map(line).collect())
+    }
+
+    fn active(&self) -> Result<Vec<Value>> {
+        let answer = http::get(self.prometheus_address, "/api/v1/alerts")?.json()?;
+        Ok(answer["data"]["alerts"].as_array().context("no alerts")?.clone())
     }
 }
 
