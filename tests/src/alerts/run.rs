@@ -381,7 +381,7 @@ impl<'a> Scene<'a> {
             Ok(told) => {
                 lines.extend(told["events"].as_array().into_iter().flatten().map(|event| {
                     format!("{} {} {}", event["began_at"], event["kind"], event["why"])
-                }))
+                }));
             }
             Err(error) => lines.push(format!("{error:#}")),
         }
