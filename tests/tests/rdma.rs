@@ -244,11 +244,16 @@ fn completed(qp: &HostQueuePair, operation: &str) -> Operations {
     qp.queue_pair.operations.get(operation).copied().unwrap_or_default()
 }
 
-/// The kernel leaves a kprobe out on a CPU that is in bpf(2), so that one completion in some 10,000 is missed on a busy machine
-/// (docs/limitations.md). What is counted wrongly is wrong each time.
+/// The queues of Soft-RoCE can be read where its structs are known: from the driver's BTF (not in 5.10).
+fn queues_are_read() -> bool {
+    Path::new("/sys/kernel/btf/rdma_rxe").exists()
+}
+
+/// The kernel leaves a kprobe out on a CPU that is in bpf(2), so that one completion in some 10,000 is missed on a busy machine where
+/// the completion queue cannot be read either (docs/limitations.md). What is counted wrongly is wrong each time.
 fn exact(program: &str, mut attempt: impl FnMut() -> Result<(), String>) {
-    const ATTEMPTS: u32 = 3;
-    let counted = (1..=ATTEMPTS).any(|number| match attempt() {
+    let attempts = if queues_are_read() { 1 } else { 3 };
+    let counted = (1..=attempts).any(|number| match attempt() {
         Ok(()) => {
             println!("{program}: exact, attempt {number}");
             true
@@ -258,7 +263,7 @@ fn exact(program: &str, mut attempt: impl FnMut() -> Result<(), String>) {
             false
         }
     });
-    assert!(counted, "{program} is never counted exactly");
+    assert!(counted, "{program} is not counted exactly in {attempts} attempts");
 }
 
 #[test]
@@ -413,14 +418,15 @@ fn waits_for_a_receiver_that_is_not_ready_are_the_devices_own_count() {
     let waits = |operation: &str| {
         let of = |qp: &&HostQueuePair| completed(qp, operation).completed > 0;
         let qp = pairs.iter().find(of).unwrap();
-        println!(
-            "{operation}: {} of {MESSAGES} completions seen",
-            completed(qp, operation).completed
-        );
+        let counted = completed(qp, operation).completed;
+        println!("{operation}: {counted} of {MESSAGES} completions counted");
+        // Without the queue, those whose kprobe the kernel left out are missing.
+        let missing = if queues_are_read() { 0 } else { MESSAGES / 100 };
+        assert!((MESSAGES - missing..=MESSAGES).contains(&counted), "{operation}: {counted}");
         qp.queue_pair.rnr_waits
     };
-    // Which queue pair a timer belongs to is known from the driver's BTF alone (not in 5.10).
-    let seen = Path::new("/sys/kernel/btf/rdma_rxe").exists();
+    // Which queue pair a timer belongs to is known from the driver's BTF alone, too.
+    let seen = queues_are_read();
     let sender_waits = waits("send");
     assert_eq!(sender_waits.is_some(), seen);
     // Each refusal is a wait of the sender, but for those whose kprobe the kernel left out.

@@ -99,6 +99,37 @@ pub struct Count {
     pub bytes: u64,
 }
 
+impl Count {
+    /// The larger of each. Two counts of the same that may each lack something: what both have is no more than the truth.
+    #[must_use]
+    pub fn or_more(self, other: Self) -> Self {
+        Self {
+            operations: self.operations.max(other.operations),
+            bytes: self.bytes.max(other.bytes),
+        }
+    }
+}
+
+/// Where a queue pair stands in one of its completion queues.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct CqCursor {
+    /// The `rxe_queue`; 0 none.
+    pub head: u64,
+    /// Its shared buffer: another one after the queue was resized.
+    pub buffer: u64,
+    /// Non-zero while somebody reads it.
+    pub busy: u64,
+    /// Index of the next entry.
+    pub next: u32,
+    /// Index mask of the queue.
+    pub mask: u32,
+    /// Shift from an index to a byte position.
+    pub shift: u32,
+    /// Unused; keeps the layout free of padding.
+    pub reserved: u32,
+}
+
 /// The record began with `rdma_restrack_add`: it holds everything since the queue pair was created.
 pub const QP_FROM_CREATION: u32 = 1 << 0;
 /// The send queue can be read: posts are counted by operation, and completions find their post.
@@ -158,10 +189,17 @@ pub struct Qp {
     pub completion_ns: u64,
     /// Work requests seen in the send queue.
     pub posted: [Count; OPERATIONS],
-    /// Completions written, by operation; only those that the owner asked for.
+    /// Completions whose writing was seen, by operation; only those that the owner asked for. One may be missing: a kprobe is left
+    /// out on a CPU that is in bpf(2) (`bpf_prog_active`, Linux 5.10 to 7.3).
     pub completed: [Count; OPERATIONS],
-    /// Completions with an error, by status; index 0 unused.
+    /// Completions with an error whose writing was seen, by status; index 0 unused.
     pub statuses: [u32; STATUSES],
+    /// Completions found in the completion queues: the last one is found at the next, or at the end of the queue pair.
+    pub found: [Count; OPERATIONS],
+    /// Completions with an error found there, by status.
+    pub found_statuses: [u32; STATUSES],
+    /// Completion queues, of sends and of receives; one alone where both are the same.
+    pub cqs: [CqCursor; 2],
     /// Payload of sends and RDMA writes known to be done, whether or not their completions were asked for.
     pub sent_bytes: u64,
     /// Signalled requests whose completion came before their doorbell was seen: without a latency.
@@ -194,6 +232,20 @@ pub struct Qp {
     pub ring: u32,
     /// Unused; keeps the layout free of padding.
     pub reserved: u32,
+}
+
+impl Qp {
+    /// Successful completions, by operation.
+    #[must_use]
+    pub fn completions(&self) -> [Count; OPERATIONS] {
+        core::array::from_fn(|index| self.completed[index].or_more(self.found[index]))
+    }
+
+    /// Completions with an error, by status.
+    #[must_use]
+    pub fn errors(&self) -> [u32; STATUSES] {
+        core::array::from_fn(|status| self.statuses[status].max(self.found_statuses[status]))
+    }
 }
 
 /// Requests whose post time is remembered per queue pair.
@@ -373,6 +425,10 @@ offsets! {
     attr_dest,
     /// `ib_qp_attr.ah_attr.grh.dgid`.
     attr_gid,
+    /// `ib_qp.send_cq`.
+    qp_send_cq,
+    /// `ib_qp.recv_cq`.
+    qp_recv_cq,
     /// `ib_cq.device`.
     cq_device,
     /// `ib_cq.uobject`.
@@ -401,6 +457,8 @@ offsets! {
     rxe_queue,
     /// `rxe_qp.rnr_nak_timer`.
     rxe_rnr_timer,
+    /// `rxe_cq.queue`.
+    rxe_cq_queue,
     /// `rxe_queue.buf`.
     queue_buf,
     /// `rxe_queue.index_mask`.

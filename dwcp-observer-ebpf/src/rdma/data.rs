@@ -9,8 +9,8 @@ use dwcp_observer_ebpf::{
     FIELD_ABSENT,
     hist::{RUNQ_BUCKETS, bucket_of},
     rdma::{
-        Latency, Loss, OPERATIONS, Offsets, Operation, Posted, QP_SEND_QUEUE, Qp, RING, STATUSES,
-        completed_number,
+        Count, CqCursor, Latency, Loss, OPERATIONS, Offsets, Operation, Posted, QP_SEND_QUEUE, Qp,
+        RING, STATUSES, completed_number,
     },
 };
 
@@ -33,6 +33,8 @@ static QP_LATENCY: Array<Latency> = Array::with_max_entries(1, 0);
 const DRIVER_RXE: u32 = 14;
 /// Requests that one doorbell reads; what is left, the next one does.
 const BATCH: u32 = 256;
+/// Completions that one look into a completion queue reads. One is the rule.
+const CQ_BATCH: u32 = 32;
 
 /// Operation of each request opcode, four bits each: [`Operation::of_request`] without a branch.
 const REQUESTS: u64 = {
@@ -62,6 +64,7 @@ pub unsafe fn prepare(o: &Offsets, qp: *mut Qp, ib_qp: *const u8) {
     if (*qp).driver != DRIVER_RXE || !readable(o) {
         return;
     }
+    prepare_completions(o, qp, ib_qp);
     let rxe_qp = ib_qp.wrapping_sub(o.rxe_ibqp as usize);
     let head: *const u8 = read(rxe_qp, o.rxe_queue);
     if head.is_null() {
@@ -77,6 +80,45 @@ pub unsafe fn prepare(o: &Offsets, qp: *mut Qp, ib_qp: *const u8) {
     (*qp).queue_mask = read(head, o.queue_mask);
     (*qp).queue_shift = read(head, o.queue_shift);
     (*qp).flags |= QP_SEND_QUEUE;
+}
+
+#[inline(always)]
+unsafe fn prepare_completions(o: &Offsets, qp: *mut Qp, ib_qp: *const u8) {
+    if o.qp_send_cq == FIELD_ABSENT
+        || o.qp_recv_cq == FIELD_ABSENT
+        || o.rxe_cq_queue == FIELD_ABSENT
+    {
+        return;
+    }
+    let of_sends: *const u8 = read(ib_qp, o.qp_send_cq);
+    let of_receives: *const u8 = read(ib_qp, o.qp_recv_cq);
+    watch(o, &raw mut (*qp).cqs[0], of_sends);
+    if of_receives != of_sends {
+        watch(o, &raw mut (*qp).cqs[1], of_receives);
+    }
+}
+
+/// Begins with what comes next into a completion queue; `cq` begins with its `ib_cq`.
+#[inline(always)]
+unsafe fn watch(o: &Offsets, cursor: *mut CqCursor, cq: *const u8) {
+    if cq.is_null() {
+        return;
+    }
+    let head: *const u8 = read(cq, o.rxe_cq_queue);
+    if head.is_null() {
+        return;
+    }
+    (*cursor).head = head as u64;
+    begin_at_producer(o, cursor, read(head, o.queue_buf));
+}
+
+#[inline(always)]
+unsafe fn begin_at_producer(o: &Offsets, cursor: *mut CqCursor, buffer: *const u8) {
+    let head = (*cursor).head as *const u8;
+    (*cursor).buffer = buffer as u64;
+    (*cursor).mask = read(head, o.queue_mask);
+    (*cursor).shift = read(head, o.queue_shift);
+    (*cursor).next = read(buffer, o.buf_producer);
 }
 
 /// `rxe_post_send` and `siw_post_send`: `(struct ib_qp *qp, wr, bad_wr)`. A process has written requests into the queue that it
@@ -185,6 +227,70 @@ struct Completion {
     qp_num: u32,
 }
 
+/// Counts what was written into a completion queue of this queue pair since the last look, whether or not the writing was seen.
+#[inline(always)]
+unsafe fn find_written(o: &Offsets, qp: *mut Qp, cursor: *mut CqCursor) {
+    if (*cursor).head == 0 {
+        return;
+    }
+    // Sends and receives may share the queue. Who finds the other leaves the work to the next look.
+    add(&raw mut (*cursor).busy, 1);
+    if (&raw const (*cursor).busy).read_volatile() == 1 {
+        find_written_alone(o, qp, cursor);
+    }
+    add(&raw mut (*cursor).busy, u64::MAX);
+}
+
+#[inline(always)]
+unsafe fn find_written_alone(o: &Offsets, qp: *mut Qp, cursor: *mut CqCursor) {
+    let buffer: *const u8 = read((*cursor).head as *const u8, o.queue_buf);
+    if buffer as u64 != (*cursor).buffer {
+        begin_at_producer(o, cursor, buffer);
+        return;
+    }
+    let (mask, shift) = ((*cursor).mask, (*cursor).shift & 31);
+    let data = buffer.wrapping_add(o.buf_data as usize);
+    let producer: u32 = read(buffer, o.buf_producer);
+    let mut next = (*cursor).next;
+    for _ in 0..CQ_BATCH {
+        if (producer.wrapping_sub(next)) & mask == 0 {
+            break;
+        }
+        let at = u64::from(next & mask) << shift;
+        let completion: Completion = fetch(data.wrapping_add(at as usize));
+        // Other queue pairs may share the queue; each counts its own.
+        if completion.qp_num == (*qp).qpn {
+            count(&completion, &raw mut (*qp).found, &raw mut (*qp).found_statuses);
+        }
+        next = next.wrapping_add(1);
+    }
+    (&raw mut (*cursor).next).write_volatile(next);
+}
+
+/// What is left in the completion queues of a queue pair that has been destroyed: nothing is written for it any more.
+#[inline(always)]
+pub unsafe fn find_last(o: &Offsets, qp: *mut Qp) {
+    find_written(o, qp, &raw mut (*qp).cqs[0]);
+    find_written(o, qp, &raw mut (*qp).cqs[1]);
+}
+
+#[inline(always)]
+unsafe fn count(
+    completion: &Completion,
+    counts: *mut [Count; OPERATIONS],
+    statuses: *mut [u32; STATUSES],
+) {
+    if completion.status != 0 {
+        add32(&raw mut (*statuses)[(completion.status as usize).min(STATUSES - 1)]);
+        return;
+    }
+    let operation = Operation::of_completion(completion.opcode) as usize;
+    if operation < OPERATIONS {
+        add(&raw mut (*counts)[operation].operations, 1);
+        add(&raw mut (*counts)[operation].bytes, u64::from(completion.byte_len));
+    }
+}
+
 /// `rxe_cq_post(struct rxe_cq *cq, struct rxe_cqe *cqe, int solicited)`; `cq` begins with its `ib_cq`.
 #[inline(always)]
 pub unsafe fn on_completion(o: &Offsets, cq: *const u8, cqe: *const u8) {
@@ -203,16 +309,15 @@ pub unsafe fn on_completion(o: &Offsets, cq: *const u8, cqe: *const u8) {
     };
     let now = bpf_ktime_get_ns();
     (*qp).completion_ns = now;
-    if completion.status != 0 {
-        let status = (completion.status as usize).min(STATUSES - 1);
-        // Sends and receives end on different CPUs at the same time, as do queue pairs that share slot 0.
-        add32(&raw mut (*qp).statuses[status]);
-        return;
+    if slot != 0 && o.rxe_cq_queue != FIELD_ABSENT {
+        let head: u64 = read(cq, o.rxe_cq_queue);
+        let second = (*qp).cqs[1].head == head;
+        find_written(o, qp, if second { &raw mut (*qp).cqs[1] } else { &raw mut (*qp).cqs[0] });
     }
-    let operation = Operation::of_completion(completion.opcode) as usize;
-    if operation < OPERATIONS {
-        add(&raw mut (*qp).completed[operation].operations, 1);
-        add(&raw mut (*qp).completed[operation].bytes, u64::from(completion.byte_len));
+    // Sends and receives end on different CPUs at the same time, as do queue pairs that share slot 0: the sums are atomic.
+    count(&completion, &raw mut (*qp).completed, &raw mut (*qp).statuses);
+    if completion.status != 0 {
+        return;
     }
     // Bit 7 of an opcode marks receives.
     if slot != 0 && completion.opcode & 128 == 0 {

@@ -241,6 +241,7 @@ pub unsafe fn on_destroyed(o: &Offsets, result: i32) {
         return;
     }
     let Some((_, qp)) = record(call.qp) else { return };
+    data::find_last(o, qp);
     let _ = QP_INDEX.remove(call.qp);
     (*qp).closer_tgid = thread().0;
     if exiting(o) {

@@ -312,8 +312,11 @@ pub(super) fn read(
     };
     let seen = visible == DataPath::Completions;
     let queue = qp.flags & QP_SEND_QUEUE != 0;
-    let bytes = |operation: Operation| qp.completed[operation as usize].bytes;
-    let sent = if queue { qp.sent_bytes } else { bytes(Operation::Send) + bytes(Operation::Write) };
+    let completions = qp.completions();
+    let bytes = |operation: Operation| completions[operation as usize].bytes;
+    let signalled = bytes(Operation::Send) + bytes(Operation::Write);
+    // A request whose completion was found, and not seen, is not in the former.
+    let sent = if queue { qp.sent_bytes.max(signalled) } else { signalled };
     let asked = handed.filter(|_| visible == DataPath::Posts);
     let asked = |operation: Operation| asked.map(|counts| counts[operation as usize].bytes);
     let asked_to_send =
@@ -345,12 +348,12 @@ pub(super) fn read(
         close_reason: closed.then(|| close_reason(qp.flags, qp.tgid, qp.closer_tgid)),
         visible,
         posted: queue.then_some(qp.posted),
-        completed: seen.then_some(qp.completed),
+        completed: seen.then_some(completions),
         provider_posted: handed,
         bytes_sent: seen.then_some(sent).or(asked_to_send),
         bytes_received: seen.then(|| bytes(Operation::Recv) + bytes(Operation::RecvWrite)),
         bytes_read: seen.then(|| bytes(Operation::Read)).or(asked(Operation::Read)),
-        errors: qp.statuses,
+        errors: qp.errors(),
         doorbells: (context.doorbells)(qp.driver).then_some(qp.doorbells),
         last_post_ns: nonzero(qp.doorbell_ns),
         last_completion_ns: nonzero(qp.completion_ns),
@@ -408,6 +411,26 @@ mod tests {
         qp.flags = QP_FROM_CREATION;
         let seen = read(1, &qp, None, &context(true, &|_| true));
         assert_eq!((seen.bytes_sent, seen.posted, seen.outstanding), (Some(8192), None, None));
+    }
+
+    #[test]
+    fn completions_are_as_many_as_were_seen_or_found() {
+        let mut qp = record();
+        let write = Operation::Write as usize;
+        let completed = |qp: &Qp| {
+            let seen = read(1, qp, None, &context(true, &|_| true));
+            (seen.completed.unwrap_or_default()[write], seen.bytes_sent, seen.errors[5])
+        };
+        let two = Count { operations: 2, bytes: 8192 };
+        // The last one is found at the next: what was seen is ahead.
+        qp.found[write] = Count { operations: 1, bytes: 4096 };
+        qp.statuses[5] = 1;
+        assert_eq!(completed(&qp), (two, Some(12_288), 1));
+        // The kernel left the program out: what was found is ahead.
+        let four = Count { operations: 4, bytes: 16_384 };
+        qp.found[write] = four;
+        qp.found_statuses[5] = 2;
+        assert_eq!(completed(&qp), (four, Some(16_384), 2));
     }
 
     #[test]

@@ -89,6 +89,8 @@ fn resolve(types: &Types, formats: impl Fn(&str, &str) -> Option<String>) -> Fou
         attr_state: "ib_qp_attr", "qp_state";
         attr_dest: "ib_qp_attr", "dest_qp_num";
         attr_gid: "ib_qp_attr", "ah_attr.grh.dgid";
+        qp_send_cq: "ib_qp", "send_cq";
+        qp_recv_cq: "ib_qp", "recv_cq";
         cq_device: "ib_cq", "device";
         cq_uobject: "ib_cq", "uobject";
         mr_res: "ib_mr", "res";
@@ -103,6 +105,7 @@ fn resolve(types: &Types, formats: impl Fn(&str, &str) -> Option<String>) -> Fou
         rxe_ibqp: "rxe_qp", "ibqp";
         rxe_queue: "rxe_qp", "sq.queue";
         rxe_rnr_timer: "rxe_qp", "rnr_nak_timer";
+        rxe_cq_queue: "rxe_cq", "queue";
         queue_buf: "rxe_queue", "buf";
         queue_mask: "rxe_queue", "index_mask";
         queue_shift: "rxe_queue", "log2_elem_size";
