@@ -226,14 +226,16 @@ impl<'a> Scene<'a> {
             // Longer before: what is usual must be known.
             Scenario::BandwidthCut => rigged(Fault::BandwidthCut, 1536, None, 13),
             Scenario::UnusualSecond => {
-                let fault = rigged(Fault::RandomDrop, 1536, None, 13)?;
-                std::thread::sleep(Duration::from_secs(20));
-                drop(fault.migration);
-                // Losses are unusual retransmission and throughput; errors are the third kind, and one is no burst.
-                ended(Fault::DestinationKilled)?;
+                // Unusual throughput, then unusual retransmission, each after what is usual is known.
+                for fault in [Fault::BandwidthCut, Fault::RandomDrop] {
+                    let fault = rigged(fault, 1536, None, 13)?;
+                    std::thread::sleep(Duration::from_secs(12));
+                    drop(fault.migration);
+                }
+                // Errors are the third kind, and one is no burst.
                 ended(Fault::DestinationKilled)?;
                 // What others do would be unusual too.
-                Ok(InForce { is_over: false, ..InForce::since(fault.onset) })
+                Ok(InForce { is_over: false, ..ended(Fault::DestinationKilled)? })
             }
             Scenario::SlowNetwork => {
                 let mut fault = rigged(Fault::DirtyStorm, 224, None, 2)?;
