@@ -127,7 +127,7 @@ fn thousand_flows(observer_args: &[&str], seed: &str) {
         "{FLOWS} flows, {total} B, 0 B off; {} closed by the peer, {} reset, {} of them before they were read, {empty} empty \
          {observer_args:?}",
         count(Close::Receiver) + count(Close::ReceiverReset),
-        count(Close::SenderReset) + count(Close::SenderResetUnread) + count(Close::ReceiverReset),
+        reports.iter().filter(|report| report.plan.close.is_reset()).count(),
         count(Close::SenderResetUnread),
     );
     let unseen = metrics.sum("dwcp_observer_lost_total", &[("map", "closes")]).unwrap();

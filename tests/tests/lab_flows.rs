@@ -32,7 +32,7 @@ fn counts_of_an_exchange_are_those_of_the_kernel() {
         servers.contains(&end.local.port()) || servers.contains(&end.peer.port())
     };
     // The kernel keeps no counters of an end that resets.
-    let resets = reports.iter().filter(|report| is_reset(report.plan.close)).count();
+    let resets = reports.iter().filter(|report| report.plan.close.is_reset()).count();
     assert!(resets > 0);
     let ends = watch.wait(2 * FLOWS - resets, LIMIT, ours).unwrap();
     let by_ends: HashMap<(SocketAddr, SocketAddr), SocketTotals> =
@@ -43,8 +43,8 @@ fn counts_of_an_exchange_are_those_of_the_kernel() {
         assert_eq!(report.bytes_read, plan.bytes, "{report:?}");
         assert_eq!(report.sender.is_ipv6(), plan.ipv6, "{report:?}");
         // Beside the payload: the SYN, and the FIN where there is one.
-        let fin = u64::from(!is_reset(plan.close));
-        if plan.close != Close::SenderReset {
+        let fin = u64::from(!plan.close.is_reset());
+        if !plan.close.is_sender_reset() {
             let sender = by_ends[&(report.sender, report.receiver)];
             assert_eq!(sender.payload_sent(), plan.bytes, "{report:?} {sender:?}");
             assert_eq!(sender.bytes_acked, plan.bytes + 1 + fin, "{report:?} {sender:?}");
@@ -60,10 +60,6 @@ fn counts_of_an_exchange_are_those_of_the_kernel() {
             assert!(fin.contains(&beside), "{report:?} {receiver:?}");
         }
     }
-}
-
-fn is_reset(close: Close) -> bool {
-    matches!(close, Close::SenderReset | Close::ReceiverReset)
 }
 
 #[test]

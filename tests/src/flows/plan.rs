@@ -20,6 +20,20 @@ pub enum Close {
     ReceiverReset,
 }
 
+impl Close {
+    /// Whether the sender ends the flow with a reset.
+    #[must_use]
+    pub fn is_sender_reset(self) -> bool {
+        matches!(self, Self::SenderReset | Self::SenderResetUnread)
+    }
+
+    /// Whether either end does.
+    #[must_use]
+    pub fn is_reset(self) -> bool {
+        self.is_sender_reset() || self == Self::ReceiverReset
+    }
+}
+
 /// One flow to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowPlan {
