@@ -208,6 +208,10 @@ fn establish(connection: &mut Connection, at_ns: u64) {
 /// The first end counts: a disconnection is seen two or three times.
 fn end(connection: &mut Connection, state: ConnectionState, at_ns: u64, here: bool) {
     if matches!(connection.state, ConnectionState::Connecting | ConnectionState::Established) {
+        // One that was listed, and whose beginning no event told, was there all the same.
+        if connection.state == ConnectionState::Established {
+            connection.established_ns.get_or_insert(connection.first_ns);
+        }
         connection.state = state;
         connection.ended_ns = Some(at_ns);
         connection.ended_here = here;
@@ -347,6 +351,8 @@ mod tests {
         assert_eq!((all[0].qpn, all[0].tgid, all[0].first_ns), (Some(17), Some(4711), 50));
         assert_eq!((all[0].active_open, all[0].connect_seconds()), (None, None));
         assert_eq!((all[0].state, all[0].ended_ns), (ConnectionState::Disconnected, Some(95)));
+        // Without it an iWARP queue pair that ends in the same look was never connected, and its stream never ends.
+        assert_eq!(all[0].established_ns, Some(50));
     }
 
     #[test]
