@@ -227,22 +227,30 @@ impl Ledger {
             .filter(|record| record.state == State::Active && moves_the_guest(record))
             .filter(|record| !is_v1(record))
             .collect();
-        let rate = |record: &&Migration| record.throughput_bytes_per_second.unwrap_or(0.0);
         let health = |record: &&Migration| record.verdict.as_ref().map(|verdict| verdict.state);
-        if !transfers.is_empty() {
-            let together: f64 = transfers.iter().map(rate).sum();
+        // The first look at a transfer, and what a device moves without the kernel, is neither fast nor slow.
+        let rates: Vec<(&str, f64)> = transfers
+            .iter()
+            .filter_map(|record| {
+                Some((record.transport.as_str(), record.throughput_bytes_per_second?))
+            })
+            .collect();
+        if !rates.is_empty() {
+            let together: f64 = rates.iter().map(|(_, rate)| rate).sum();
             counts.transfer_seconds = 1;
             counts.slow_seconds = u64::from(together < self.targets.throughput_bytes_per_second);
             counts.transferred_bytes = together as u64;
             self.minute.throughput.observe(together);
             let mut by_transport: BTreeMap<&str, f64> = BTreeMap::new();
-            for record in &transfers {
-                *by_transport.entry(record.transport.as_str()).or_default() += rate(record);
+            for (transport, rate) in rates {
+                *by_transport.entry(transport).or_default() += rate;
             }
             for (transport, rate) in by_transport {
                 let name = transport.to_owned();
                 self.minute.throughput_by_transport.entry(name).or_default().observe(rate);
             }
+        }
+        if !transfers.is_empty() {
             let open = |record: &&Migration| {
                 record.streams.iter().filter(|stream| stream.ended_at.is_none()).count()
             };

@@ -73,6 +73,25 @@ fn a_transfer_is_judged_while_it_moves_the_guest() {
 }
 
 #[test]
+fn a_transfer_whose_bytes_are_not_seen_is_not_slow() {
+    let mut ledger = ledger();
+    let hidden = Migration {
+        bytes: None,
+        throughput_bytes_per_second: None,
+        verdict: None,
+        ..sample::active("1-1")
+    };
+    let entries = [sample::entry(hidden)];
+    ledger.second(after(1), &second(&entries, &Totals::default()));
+    ledger.judge(after(1).as_second(), Window::Month);
+    let counts = ledger.windows.content(Window::Hour, after(1).as_second()).counts;
+    assert_eq!((counts.transfer_seconds, counts.slow_seconds), (0, 0));
+    assert_eq!((counts.judged_seconds, counts.down_seconds), (1, 0));
+    assert_eq!(hour(&ledger).level(SlaType::Throughput).compliant, None);
+    assert_eq!((ledger.minute.throughput.count, ledger.minute.streams.count), (0, 1));
+}
+
+#[test]
 fn stalled_transfers_and_unhealthy_components_are_down_time() {
     let mut ledger = ledger();
     let totals = Totals::default();

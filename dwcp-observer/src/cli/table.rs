@@ -57,7 +57,7 @@ fn migrations(records: &[&Value], now: Timestamp, finished: bool) -> String {
             path(record),
             started(&text(record, "started_at"), now),
             duration(number(record, "duration_seconds")),
-            bytes(transferred(record)),
+            amount(transferred(record)),
             rate(record),
             rtt(mean_rtt(record)),
         ];
@@ -132,15 +132,20 @@ pub(super) fn render_detail(record: &Value) -> String {
         line("ended", clean(ended));
     }
     line("duration", duration(number(record, "duration_seconds")));
-    let total = |key: &str| bytes(record.get("bytes").map_or(0, |bytes| integer(bytes, key)));
     line(
         "bytes",
-        format!(
-            "{} queued, {} delivered, {} received, {} retransmitted",
-            total("queued"),
-            total("delivered"),
-            total("received"),
-            total("retransmitted"),
+        record.get("bytes").map_or_else(
+            || "not seen: the device moves them without the kernel".to_owned(),
+            |sums| {
+                let total = |key: &str| bytes(integer(sums, key));
+                format!(
+                    "{} queued, {} delivered, {} received, {} retransmitted",
+                    total("queued"),
+                    total("delivered"),
+                    total("received"),
+                    total("retransmitted"),
+                )
+            },
         ),
     );
     line("rate", rate(record));
@@ -276,8 +281,8 @@ fn streams(record: &Value, output: &mut String) {
             text(stream, "role"),
             text(stream, "local"),
             text(stream, "peer"),
-            bytes(integer(stream, "bytes_delivered")),
-            bytes(integer(stream, "bytes_received")),
+            amount(count(stream, "bytes_delivered")),
+            amount(count(stream, "bytes_received")),
             number(stream, "retransmitted_segments")
                 .map_or_else(|| NONE.to_owned(), |count| format!("{count}")),
             rtt(number(stream, "srtt_seconds")),
@@ -410,7 +415,7 @@ fn history(record: &Value, output: &mut String) {
         table.row(vec![
             clock(&text(sample, "at")),
             per_second(number(sample, "bytes_per_second")),
-            bytes(integer(sample, "bytes_in_flight")),
+            amount(count(sample, "bytes_in_flight")),
             integer(sample, "retransmitted_segments").to_string(),
             rtt(number(sample, "srtt_seconds")),
             bytes(integer(sample, "cwnd_bytes")),
@@ -441,10 +446,18 @@ fn has_source(record: &Value) -> bool {
     array(record, "ends").iter().any(|end| text(end, "role") == "source")
 }
 
-/// Delivered bytes where the source is seen, else what the destination received.
-fn transferred(record: &Value) -> u64 {
+/// Delivered bytes where the source is seen, else what the destination received; `None` where neither is seen.
+fn transferred(record: &Value) -> Option<u64> {
     let key = if has_source(record) { "delivered" } else { "received" };
-    record.get("bytes").map_or(0, |bytes| integer(bytes, key))
+    count(record.get("bytes")?, key)
+}
+
+fn count(value: &Value, key: &str) -> Option<u64> {
+    value.get(key).and_then(Value::as_u64)
+}
+
+fn amount(count: Option<u64>) -> String {
+    count.map_or_else(|| NONE.to_owned(), bytes)
 }
 
 /// The rate now, or of the whole when it is over.
@@ -455,7 +468,7 @@ fn rate(record: &Value) -> String {
     }
     let whole = number(record, "duration_seconds")
         .filter(|seconds| *seconds > 0.0)
-        .map(|seconds| transferred(record) as f64 / seconds);
+        .and_then(|seconds| Some(transferred(record)? as f64 / seconds));
     per_second(whole)
 }
 

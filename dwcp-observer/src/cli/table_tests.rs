@@ -40,6 +40,20 @@ ID                  VM      FROM -> TO            START UTC      TIME    BYTES  
 }
 
 #[test]
+fn bytes_that_are_not_seen_are_no_zeros() {
+    let mut record = sample::finished("1795350585500-4600", Outcome::Completed, 5);
+    record.bytes = None;
+    for stream in &mut record.streams {
+        stream.bytes = None;
+    }
+    let row = list(std::slice::from_ref(&record));
+    assert!(row.contains("10.0 s      -     -  250 us"), "{row}");
+    let text = render_detail(&json!(record));
+    assert!(text.contains("not seen: the device moves them without the kernel"), "{text}");
+    assert!(!text.contains(" 0 B"), "{text}");
+}
+
+#[test]
 fn nothing_to_show() {
     assert_eq!(list(&[]), "0 active, 0 finished\n");
     // What is no list at all is shown as an empty one, not with a crash.
@@ -51,7 +65,7 @@ fn never_wider_than_120_columns() {
     let mut record = sample::finished("1795350585500-4194304", Outcome::Completed, 90_000);
     record.vm.name = Some("a-very-long-virtual-machine-name-é".repeat(4));
     record.duration_seconds = 123_456.0;
-    record.bytes.delivered = 999_499_999_999_999;
+    record.bytes.as_mut().unwrap().delivered = 999_499_999_999_999;
     for stream in &mut record.streams {
         stream.local = "[2001:db8:1234:5678:9abc:def0:1234:5678]:49152".to_owned();
         stream.peer = "[2001:db8:1234:5678:9abc:def0:1234:9999]:49153".to_owned();

@@ -38,7 +38,7 @@ pub struct Finished {
     #[serde(default)]
     pub phases: Vec<Phase>,
     /// Payload.
-    pub bytes: Bytes,
+    pub bytes: Option<Bytes>,
     /// Its streams; only their number.
     #[serde(default)]
     pub streams: Vec<IgnoredAny>,
@@ -109,11 +109,12 @@ impl Finished {
         self.vm.name.as_deref().unwrap_or(&self.id)
     }
 
-    /// Delivered bytes where the source was here, else what the destination received.
+    /// Delivered bytes where the source was here, else what the destination received; `None` where neither was seen.
     #[must_use]
-    pub fn transferred(&self) -> u64 {
+    pub fn transferred(&self) -> Option<u64> {
+        let bytes = self.bytes?;
         let sent = self.ends.iter().any(|end| end.role == Role::Source);
-        if sent { self.bytes.delivered } else { self.bytes.received }
+        Some(if sent { bytes.delivered } else { bytes.received })
     }
 
     /// Whether it runs DWCP v1: no part of v3's figures.

@@ -116,7 +116,7 @@ fn what_is_written_is_read() {
     assert_eq!((one.outcome, one.mode), (record.outcome, record.mode));
     assert_eq!((one.started_at, one.ended_at), (record.started_at, record.ended_at));
     assert_eq!(one.blackout_seconds(), Some(0.0078125));
-    assert_eq!(one.transferred(), record.bytes.delivered);
+    assert_eq!(one.transferred(), record.bytes.map(|bytes| bytes.delivered));
     assert_eq!((one.streams.len(), one.phases[0].phase), (2, PhaseName::Precopy));
     assert_eq!(ids(&store), ["1-1", "2-2"]);
     // The whole record is there, with its seconds.

@@ -264,8 +264,8 @@ fn a_destination_alone_counts_what_it_received() {
         let mut record = sample::finished("1-1", Outcome::Completed, 3);
         record.ends.remove(0);
         record.mode = Some(Mode::Hybrid);
-        record.bytes.delivered = 5;
-        record.bytes.received = 20_000_000_000;
+        let bytes = record.bytes.as_mut().unwrap();
+        (bytes.delivered, bytes.received) = (5, 20_000_000_000);
         published.entries = vec![sample::entry(record)];
     });
     let (_, body) = get(&endpoints, "/metrics/summary");

@@ -34,7 +34,7 @@ pub(super) fn summary(published: Option<&Published>, now: Timestamp) -> Value {
         .collect();
     let averages: Vec<f64> = records()
         .filter(|record| record.state == State::Finished && record.duration_seconds > 0.0)
-        .map(|record| transferred(record) as f64 / record.duration_seconds)
+        .filter_map(|record| Some(transferred(record)? as f64 / record.duration_seconds))
         .collect();
     let mut blackouts: Vec<f64> = records()
         .filter(|record| record.state == State::Finished)
@@ -84,11 +84,9 @@ pub(super) fn summary(published: Option<&Published>, now: Timestamp) -> Value {
     body
 }
 
-/// Delivered bytes where the source is here, else what the destination received.
-fn transferred(record: &Migration) -> u64 {
-    if record.ends.iter().any(|end| end.role == Role::Source) {
-        record.bytes.delivered
-    } else {
-        record.bytes.received
-    }
+/// Delivered bytes where the source is here, else what the destination received; `None` where neither is seen.
+fn transferred(record: &Migration) -> Option<u64> {
+    let bytes = record.bytes?;
+    let sent = record.ends.iter().any(|end| end.role == Role::Source);
+    Some(if sent { bytes.delivered } else { bytes.received })
 }

@@ -271,7 +271,7 @@ fn the_reference_names_every_metric_once() {
 fn numbers_are_not_rounded() {
     let mut published = sample::published();
     let mut record = sample::active("1");
-    record.bytes.delivered = 9_007_199_254_740_991;
+    record.bytes.as_mut().unwrap().delivered = 9_007_199_254_740_991;
     let mut entry = sample::entry(record.clone());
     entry.record = Arc::new(record);
     published.entries = vec![entry];

@@ -129,12 +129,14 @@ impl Live {
         let transport = record.transport.as_str();
         let labels = [id, vm, uuid, &record.migrator, role, transport, mode_label(record.mode)];
         self.info.add(&labels, 1.0);
-        for (kind, bytes) in [
-            ("queued", record.bytes.queued),
-            ("delivered", record.bytes.delivered),
-            ("received", record.bytes.received),
-            ("retransmitted", record.bytes.retransmitted),
-        ] {
+        for (kind, bytes) in record.bytes.iter().flat_map(|bytes| {
+            [
+                ("queued", bytes.queued),
+                ("delivered", bytes.delivered),
+                ("received", bytes.received),
+                ("retransmitted", bytes.retransmitted),
+            ]
+        }) {
             self.bytes.add(&[id, kind], bytes as f64);
         }
         self.throughput.add_some(&[id], record.throughput_bytes_per_second);
@@ -191,11 +193,13 @@ impl Live {
 
     fn stream(&mut self, id: &str, index: usize, stream: &Stream) {
         let index = index.to_string();
-        for (kind, bytes) in [
-            ("queued", stream.bytes_queued),
-            ("delivered", stream.bytes_delivered),
-            ("received", stream.bytes_received),
-        ] {
+        for (kind, bytes) in stream.bytes.iter().flat_map(|bytes| {
+            [
+                ("queued", bytes.bytes_queued),
+                ("delivered", bytes.bytes_delivered),
+                ("received", bytes.bytes_received),
+            ]
+        }) {
             self.stream_bytes.add(&[id, &index, kind], bytes as f64);
         }
         let Some(tcp) = &stream.tcp else { return };

@@ -19,8 +19,8 @@ use crate::{
         history::History,
         record::{
             Blackout, BlackoutParts, ByMethod, Bytes, CongestionTimes, End, Evidence, Migration,
-            Mode, Outcome, Phase, PhaseName, Role, Round, Sample, SocketCounters, State, Stream,
-            StreamRole, TcpStream, Thread, ThreadRole, Transport, Vm,
+            Mode, Outcome, Phase, PhaseName, Role, Round, Sample, SampleBytes, SocketCounters,
+            State, Stream, StreamBytes, StreamRole, TcpStream, Thread, ThreadRole, Transport, Vm,
         },
     },
     process::host::HostUsage,
@@ -51,10 +51,12 @@ pub(crate) fn stream(role: StreamRole, port: u16) -> Stream {
         role,
         local: format!("10.0.0.1:{port}"),
         peer: "10.0.0.2:49152".to_owned(),
-        bytes_queued: 2_000_000,
-        bytes_delivered: 1_900_000,
-        bytes_received: 0,
-        bytes_returned: 300,
+        bytes: Some(StreamBytes {
+            bytes_queued: 2_000_000,
+            bytes_delivered: 1_900_000,
+            bytes_received: 0,
+            bytes_returned: 300,
+        }),
         tcp: Some(TcpStream {
             bytes_retransmitted: 2896,
             retransmitted_segments: 2,
@@ -146,7 +148,7 @@ pub(crate) fn active(id: &str) -> Migration {
         rounds: vec![Round { round: 1, started_at: at() - seconds(4), seconds: 4.0, bytes: None }],
         migrator_states: Vec::new(),
         postcopy: None,
-        bytes,
+        bytes: Some(bytes),
         throughput_bytes_per_second: Some(950_000.0),
         streams: vec![stream(StreamRole::Main, 40000), stream(StreamRole::Multifd, 40001)],
         registered_memory: Vec::new(),
@@ -218,7 +220,7 @@ pub(crate) fn finished(id: &str, outcome: Outcome, age_seconds: i64) -> Migratio
     record.observed_from = record.started_at;
     record.ended_at = Some(ended_at);
     record.duration_seconds = 10.0;
-    record.bytes.received = record.bytes.delivered;
+    record.bytes = record.bytes.map(|bytes| Bytes { received: bytes.delivered, ..bytes });
     record.throughput_bytes_per_second = None;
     record.verdict = None;
     record.blackout = Some(blackout());
@@ -235,9 +237,11 @@ pub(crate) fn entry(record: Migration) -> Entry {
     let mut history = History::new(10);
     history.push(Sample {
         at: at(),
-        bytes_delivered: 3_800_000,
-        bytes_per_second: 950_000.0,
-        bytes_in_flight: 14_480,
+        bytes: Some(SampleBytes {
+            bytes_delivered: 3_800_000,
+            bytes_per_second: 950_000.0,
+            bytes_in_flight: 14_480,
+        }),
         retransmitted_segments: 1,
         srtt_seconds: Some(0.00025),
         cwnd_bytes: 28_960,

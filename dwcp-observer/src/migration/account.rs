@@ -7,7 +7,7 @@ use super::{
     live::{EndState, EndTotals, Live, StreamFlow, Tick},
     machine::Life,
     outcome::{EndEnding, Ending, outcome},
-    record::{Outcome, Role, Sample, ThreadRole},
+    record::{Outcome, Role, Sample, SampleBytes, ThreadRole},
     second,
 };
 use crate::{
@@ -151,9 +151,10 @@ fn tick(live: &mut Live, observation: &Observation, totals: &mut Totals) {
     if seconds <= 0.0 || !counts_from_start {
         return;
     }
-    let rate = delivered.saturating_sub(last.delivered) as f64 / seconds;
-    live.rate = Some(rate);
-    live.peak_rate = live.peak_rate.max(rate);
+    let rate =
+        live.bytes_are_seen().then(|| delivered.saturating_sub(last.delivered) as f64 / seconds);
+    live.rate = rate;
+    live.peak_rate = live.peak_rate.max(rate.unwrap_or_default());
     let sender = live.end(Role::Source).or_else(|| live.ends.first());
     let open = || {
         sender
@@ -166,13 +167,13 @@ fn tick(live: &mut Live, observation: &Observation, totals: &mut Totals) {
     let since = |at: usize| now.cpu[at].saturating_sub(last.cpu[at]) as f64 / 1e9;
     let sample = Sample {
         at: observation.wall.at(now.at_ns),
-        bytes_delivered: delivered,
-        bytes_per_second: rate,
-        bytes_in_flight: open()
-            .map(|reading| {
-                reading.payload.queued - reading.payload.delivered.min(reading.payload.queued)
-            })
-            .sum(),
+        bytes: rate.map(|bytes_per_second| SampleBytes {
+            bytes_delivered: delivered,
+            bytes_per_second,
+            bytes_in_flight: open()
+                .map(|reading| reading.payload.queued.saturating_sub(reading.payload.delivered))
+                .sum(),
+        }),
         retransmitted_segments: segments.saturating_sub(last.segments),
         srtt_seconds: (!rtts.is_empty()).then(|| rtts.iter().sum::<f64>() / rtts.len() as f64),
         cwnd_bytes: open()
@@ -299,7 +300,7 @@ fn ending(live: &Live, now_ns: u64, rested: bool) -> Ending {
         let reading = &flow.reading;
         ending.streams += 1;
         if let Some(qp) = &reading.queue_pair {
-            ending.queue_pairs = true;
+            ending.queue_pairs += 1;
             ending.orderly += u32::from(qp.disconnected_ns.is_some() && qp.failures() == 0);
             ending.reset += u32::from(qp.failures() > 0);
             continue;

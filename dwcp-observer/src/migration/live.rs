@@ -376,6 +376,13 @@ impl Live {
         if queue_pairs { Transport::Rdma } else { Transport::Tcp }
     }
 
+    /// Whether what it moves is measured. A queue pair over software iWARP has a TCP connection under it, whose bytes are.
+    #[must_use]
+    pub fn bytes_are_seen(&self) -> bool {
+        let seen = |flow: &StreamFlow| flow.reading.payload_is_seen();
+        self.flows().next().is_none() || self.flows().any(seen)
+    }
+
     /// All flows of all ends.
     pub fn flows(&self) -> impl Iterator<Item = &StreamFlow> {
         self.ends.iter().flat_map(|end| end.flows.values())

@@ -28,8 +28,8 @@ pub struct Ending {
     pub handed_over: bool,
     /// Streams.
     pub streams: u32,
-    /// Whether they are queue pairs.
-    pub queue_pairs: bool,
+    /// Those of them that are queue pairs.
+    pub queue_pairs: u32,
     /// Sockets closed by FIN with everything acknowledged; queue pairs disconnected without a failed completion.
     pub orderly: u32,
     /// Sockets with an RST seen on this host; queue pairs with a failed completion.
@@ -90,14 +90,16 @@ pub fn outcome(ending: &Ending) -> (Outcome, Vec<Evidence>) {
         say("vcpu", "guest CPUs stopped at the source and ran at the destination".to_owned());
     }
     let Ending { orderly, streams, reset, .. } = ending;
-    let close = if ending.queue_pairs {
-        format!(
-            "{orderly} of {streams} queue pairs disconnected without a failed completion, {reset} with one"
-        )
-    } else {
-        format!(
+    let close = match ending.queue_pairs {
+        0 => format!(
             "{orderly} of {streams} streams closed by FIN with all bytes acknowledged, {reset} reset"
-        )
+        ),
+        pairs if pairs == *streams => format!(
+            "{orderly} of {streams} queue pairs disconnected without a failed completion, {reset} with one"
+        ),
+        pairs => format!(
+            "{orderly} of {streams} streams ended in order, {pairs} of them queue pairs, {reset} did not"
+        ),
     };
     say("close", close);
     for error in &ending.errors {

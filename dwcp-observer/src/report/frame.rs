@@ -192,7 +192,7 @@ fn listed(one: &Finished) -> Vec<String> {
         one.transport.as_str().to_owned(),
         format!("{:.2}", one.duration_seconds),
         one.blackout_seconds().map_or("-".to_owned(), |s| format!("{:.2}", s * 1e3)),
-        format!("{:.1}", one.transferred() as f64 / 1e6),
+        one.transferred().map_or("-".to_owned(), |bytes| format!("{:.1}", bytes as f64 / 1e6)),
         one.streams.len().to_string(),
         if one.rounds.is_empty() { "-".to_owned() } else { one.rounds.len().to_string() },
         one.version.map_or("-", |version| version.as_str()).to_owned(),

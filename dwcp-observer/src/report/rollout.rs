@@ -67,7 +67,8 @@ impl Summary {
         let failed = migrations.clone().filter(|one| one.outcome == Some(Outcome::Failed)).count();
         let completed = migrations.clone().filter(|one| one.outcome == Some(Outcome::Completed));
         let rate = |one: &Finished| {
-            (one.duration_seconds > 0.0).then(|| one.transferred() as f64 / one.duration_seconds)
+            let bytes = one.transferred()? as f64;
+            (one.duration_seconds > 0.0).then(|| bytes / one.duration_seconds)
         };
         Self {
             ended,
@@ -77,7 +78,7 @@ impl Summary {
             ),
             seconds: Ranked::new(completed.clone().map(|one| one.duration_seconds)),
             rate: Ranked::new(completed.filter_map(rate)),
-            gigabytes: migrations.map(|one| one.transferred() as f64 / 1e9).sum(),
+            gigabytes: migrations.filter_map(|one| Some(one.transferred()? as f64 / 1e9)).sum(),
         }
     }
 }

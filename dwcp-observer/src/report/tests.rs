@@ -154,7 +154,7 @@ fn an_empty_history_claims_nothing() {
     let text = document.markdown(|_| None);
     assert_eq!(document.figures().count(), 0);
     assert!(!text.contains("PASS") && !text.contains("FAIL") && !text.contains("NaN"), "{text}");
-    assert!(text.contains("No transfer was active in this period."), "{text}");
+    assert!(text.contains("No transfer was measured in this period."), "{text}");
     assert_eq!(line(&text, "| CPU |"), "| CPU | not measured | not measured | 80 % |");
 }
 

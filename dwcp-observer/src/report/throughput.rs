@@ -25,10 +25,10 @@ pub(super) fn throughput(data: &Data, document: &mut Document) {
     let sum = data.sum();
     let target = data.targets().throughput_bytes_per_second;
     let Some(mean) = sum.throughput.mean() else {
-        document.text("No transfer was active in this period.");
+        document.text("No transfer was measured in this period.");
         return;
     };
-    let bytes: u64 = data.v3().map(Finished::transferred).sum();
+    let bytes: u64 = data.v3().filter_map(Finished::transferred).sum();
     document.table(
         &["What", "Value"],
         vec![

@@ -131,6 +131,12 @@ impl FlowReading {
         self.flags & FLOW_FOUND_OPEN != 0
     }
 
+    /// Whether [`Self::payload`] is measured: not where a device moves a queue pair's data without the kernel.
+    #[must_use]
+    pub fn payload_is_seen(&self) -> bool {
+        self.queue_pair.as_ref().is_none_or(|qp| qp.bytes_sent.is_some())
+    }
+
     /// Smoothed RTT, seconds; `None` before the first sample.
     #[must_use]
     pub fn srtt_seconds(&self) -> Option<f64> {

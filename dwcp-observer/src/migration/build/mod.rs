@@ -90,7 +90,7 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
         rounds: rounds(live, ended_ns, now_ns, wall),
         migrator_states: states(live, wall),
         postcopy: postcopy(live),
-        bytes: bytes(live),
+        bytes: live.bytes_are_seen().then(|| bytes(live)),
         throughput_bytes_per_second: if ended_ns.is_some() { None } else { live.rate },
         streams,
         registered_memory: rdma::registered_memory(live),
@@ -243,7 +243,10 @@ fn rounds(live: &Live, ended_ns: Option<u64>, now_ns: u64, wall: WallClock) -> V
             seconds: seconds(
                 found.to.map_or(now_ns, |to| to.at_ns).saturating_sub(found.from.at_ns),
             ),
-            bytes: found.to.map(|to| to.sent_bytes.saturating_sub(found.from.sent_bytes)),
+            bytes: found
+                .to
+                .filter(|_| live.bytes_are_seen())
+                .map(|to| to.sent_bytes.saturating_sub(found.from.sent_bytes)),
         })
         .collect()
 }

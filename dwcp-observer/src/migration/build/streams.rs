@@ -6,7 +6,8 @@ use super::{
     super::{
         live::{Live, StreamFlow},
         record::{
-            CongestionTimes, QueuePair, Role, SocketCounters, StateChange, Stream, TcpStream,
+            CongestionTimes, QueuePair, Role, SocketCounters, StateChange, Stream, StreamBytes,
+            TcpStream,
         },
     },
     WallClock, seconds,
@@ -83,10 +84,12 @@ fn stream(
         role: stream_role(index, comm),
         local: from.to_string(),
         peer: to.to_string(),
-        bytes_queued: sent.payload.queued,
-        bytes_delivered: sent.payload.delivered,
-        bytes_received: received(pair),
-        bytes_returned: returned,
+        bytes: sent.payload_is_seen().then(|| StreamBytes {
+            bytes_queued: sent.payload.queued,
+            bytes_delivered: sent.payload.delivered,
+            bytes_received: received(pair),
+            bytes_returned: returned,
+        }),
         tcp: queue_pair.is_none().then(|| tcp_stream(pair, sender, got, wall)),
         queue_pair,
         started_at: wall.at(opened_ns(pair)),

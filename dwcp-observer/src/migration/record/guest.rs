@@ -156,7 +156,7 @@ pub struct Round {
     pub started_at: Timestamp,
     /// Length, so far if it lasts.
     pub seconds: f64,
-    /// Payload handed to the sockets; absent while it lasts.
+    /// Payload handed to the sockets; absent while it lasts, and where a device moves it without the kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
 }

@@ -17,7 +17,7 @@ pub use self::guest::{
 };
 pub use self::rdma::{Operations, QueuePair, RegisteredMemory};
 pub use self::stream::{
-    CongestionTimes, SocketCounters, StateChange, Stream, StreamRole, TcpStream,
+    CongestionTimes, SocketCounters, StateChange, Stream, StreamBytes, StreamRole, TcpStream,
 };
 pub use self::thread::{Thread, ThreadRole};
 pub use self::version::Version;
@@ -82,9 +82,10 @@ pub struct Migration {
     /// Page faults of a postcopy destination; absent without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub postcopy: Option<Postcopy>,
-    /// Sums over all streams.
-    pub bytes: Bytes,
-    /// Rate of delivered (source) or received (destination) bytes over the last cycle; absent when not running.
+    /// Sums over all streams; absent where a device moves their data without the kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Bytes>,
+    /// Rate of delivered (source) or received (destination) bytes over the last cycle; absent when not running, and without `bytes`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub throughput_bytes_per_second: Option<f64>,
     /// One per connection, in order of opening.
@@ -242,7 +243,7 @@ pub struct End {
     pub cgroup: Option<String>,
 }
 
-/// Byte totals of a migration or a stream. With both ends on this host each byte counts once.
+/// Byte totals of a migration. With both ends on this host each byte counts once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Bytes {
     /// Payload that the source wrote into its sockets.
@@ -282,17 +283,25 @@ pub struct Evidence {
     pub weight: Option<f64>,
 }
 
-/// One second of a migration.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Sample {
-    /// End of the second.
-    pub at: Timestamp,
+/// Payload of one second of a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SampleBytes {
     /// Delivered bytes so far.
     pub bytes_delivered: u64,
     /// Rate of delivery over the second.
     pub bytes_per_second: f64,
     /// Queued but not yet acknowledged at the end of the second.
     pub bytes_in_flight: u64,
+}
+
+/// One second of a migration.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Sample {
+    /// End of the second.
+    pub at: Timestamp,
+    /// Its payload; these fields stand beside those here. Absent where a device moves it without the kernel.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<SampleBytes>,
     /// Segments retransmitted in this second.
     pub retransmitted_segments: u64,
     /// Mean smoothed RTT over the open streams; absent without a sample.

@@ -14,14 +14,9 @@ pub struct Stream {
     pub local: String,
     /// `address:port` of the destination's end.
     pub peer: String,
-    /// Payload that the sending application queued.
-    pub bytes_queued: u64,
-    /// Payload acknowledged.
-    pub bytes_delivered: u64,
-    /// Payload received in order.
-    pub bytes_received: u64,
-    /// Payload that travelled the other way (QEMU's return path).
-    pub bytes_returned: u64,
+    /// Its payload; these fields stand beside those above. Absent where a device moves it without the kernel.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<StreamBytes>,
     /// The socket behind it; its fields stand beside those above. Absent for a queue pair.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub tcp: Option<TcpStream>,
@@ -33,6 +28,19 @@ pub struct Stream {
     /// When the sending end reached CLOSE; absent while open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
+}
+
+/// Payload of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct StreamBytes {
+    /// Payload that the sending application queued.
+    pub bytes_queued: u64,
+    /// Payload acknowledged.
+    pub bytes_delivered: u64,
+    /// Payload received in order.
+    pub bytes_received: u64,
+    /// Payload that travelled the other way (QEMU's return path).
+    pub bytes_returned: u64,
 }
 
 /// What a socket tells of its stream.

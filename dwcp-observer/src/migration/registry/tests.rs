@@ -19,7 +19,7 @@ use super::{
     super::{
         build::WallClock,
         look::{Actions, Observation, Options, World},
-        record::{Migration, Outcome, Quantiles, Role, State, ThreadRole},
+        record::{Bytes, Migration, Outcome, Quantiles, Role, State, ThreadRole},
     },
     Registry,
 };
@@ -31,6 +31,7 @@ use crate::{
     },
     kernel::ProcessReading,
     phase::attach::Coverage,
+    rdma::DataPath,
     sched::ThreadReading,
     tcp::FlowReading,
 };
@@ -233,7 +234,7 @@ fn both_ends_on_one_host_are_one_record_and_each_byte_counts_once() {
     assert_eq!(found.len(), 1, "{found:#?}");
     let record = &found[0];
     assert_eq!(
-        (record.bytes.delivered, record.bytes.received, record.streams.len()),
+        (bytes(record).delivered, bytes(record).received, record.streams.len()),
         (1 << 20, 1 << 20, 1)
     );
     assert_eq!(
@@ -344,7 +345,7 @@ fn a_port_that_is_used_again_is_another_connection() {
     registry.step(&look, &mut world);
     let found = records(&registry, &look);
     assert_eq!((found.len(), found[0].streams.len(), found[0].ends.len()), (1, 3, 2));
-    assert_eq!(found[0].bytes.received, (1 << 20) + (1 << 10));
+    assert_eq!(bytes(&found[0]).received, (1 << 20) + (1 << 10));
 }
 
 #[test]
@@ -376,7 +377,7 @@ fn flows_without_a_slot_count_in_the_bytes_of_their_process() {
     registry.step(&look, &mut world);
     let record = &records(&registry, &look)[0];
     assert_eq!(
-        (record.bytes.queued, record.bytes.delivered, record.streams_without_detail),
+        (bytes(record).queued, bytes(record).delivered, record.streams_without_detail),
         (170_000, 160_000, 3)
     );
 }
@@ -461,13 +462,17 @@ proptest! {
         registry.step(&look, &mut world);
         let expected: u64 = sizes.iter().zip(&shares).map(|(size, share)| size * share / 10).sum();
         let found = records(&registry, &look);
-        prop_assert_eq!(found.iter().map(|record| record.bytes.delivered).sum::<u64>(), expected);
-        prop_assert_eq!(found.iter().map(|record| record.bytes.received).sum::<u64>(), expected);
+        prop_assert_eq!(found.iter().map(|record| bytes(record).delivered).sum::<u64>(), expected);
+        prop_assert_eq!(found.iter().map(|record| bytes(record).received).sum::<u64>(), expected);
         prop_assert_eq!(sent_before, expected);
         prop_assert!(found.iter().all(|record| record.state == State::Finished));
         let by_counter: u64 = registry.totals().finished.values().sum();
         prop_assert_eq!(by_counter, found.len() as u64);
     }
+}
+
+fn bytes(record: &Migration) -> Bytes {
+    record.bytes.unwrap()
 }
 
 /// The queue pair of the source or of the destination.
@@ -503,7 +508,7 @@ fn two_queue_pairs_of_one_connection_are_one_migration_over_rdma() {
     let roles: Vec<(Role, u32)> = record.ends.iter().map(|end| (end.role, end.pid)).collect();
     assert_eq!(roles, [(Role::Source, 1001), (Role::Destination, 1002)]);
     // The target of a write sees nothing of it.
-    assert_eq!((record.bytes.delivered, record.bytes.received), (5_000_000, 5_000_000));
+    assert_eq!((bytes(record).delivered, bytes(record).received), (5_000_000, 5_000_000));
     let stream = &record.streams[0];
     assert!(stream.tcp.is_none(), "no figures of a socket");
     let qp = stream.queue_pair.as_ref().unwrap();
@@ -531,6 +536,40 @@ fn queue_pairs_that_cannot_be_timed_have_no_verdict() {
             assert_eq!(verdict.state.as_str(), "healthy", "{}", verdict.sentence);
         }
     }
+}
+
+#[test]
+fn what_a_device_moves_without_the_kernel_is_absent_and_not_zero() {
+    let (mut registry, mut world) = (registry(), world(&[1]));
+    let hidden = || {
+        let mut flow = queue_pair(1, true, 0);
+        let qp = std::sync::Arc::make_mut(flow.queue_pair.as_mut().unwrap());
+        (qp.visible, qp.bytes_sent, qp.latency) = (DataPath::Counters, None, None);
+        flow
+    };
+    for second in 0..3 {
+        registry.step(&observation(f64::from(second), vec![hidden()], &[1]), &mut world);
+    }
+    let look = observation(3.0, vec![hidden()], &[1]);
+    registry.step(&look, &mut world);
+    let record = records(&registry, &look).remove(0);
+    assert_eq!(record.bytes, None);
+    assert_eq!(record.streams[0].bytes, None);
+    assert_eq!(record.throughput_bytes_per_second, None);
+    let entry = registry.entries(look.now_ns, look.wall).remove(0);
+    let samples = entry.history.lock().unwrap().samples();
+    assert!(samples.len() > 1 && samples.iter().all(|sample| sample.bytes.is_none()));
+
+    // Over software iWARP the connection under it is seen.
+    let socket = flow(0, 1, 40000, true, 1 << 20);
+    let look = observation(4.0, vec![hidden(), socket], &[1]);
+    registry.step(&look, &mut world);
+    let record = records(&registry, &look).remove(0);
+    assert_eq!(record.transport.as_str(), "rdma");
+    assert_eq!(bytes(&record).delivered, 1 << 20);
+    let seen = record.streams.iter().filter(|stream| stream.bytes.is_some()).count();
+    assert_eq!((record.streams.len(), seen), (2, 1));
+    assert!(record.throughput_bytes_per_second.is_some());
 }
 
 #[test]
