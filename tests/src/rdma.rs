@@ -1,4 +1,4 @@
-//! RDMA in software: a Soft-RoCE device of the test's own, and programs that use verbs and say what they did.
+//! RDMA in software: a device of the test's own, and programs that use verbs and say what they did.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -26,37 +26,55 @@ pub fn provider() -> Result<PathBuf> {
     paths.find(named).context("no librxe-rdmav*.so: ibverbs-providers is needed")
 }
 
-/// A Soft-RoCE device; removed on drop.
+/// RDMA without hardware.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// Soft-RoCE: over UDP.
+    Rxe,
+    /// Software iWARP: over TCP, in the kernel.
+    Siw,
+}
+
+impl Driver {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Rxe => "rxe",
+            Self::Siw => "siw",
+        }
+    }
+}
+
+/// A device of one of them; removed on drop.
 #[derive(Debug)]
-pub struct SoftRoce {
+pub struct SoftDevice {
     name: String,
     /// The interface under it, if it was made for it.
     made: Option<String>,
 }
 
-impl SoftRoce {
+impl SoftDevice {
     /// Makes a dummy interface and a device on it, both named after `name`. Traffic to its own address never leaves it.
     ///
     /// # Errors
-    /// Not root, or the kernel has neither `dummy` nor `rdma_rxe`.
-    pub fn new(name: &str) -> Result<Self> {
+    /// Not root, or the kernel has no `dummy` or not the driver.
+    pub fn new(driver: Driver, name: &str) -> Result<Self> {
         let interface = format!("dum_{name}");
         run("ip", &["link", "add", &interface, "type", "dummy"])?;
         let mut device = Self { name: String::new(), made: Some(interface.clone()) };
         run("ip", &["addr", "add", &format!("{ADDRESS}/24"), "dev", &interface])?;
         run("ip", &["link", "set", &interface, "up"])?;
-        device.name = add(name, &interface)?;
+        device.name = add(driver, name, &interface)?;
         Ok(device)
     }
 
-    /// Makes a device on an interface that is there: gives it an address and a packet size, and switches it on.
+    /// Makes a Soft-RoCE device on an interface that is there: gives it an address and a packet size, and switches it on.
     ///
     /// # Errors
     /// Not root, no such interface, or a kernel without `rdma_rxe`.
     pub fn on(interface: &str, address: Ipv4Addr, packet_bytes: u16, name: &str) -> Result<Self> {
         run("ip", &["link", "set", interface, "mtu", &packet_bytes.to_string(), "up"])?;
         run("ip", &["addr", "replace", &format!("{address}/24"), "dev", interface])?;
-        Ok(Self { name: add(name, interface)?, made: None })
+        Ok(Self { name: add(Driver::Rxe, name, interface)?, made: None })
     }
 
     /// Its name.
@@ -86,7 +104,7 @@ impl SoftRoce {
     }
 }
 
-impl Drop for SoftRoce {
+impl Drop for SoftDevice {
     fn drop(&mut self) {
         // It may have been removed by the test.
         let _ = self.remove();
@@ -96,9 +114,9 @@ impl Drop for SoftRoce {
     }
 }
 
-fn add(name: &str, interface: &str) -> Result<String> {
-    let name = format!("rxe_{name}");
-    run("rdma", &["link", "add", &name, "type", "rxe", "netdev", interface])?;
+fn add(driver: Driver, name: &str, interface: &str) -> Result<String> {
+    let name = format!("{}_{name}", driver.name());
+    run("rdma", &["link", "add", &name, "type", driver.name(), "netdev", interface])?;
     Ok(name)
 }
 

@@ -11,7 +11,7 @@ use dwcp_observer_lab::guest::Guest;
 use dwcp_observer_lab::migration::{MigrationPlan, Pair, QemuFigures, Transport};
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::qemu::QemuSpec;
-use dwcp_observer_lab::rdma::{ADDRESS, SoftRoce, provider, server_and_client, start};
+use dwcp_observer_lab::rdma::{ADDRESS, Driver, SoftDevice, provider, server_and_client, start};
 use dwcp_observer_lab::record::{Operations, QueuePair, Record};
 use dwcp_observer_lab::temp::TempDir;
 use serde::Deserialize;
@@ -88,7 +88,7 @@ fn beside(name: &str, record: &Record, figures: &QemuFigures, packets: u64) -> S
 #[test]
 #[ignore = "needs RDMA: cargo xtask vm-test --test rdma"]
 fn a_migration_over_rdma_is_one_record_with_queue_pairs_as_streams() {
-    let device = SoftRoce::new("mig").unwrap();
+    let device = SoftDevice::new(Driver::Rxe, "mig").unwrap();
     for (name, transport, port) in
         [("rdma", Transport::Rdma, 4445), ("rdma-pin-all", Transport::RdmaPinAll, 4446)]
     {
@@ -150,7 +150,7 @@ fn posts_beside(queue_pair: &QueuePair) -> Vec<(String, u64, u64)> {
 #[test]
 #[ignore = "needs RDMA: cargo xtask vm-test --test rdma"]
 fn what_processes_hand_to_their_provider_is_what_the_kernel_finds_posted() {
-    let device = SoftRoce::new("posts").unwrap();
+    let device = SoftDevice::new(Driver::Rxe, "posts").unwrap();
     let observer = probing_observer();
     for (size, list) in [("65536", "1"), ("4096", "16")] {
         // Left to itself it posts by `ibv_wr_start`, which are other functions.
@@ -269,7 +269,7 @@ fn exact(program: &str, mut attempt: impl FnMut() -> Result<(), String>) {
 #[test]
 #[ignore = "needs RDMA: cargo xtask vm-test --test rdma"]
 fn programs_that_use_verbs_are_counted_exactly_and_are_no_migrations() {
-    let device = SoftRoce::new("tools").unwrap();
+    let device = SoftDevice::new(Driver::Rxe, "tools").unwrap();
     let observer = observer();
     let name = device.name();
     let run = |program: &'static str, args: &[&str], client: &[&str]| {
@@ -324,7 +324,7 @@ fn programs_that_use_verbs_are_counted_exactly_and_are_no_migrations() {
 #[test]
 #[ignore = "needs RDMA: cargo xtask vm-test --test rdma"]
 fn a_destination_that_dies_fails_the_migration() {
-    let _device = SoftRoce::new("dies").unwrap();
+    let _device = SoftDevice::new(Driver::Rxe, "dies").unwrap();
     let observer = observer();
     let mut pair = Pair::start(&spec()).unwrap();
     let slow = MigrationPlan { max_bandwidth: Some(2 << 20), ..plan(Transport::Rdma, 4447) };
@@ -348,7 +348,7 @@ fn a_destination_that_dies_fails_the_migration() {
 #[ignore = "needs RDMA: cargo xtask vm-test --test rdma"]
 fn a_device_that_goes_away_keeps_what_was_counted() {
     let observer = observer();
-    let device = SoftRoce::new("gone").unwrap();
+    let device = SoftDevice::new(Driver::Rxe, "gone").unwrap();
     let mut pair = Pair::start(&spec()).unwrap();
     let slow = MigrationPlan { max_bandwidth: Some(2 << 20), ..plan(Transport::Rdma, 4448) };
     pair.migrate(&slow).unwrap();
@@ -382,7 +382,7 @@ fn a_device_that_goes_away_keeps_what_was_counted() {
 #[ignore = "needs RDMA: cargo xtask vm-test --test rdma"]
 fn waits_for_a_receiver_that_is_not_ready_are_the_devices_own_count() {
     const MESSAGES: u64 = 20_000;
-    let device = SoftRoce::new("rnr").unwrap();
+    let device = SoftDevice::new(Driver::Rxe, "rnr").unwrap();
     let observer = observer();
     let directory = TempDir::new().unwrap();
     let count = MESSAGES.to_string();

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use dwcp_observer_lab::observer::{Observer, binary};
-use dwcp_observer_lab::rdma::{ADDRESS, SoftRoce, provider, server_and_client};
+use dwcp_observer_lab::rdma::{ADDRESS, Driver, SoftDevice, provider, server_and_client};
 use dwcp_observer_lab::temp::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -19,7 +19,7 @@ const MESSAGES: u32 = 2000;
 const SMALL: u32 = 64;
 
 /// MB/s that `ib_write_bw` gives for messages of so many bytes, and the seconds from its start to its end.
-fn write_bw(device: &SoftRoce, bytes: u32) -> (f64, f64) {
+fn write_bw(device: &SoftDevice, bytes: u32) -> (f64, f64) {
     let [bytes, messages] = [bytes, MESSAGES].map(|number| number.to_string());
     // A completion for each message, which it asks for only of large ones by itself.
     // Left to itself it posts by `ibv_wr_start`, which the probe on `post_send` does not see.
@@ -61,7 +61,7 @@ fn median(values: &[f64]) -> f64 {
 #[test]
 #[ignore = "needs RDMA and a quiet machine: cargo xtask vm-test --test rdma-cost"]
 fn with_the_observer_and_without() {
-    let device = SoftRoce::new("cost").unwrap();
+    let device = SoftDevice::new(Driver::Rxe, "cost").unwrap();
     for (bytes, probes) in [(65_536, false), (SMALL, false), (65_536, true), (SMALL, true)] {
         let mut ratios = Vec::new();
         let mut rates = Vec::new();
@@ -100,7 +100,7 @@ fn with_the_observer_and_without() {
 #[test]
 #[ignore = "needs RDMA and a quiet machine: cargo xtask vm-test --test rdma-cost"]
 fn the_kernels_figures_of_each_program() {
-    let device = SoftRoce::new("stats").unwrap();
+    let device = SoftDevice::new(Driver::Rxe, "stats").unwrap();
     let observer = observer("always", true);
     for bytes in [65_536, SMALL] {
         let before = observer.metrics().unwrap();

@@ -13,7 +13,7 @@ use dwcp_observer_lab::hosts::{INTERFACE, Peer, address, role};
 use dwcp_observer_lab::migration::{MigrationPlan, QemuFigures, Transport, wait_running};
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::qemu::{Qemu, QemuSpec, Role};
-use dwcp_observer_lab::rdma::SoftRoce;
+use dwcp_observer_lab::rdma::SoftDevice;
 use dwcp_observer_lab::record::Record;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -61,7 +61,7 @@ fn observer_at(role: Role) -> SocketAddr {
 struct Half {
     // Order of drop: a device waits for those that use it.
     qemu: Qemu,
-    device: SoftRoce,
+    device: SoftDevice,
     observer: Observer,
     peer: Peer,
     role: Role,
@@ -236,7 +236,7 @@ fn each_host_holds_its_half_and_both_make_one_blackout() {
     let role = role().unwrap();
     let mut rows = Vec::new();
     for (name, transport, port) in CASES {
-        let device = SoftRoce::on(INTERFACE, address(role), PACKET_BYTES, "pair").unwrap();
+        let device = SoftDevice::on(INTERFACE, address(role), PACKET_BYTES, "pair").unwrap();
         let mut peer = Peer::meet(role, LIMIT).unwrap();
         clocks::synchronise(role, &mut peer).unwrap();
         let observer = Observer::start_at(&binary().unwrap(), observer_at(role), &[]).unwrap();

@@ -87,7 +87,11 @@ fn kernels(names: &[String]) -> Result<Vec<Series>> {
 fn run_suites(series: &[Series], suites: &[Suite], jobs: usize, agent: &Path) -> Result<Counts> {
     let start = Instant::now();
     let root = root(agent, suites)?;
-    let found = Kernels::of_workspace().get(series)?;
+    let cache = Kernels::of_workspace();
+    let mut found = cache.get(series)?;
+    if suites.contains(&Suite::RdmaIwarp) {
+        found = found.into_iter().map(|kernel| cache.with_siw(kernel)).collect::<Result<_>>()?;
+    }
     let (pairs, single): (Vec<Suite>, Vec<Suite>) =
         suites.iter().partition(|suite| suite.is_pair());
     let subject = |kernel: &(Series, Kernel), suites: &[Suite], half| {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::apt::Apt;
-use super::{image, modules};
+use super::{image, modules, siw};
 use crate::qemu::Role;
 
 /// Older package lists are fetched again, so that new kernels are noticed.
@@ -20,6 +20,8 @@ const FRESH: Duration = Duration::from_secs(3600);
 const WANTED: &str = "modules.wanted";
 const PREFIX: &str = "linux-image-";
 const ARCHITECTURE: &str = "-amd64";
+/// Software iWARP, beside a kernel once it has been built for it.
+const SIW: &str = "siw.ko";
 /// The packages that together make a kernel: newer ones are split.
 const PARTS: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
 
@@ -77,6 +79,8 @@ pub struct Kernel {
     /// What `uname -r` says there.
     pub release: String,
     directory: PathBuf,
+    /// Whether software iWARP is loaded as well.
+    siw: bool,
 }
 
 impl Kernel {
@@ -108,7 +112,8 @@ impl Kernel {
     pub fn modules(&self) -> Result<Vec<PathBuf>> {
         let path = self.directory.join(modules::ORDER);
         let order = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        Ok(order.lines().map(|name| self.directory.join(name)).collect())
+        let built = self.siw.then_some(SIW);
+        Ok(order.lines().chain(built).map(|name| self.directory.join(name)).collect())
     }
 }
 
@@ -162,6 +167,24 @@ impl Kernels {
         Ok(found.into_iter().map(|(kernel, _)| kernel).collect())
     }
 
+    /// The same kernel with software iWARP, built unless it is in the cache. Says on stderr when it is built.
+    ///
+    /// # Errors
+    /// When its source cannot be fetched, or the kernel's compiler is not here.
+    pub fn with_siw(&self, kernel: Kernel) -> Result<Kernel> {
+        let module = kernel.directory.join(SIW);
+        if !module.is_file() {
+            eprintln!("vm: siw for {}", kernel.release);
+            let work = self.directory.join(format!("siw-{}", std::process::id()));
+            std::fs::create_dir_all(&work)?;
+            let built = siw::build(&self.apt, &kernel.release, &work)
+                .and_then(|built| Ok(std::fs::rename(built, module)?));
+            std::fs::remove_dir_all(&work)?;
+            built.with_context(|| format!("siw for {}", kernel.release))?;
+        }
+        Ok(Kernel { siw: true, ..kernel })
+    }
+
     fn update(&self) -> Result<()> {
         eprintln!("vm: package lists");
         self.apt.update().context("no list of kernels")
@@ -177,7 +200,8 @@ impl Kernels {
             let parts = PARTS.map(|part| format!("{part}{name}{ARCHITECTURE}"));
             let packages = parts.into_iter().filter(|part| names.contains(part)).collect();
             let directory = self.directory.join("kernels").join(name);
-            Ok((Kernel { release: format!("{name}{ARCHITECTURE}"), directory }, packages))
+            let release = format!("{name}{ARCHITECTURE}");
+            Ok((Kernel { release, directory, siw: false }, packages))
         };
         wanted.iter().map(kernel).collect()
     }

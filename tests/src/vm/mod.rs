@@ -12,3 +12,4 @@ pub mod programs;
 pub mod protocol;
 pub mod report;
 pub mod rootfs;
+mod siw;

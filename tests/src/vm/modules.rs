@@ -26,7 +26,7 @@ const fn where_there_is(name: &'static str) -> Wanted {
     Wanted { name, optional: true }
 }
 
-const WANTED: [Wanted; 17] = [
+const WANTED: [Wanted; 18] = [
     // The tests' oracle: the kernel's own totals of each socket.
     always("inet_diag"),
     always("tcp_diag"),
@@ -46,6 +46,8 @@ const WANTED: [Wanted; 17] = [
     always("veth"),
     always("sch_netem"),
     always("sch_tbf"),
+    // What siw needs, where it is a module of its own.
+    where_there_is("libcrc32c"),
     // The cable between two VMs.
     where_there_is("virtio_pci"),
     where_there_is("virtio_net"),
