@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::text::{
-    NONE, Table, WIDTH, array, bytes, clean, duration, flag, integer, number, per_second, rtt,
-    section, text, text_or,
+    NONE, Table, WIDTH, array, bytes, clean, count, duration, flag, integer, number, per_second,
+    rtt, section, text, text_or,
 };
 
 /// Seconds of history in the detail.
@@ -450,10 +450,6 @@ fn has_source(record: &Value) -> bool {
 fn transferred(record: &Value) -> Option<u64> {
     let key = if has_source(record) { "delivered" } else { "received" };
     count(record.get("bytes")?, key)
-}
-
-fn count(value: &Value, key: &str) -> Option<u64> {
-    value.get(key).and_then(Value::as_u64)
 }
 
 fn amount(count: Option<u64>) -> String {

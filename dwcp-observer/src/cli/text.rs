@@ -115,8 +115,12 @@ pub(super) fn number(value: &Value, key: &str) -> Option<f64> {
     value.get(key).and_then(Value::as_f64)
 }
 
+pub(super) fn count(value: &Value, key: &str) -> Option<u64> {
+    value.get(key).and_then(Value::as_u64)
+}
+
 pub(super) fn integer(value: &Value, key: &str) -> u64 {
-    value.get(key).and_then(Value::as_u64).unwrap_or(0)
+    count(value, key).unwrap_or(0)
 }
 
 pub(super) fn flag(value: &Value, key: &str) -> bool {

@@ -129,15 +129,15 @@ impl Live {
         let transport = record.transport.as_str();
         let labels = [id, vm, uuid, &record.migrator, role, transport, mode_label(record.mode)];
         self.info.add(&labels, 1.0);
-        for (kind, bytes) in record.bytes.iter().flat_map(|bytes| {
-            [
+        if let Some(bytes) = &record.bytes {
+            for (kind, bytes) in [
                 ("queued", bytes.queued),
                 ("delivered", bytes.delivered),
                 ("received", bytes.received),
                 ("retransmitted", bytes.retransmitted),
-            ]
-        }) {
-            self.bytes.add(&[id, kind], bytes as f64);
+            ] {
+                self.bytes.add(&[id, kind], bytes as f64);
+            }
         }
         self.throughput.add_some(&[id], record.throughput_bytes_per_second);
         self.start.add(&[id], seconds_since_1970(record.started_at));
@@ -193,14 +193,14 @@ impl Live {
 
     fn stream(&mut self, id: &str, index: usize, stream: &Stream) {
         let index = index.to_string();
-        for (kind, bytes) in stream.bytes.iter().flat_map(|bytes| {
-            [
+        if let Some(bytes) = &stream.bytes {
+            for (kind, bytes) in [
                 ("queued", bytes.bytes_queued),
                 ("delivered", bytes.bytes_delivered),
                 ("received", bytes.bytes_received),
-            ]
-        }) {
-            self.stream_bytes.add(&[id, &index, kind], bytes as f64);
+            ] {
+                self.stream_bytes.add(&[id, &index, kind], bytes as f64);
+            }
         }
         let Some(tcp) = &stream.tcp else { return };
         self.stream_bytes.add(&[id, &index, "retransmitted"], tcp.bytes_retransmitted as f64);

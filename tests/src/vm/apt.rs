@@ -2,7 +2,7 @@
 //! host's lists, cache and installed packages are not touched, and no root is needed.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -137,9 +137,14 @@ fn sources_of(uris: &str, codename: &str) -> Result<String> {
 }
 
 /// Runs to the end and returns what it printed.
-fn run(command: &mut Command) -> Result<String> {
+/// What a command printed.
+///
+/// # Errors
+/// What it said on stderr, when it failed.
+pub(super) fn run(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| format!("cannot run `{name}`"))?;
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot run `{name}`"))?;
     if !output.status.success() {
         let errors = String::from_utf8_lossy(&output.stderr);
         bail!("`{name}` failed ({}): {}", output.status, errors.trim());

@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
-use super::apt::Apt;
+use super::apt::{Apt, run};
 use super::{image, modules, siw};
 use crate::qemu::Role;
 
@@ -19,7 +19,7 @@ const FRESH: Duration = Duration::from_secs(3600);
 /// Beside a kernel: which modules it was unpacked for.
 const WANTED: &str = "modules.wanted";
 const PREFIX: &str = "linux-image-";
-const ARCHITECTURE: &str = "-amd64";
+pub(super) const ARCHITECTURE: &str = "-amd64";
 /// Software iWARP, beside a kernel once it has been built for it.
 const SIW: &str = "siw.ko";
 /// The packages that together make a kernel: newer ones are split.
@@ -231,14 +231,13 @@ impl Kernels {
     }
 }
 
-fn unpack(package: &Path, root: &Path) -> Result<()> {
-    let status = Command::new("dpkg-deb")
-        .arg("--extract")
-        .args([package, root])
-        .stdin(Stdio::null())
-        .status()
-        .context("cannot run `dpkg-deb`")?;
-    ensure!(status.success(), "`dpkg-deb --extract {}` failed ({status})", package.display());
+/// Unpacks a package below `root`.
+///
+/// # Errors
+/// When `dpkg-deb` fails.
+pub(super) fn unpack(package: &Path, root: &Path) -> Result<()> {
+    run(Command::new("dpkg-deb").arg("--extract").args([package, root]))
+        .with_context(|| package.display().to_string())?;
     Ok(())
 }
 

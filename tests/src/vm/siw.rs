@@ -1,11 +1,12 @@
 //! Software iWARP, which Debian's kernels leave out: built from Debian's source of the kernel, for the kernel.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
-use super::apt::Apt;
+use super::apt::{Apt, run};
+use super::kernels::{ARCHITECTURE, unpack};
 
 /// Where the driver is in the kernel's source.
 const DRIVER: &str = "drivers/infiniband/sw/siw";
@@ -16,7 +17,7 @@ const DRIVER: &str = "drivers/infiniband/sw/siw";
 /// # Errors
 /// When the mirror has no headers or source of it, or the compiler is not the kernel's.
 pub(super) fn build(apt: &Apt, release: &str, work: &Path) -> Result<PathBuf> {
-    let name = release.strip_suffix("-amd64").context("not a kernel for amd64")?;
+    let name = release.strip_suffix(ARCHITECTURE).context("not a kernel for amd64")?;
     let series = name.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
     let known = apt.names("linux-")?;
     // Newer packages of the build's programs bear the whole version.
@@ -32,7 +33,7 @@ pub(super) fn build(apt: &Apt, release: &str, work: &Path) -> Result<PathBuf> {
     let packed = work.join("packed");
     std::fs::create_dir_all(&packed)?;
     for package in apt.download(&packages, &packed)? {
-        run(Command::new("dpkg-deb").arg("--extract").args([&package, &work.to_owned()]))?;
+        unpack(&package, work)?;
     }
     let sources = work.join("usr/src");
     let source = format!("linux-source-{series}");
@@ -55,12 +56,4 @@ pub(super) fn build(apt: &Apt, release: &str, work: &Path) -> Result<PathBuf> {
     let module = driver.join("siw.ko");
     run(Command::new("strip").arg("--strip-debug").arg(&module))?;
     Ok(module)
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.with_context(|| format!("cannot run {:?}", command.get_program()))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?}: {}", said.trim_end());
-    Ok(())
 }

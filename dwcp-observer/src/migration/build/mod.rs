@@ -235,6 +235,7 @@ fn phase(span: &Span, now_ns: u64, wall: WallClock) -> Phase {
 
 fn rounds(live: &Live, ended_ns: Option<u64>, now_ns: u64, wall: WallClock) -> Vec<Round> {
     let Some(source) = live.end(Role::Source) else { return Vec::new() };
+    let seen = live.bytes_are_seen();
     (1..)
         .zip(phases::rounds(source, ended_ns))
         .map(|(round, found)| Round {
@@ -245,7 +246,7 @@ fn rounds(live: &Live, ended_ns: Option<u64>, now_ns: u64, wall: WallClock) -> V
             ),
             bytes: found
                 .to
-                .filter(|_| live.bytes_are_seen())
+                .filter(|_| seen)
                 .map(|to| to.sent_bytes.saturating_sub(found.from.sent_bytes)),
         })
         .collect()
