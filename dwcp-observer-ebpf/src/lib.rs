@@ -40,6 +40,8 @@ pub const EVENT_PROCESS: u32 = 3;
 pub const EVENT_PROCESS_EXIT: u32 = 4;
 /// A migrator passed one of its phase functions: a [`phase::Mark`] instead of an [`Event`].
 pub const EVENT_MARK: u32 = 5;
+/// A migrator said what went wrong: a [`phase::Text`] instead of an [`Event`].
+pub const EVENT_TEXT: u32 = 6;
 
 /// A wake-up for the agent; the record itself is in the array slot.
 #[derive(Clone, Copy, Debug)]

@@ -38,6 +38,26 @@ marks! {
     Sent = 9,
     /// `cpu_synchronize_all_post_init()`: the destination has loaded the device state.
     Loaded = 10,
+    /// `qmp_cont(Error **)`: the manager lets the guest run.
+    Continue = 11,
+    /// `vm_start()`: QEMU lets the guest run.
+    VmStart = 12,
+    /// `qmp_stop(Error **)`: the operator stops the guest.
+    Halt = 13,
+    /// `qmp_migrate(...)`: the manager asks for a migration, or resumes a postcopy that is paused.
+    Migrate = 14,
+    /// `qmp_migrate_continue(...)`: the manager lets a migration go on that waits before its switch-over.
+    MigrateContinue = 15,
+    /// `qmp_migrate_cancel(...)`: the manager gives it up.
+    Cancel = 16,
+    /// `qmp_migrate_start_postcopy(...)`: the manager goes over to postcopy.
+    StartPostcopy = 17,
+    /// `qmp_migrate_recover(...)`: the manager lets a destination listen again after its postcopy broke.
+    Recover = 18,
+    /// `cpu_throttle_set(int percent)`: `new` of the mark.
+    Throttle = 19,
+    /// `qemu_announce_self(...)`: the destination announces the guest to the network.
+    Announce = 20,
 }
 
 /// A migrator passed a phase function. Travels in the lifecycle ring; `kind` is `EVENT_MARK`.
@@ -67,3 +87,26 @@ pub struct Mark {
 }
 
 const _: () = assert!(size_of::<Mark>() == 48);
+
+/// Most bytes of an error's text that are kept.
+pub const TEXT_LEN: usize = 200;
+
+/// A migrator's own words of an error (`migrate_set_error`, `migrate_error_propagate`). Travels in the lifecycle ring.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Text {
+    /// `EVENT_TEXT`.
+    pub kind: u32,
+    /// Slot of the process.
+    pub slot: u32,
+    /// Generation of that slot.
+    pub generation: u32,
+    /// Thread that passed.
+    pub tid: u32,
+    /// `CLOCK_MONOTONIC` ns.
+    pub at_ns: u64,
+    /// The text, up to its first NUL.
+    pub text: [u8; TEXT_LEN],
+}
+
+const _: () = assert!(size_of::<Text>() == 24 + TEXT_LEN);

@@ -39,7 +39,7 @@ use crate::{
         record::ThreadRole,
         registry::Registry,
     },
-    phase::{self, MarkReading},
+    phase::{self, MarkReading, TextReading},
     process::{self, Scanner, host::HostSampler},
     publish::{Board, CycleStats, Entry, Histogram, KernelStatus, Published},
     rdma::{self, MemoryReading, Rdma, RdmaStatus},
@@ -90,6 +90,8 @@ pub struct Cycle {
     anomalies: Feed,
     /// Phase functions passed since the last look.
     marks: Vec<MarkReading>,
+    /// What migrators said of errors since.
+    texts: Vec<TextReading>,
 }
 
 impl Cycle {
@@ -120,6 +122,7 @@ impl Cycle {
             last_look: Duration::ZERO,
             kernel_status: KernelStatus::default(),
             marks: Vec::new(),
+            texts: Vec::new(),
             rdma,
             rdma_flows: rdma::Flows::default(),
             rdma_tally: rdma::Tally::default(),
@@ -249,6 +252,9 @@ impl Cycle {
             if let Some(mark) = phase::decode(&item) {
                 log::trace!("{mark:?}");
                 self.marks.push(mark);
+            } else if let Some(text) = phase::decode_text(&item) {
+                log::trace!("{text:?}");
+                self.texts.push(text);
             } else if let Some(event) = decode_event(&item) {
                 log::trace!("kernel event {event:?}");
             }
@@ -303,6 +309,7 @@ impl Cycle {
             processes,
             memory,
             marks: std::mem::take(&mut self.marks),
+            texts: std::mem::take(&mut self.texts),
         }
     }
 

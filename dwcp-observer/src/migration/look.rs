@@ -22,7 +22,7 @@ use crate::{
     config::ModeThresholds,
     identify::facts::{ProcessFacts, ThreadFacts},
     kernel::ProcessReading,
-    phase::{MarkReading, attach::Coverage},
+    phase::{MarkReading, TextReading, attach::Coverage},
     rdma::MemoryReading,
     sched::ThreadReading,
     tcp::FlowReading,
@@ -73,6 +73,8 @@ pub struct Observation {
     pub memory: Vec<Arc<MemoryReading>>,
     /// Phase functions passed since the last look, in order.
     pub marks: Vec<MarkReading>,
+    /// What migrators said of errors since the last look, in order.
+    pub texts: Vec<TextReading>,
 }
 
 /// What the kernel side is to do next.

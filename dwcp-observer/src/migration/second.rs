@@ -172,6 +172,8 @@ fn difference(live: &Live, last: &Totals, now: &Totals) -> Second {
             stopped: end.stopped,
             registration_seconds: registration(end, last),
         }),
+        standing: None,
+        throttle_percent: None,
         guest_cpu_stolen_seconds: Some(seconds(now.stolen_ns, last.stolen_ns)),
     }
 }

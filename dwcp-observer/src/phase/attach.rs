@@ -5,6 +5,7 @@ use std::{
     fs::File,
     os::fd::AsRawFd as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use aya::{
@@ -18,9 +19,9 @@ use aya::{
 use super::{
     FUNCTIONS,
     binary::{self, BinaryError, FileId},
-    states::Version,
+    states::{Names, Version},
 };
-use crate::publish::ProbeStatus;
+use crate::{kernel::clock_ns, publish::ProbeStatus};
 
 /// Executables that are probed at the same time; beyond, the scheduler's method measures alone. Few, since the observer's exit waits
 /// for each of their probes: see [`Attacher::evict`].
@@ -33,6 +34,10 @@ pub enum Coverage {
     Probed {
         /// QEMU's version.
         version: Option<Version>,
+        /// What its numbers mean.
+        names: Arc<Names>,
+        /// Since when, `CLOCK_MONOTONIC` ns; what happened before left no mark.
+        since_ns: u64,
         /// Functions that this executable does not export.
         missing: Vec<&'static str>,
     },
@@ -158,7 +163,13 @@ fn place(
         }
     }
     missing.dedup();
-    Ok(Coverage::Probed { version: binary.version, missing })
+    let since_ns = clock_ns(libc::CLOCK_MONOTONIC);
+    Ok(Coverage::Probed {
+        version: binary.version,
+        names: Arc::new(binary.names),
+        since_ns,
+        missing,
+    })
 }
 
 fn attach(

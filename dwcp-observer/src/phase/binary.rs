@@ -13,7 +13,10 @@ use object::{
 };
 use thiserror::Error;
 
-use super::{FUNCTIONS, states::Version};
+use super::{
+    FUNCTIONS,
+    states::{Names, Version},
+};
 
 /// What stands before the version in QEMU's read-only data (`softmmu/vl.c`, `system/vl.c`: `version()`).
 const VERSION_MARK: &[u8] = b"QEMU emulator version ";
@@ -36,6 +39,8 @@ pub struct Binary {
     pub offsets: HashMap<&'static str, u64>,
     /// QEMU's version; `None` when the executable does not say.
     pub version: Option<Version>,
+    /// What its numbers mean.
+    pub names: Names,
 }
 
 /// Why an executable cannot be used.
@@ -100,7 +105,7 @@ pub fn read(file: &File) -> Result<Binary, BinaryError> {
         return Err(BinaryError::NoSymbols);
     }
     let version = find_version(&mut file)?;
-    Ok(Binary { offsets, version })
+    Ok(Binary { offsets, version, names: Names::of_version(version) })
 }
 
 /// The version that QEMU prints for `-version`.

@@ -8,7 +8,9 @@ pub mod binary;
 pub mod states;
 pub mod timeline;
 
-use dwcp_observer_ebpf::phase::{Mark, MarkKind};
+use std::mem::offset_of;
+
+use dwcp_observer_ebpf::phase::{Mark, MarkKind, Text};
 
 /// A place in a phase function and the program that marks it.
 #[derive(Debug)]
@@ -107,11 +109,58 @@ pub fn decode(bytes: &[u8]) -> Option<MarkReading> {
     })
 }
 
+/// A migrator's own words of what went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextReading {
+    /// Slot of the process on the kernel side.
+    pub process: u32,
+    /// Generation of that slot.
+    pub generation: u32,
+    /// `CLOCK_MONOTONIC` ns.
+    pub at_ns: u64,
+    /// The text; what is no UTF-8 is replaced, control characters are gone.
+    pub text: String,
+}
+
+/// Decodes such words from the lifecycle ring; `None` for anything else.
+#[must_use]
+pub fn decode_text(bytes: &[u8]) -> Option<TextReading> {
+    if bytes.len() != size_of::<Text>() {
+        return None;
+    }
+    let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    if word(offset_of!(Text, kind))? != dwcp_observer_ebpf::EVENT_TEXT {
+        return None;
+    }
+    let at = offset_of!(Text, at_ns);
+    let text = bytes.get(offset_of!(Text, text)..)?.split(|byte| *byte == 0).next()?;
+    let text = String::from_utf8_lossy(text);
+    Some(TextReading {
+        process: word(offset_of!(Text, slot))?,
+        generation: word(offset_of!(Text, generation))?,
+        at_ns: u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?),
+        text: text.chars().filter(|c| !c.is_control()).collect(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use std::mem::offset_of;
-
     use super::*;
+
+    #[test]
+    fn words_are_read_up_to_their_end() {
+        let mut bytes = vec![0u8; size_of::<Text>()];
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(offset_of!(Text, kind), &dwcp_observer_ebpf::EVENT_TEXT.to_ne_bytes());
+        put(offset_of!(Text, slot), &7u32.to_ne_bytes());
+        put(offset_of!(Text, at_ns), &10u64.to_ne_bytes());
+        put(offset_of!(Text, text), b"Unable to write\n\x1b[31m to socket\0old");
+        let found = decode_text(&bytes).unwrap();
+        assert_eq!((found.process, found.at_ns), (7, 10));
+        assert_eq!(found.text, "Unable to write[31m to socket");
+        assert_eq!(decode_text(&bytes[1..]), None);
+        assert_eq!(decode(&bytes), None);
+    }
 
     #[test]
     fn a_mark_is_read_field_by_field() {

@@ -1,4 +1,4 @@
-//! QEMU's numbers and their names.
+//! QEMU's numbers and their names: states of a migration, and run states of the guest.
 //!
 //! `MigrationStatus` (qapi/migration.json) is an enum in order of declaration, and new states were put into its middle:
 //!
@@ -7,9 +7,12 @@
 //! | 2.5 | `postcopy-active` after `active` | 6, 7 |
 //! | 3.0 | `postcopy-paused`, `postcopy-recover` after it | 8, 9 |
 //! | 9.1 | `postcopy-recover-setup` before `postcopy-recover` | 9, 10 |
+//! | 10.2 | `postcopy-device` after `active` | 10, 11 |
+//! | 11.0 | `failing` before `failed` | 10, 12 |
 //!
-//! `none` to `active` (0 to 4) never changed. A version that is not known is treated as the newest of the table, and the order of
-//! marks decides where two versions disagree: see [`crate::phase::timeline`].
+//! `none` to `active` (0 to 4) never changed. An executable that exports `MigrationStatus_lookup` and `RunState_lookup` says itself
+//! what its numbers mean ([`Names::of_binary`]); the table is for those that do not. A version that is not known is treated as the
+//! newest of the table, and the order of marks decides where two versions disagree: see [`crate::phase::timeline`].
 
 /// A version of QEMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,26 +32,73 @@ impl Version {
     }
 }
 
-/// A state of a migration, as `query-migrate` and the `MIGRATION` event name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "the names are QEMU's (qapi/migration.json, MigrationStatus)")]
-pub enum MigratorState {
-    None,
-    Setup,
-    Cancelling,
-    Cancelled,
-    Active,
-    PostcopyActive,
-    PostcopyPaused,
-    PostcopyRecoverSetup,
-    PostcopyRecover,
-    Completed,
-    Failed,
-    Colo,
-    PreSwitchover,
-    Device,
-    WaitUnplug,
+macro_rules! named {
+    ($(#[$doc:meta])* $type:ident { $($variant:ident = $name:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+        #[serde(rename_all = "kebab-case")]
+        #[expect(missing_docs, reason = "the names are QEMU's")]
+        pub enum $type { $($variant,)* }
+
+        impl $type {
+            /// The name in QMP.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// By its name in QMP; `None` for one that is not known here.
+            #[must_use]
+            pub fn by_name(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+named! {
+    /// A state of a migration, as `query-migrate` and the `MIGRATION` event name it (qapi/migration.json, `MigrationStatus`).
+    MigratorState {
+        None = "none",
+        Setup = "setup",
+        Cancelling = "cancelling",
+        Cancelled = "cancelled",
+        Active = "active",
+        PostcopyDevice = "postcopy-device",
+        PostcopyActive = "postcopy-active",
+        PostcopyPaused = "postcopy-paused",
+        PostcopyRecoverSetup = "postcopy-recover-setup",
+        PostcopyRecover = "postcopy-recover",
+        Completed = "completed",
+        Failing = "failing",
+        Failed = "failed",
+        Colo = "colo",
+        PreSwitchover = "pre-switchover",
+        Device = "device",
+        WaitUnplug = "wait-unplug",
+    }
+}
+
+named! {
+    /// What a guest does, as `query-status` names it (qapi/run-state.json, `RunState`).
+    RunState {
+        Debug = "debug",
+        Inmigrate = "inmigrate",
+        InternalError = "internal-error",
+        IoError = "io-error",
+        Paused = "paused",
+        Postmigrate = "postmigrate",
+        Prelaunch = "prelaunch",
+        FinishMigrate = "finish-migrate",
+        RestoreVm = "restore-vm",
+        Running = "running",
+        SaveVm = "save-vm",
+        Shutdown = "shutdown",
+        Suspended = "suspended",
+        Watchdog = "watchdog",
+        GuestPanicked = "guest-panicked",
+        Colo = "colo",
+    }
 }
 
 const fn since(major: u32, minor: u32) -> Version {
@@ -62,11 +112,13 @@ const DECLARED: &[(MigratorState, Version)] = &[
     (MigratorState::Cancelling, since(0, 0)),
     (MigratorState::Cancelled, since(0, 0)),
     (MigratorState::Active, since(0, 0)),
+    (MigratorState::PostcopyDevice, since(10, 2)),
     (MigratorState::PostcopyActive, since(2, 5)),
     (MigratorState::PostcopyPaused, since(3, 0)),
     (MigratorState::PostcopyRecoverSetup, since(9, 1)),
     (MigratorState::PostcopyRecover, since(3, 0)),
     (MigratorState::Completed, since(0, 0)),
+    (MigratorState::Failing, since(11, 0)),
     (MigratorState::Failed, since(0, 0)),
     (MigratorState::Colo, since(2, 8)),
     (MigratorState::PreSwitchover, since(2, 11)),
@@ -74,46 +126,88 @@ const DECLARED: &[(MigratorState, Version)] = &[
     (MigratorState::WaitUnplug, since(4, 2)),
 ];
 
-/// The state behind a number; `None` for a number that the version does not have.
-#[must_use]
-pub fn state(number: u32, version: Option<Version>) -> Option<MigratorState> {
-    DECLARED
-        .iter()
-        .filter(|(_, since)| version.is_none_or(|version| *since <= version))
-        .map(|(state, _)| *state)
-        .nth(number as usize)
+/// Run states in order of declaration (qapi/run-state.json). These numbers never changed up to `colo`.
+const RUN_STATES: &[RunState] = &[
+    RunState::Debug,
+    RunState::Inmigrate,
+    RunState::InternalError,
+    RunState::IoError,
+    RunState::Paused,
+    RunState::Postmigrate,
+    RunState::Prelaunch,
+    RunState::FinishMigrate,
+    RunState::RestoreVm,
+    RunState::Running,
+    RunState::SaveVm,
+    RunState::Shutdown,
+    RunState::Suspended,
+    RunState::Watchdog,
+    RunState::GuestPanicked,
+    RunState::Colo,
+];
+
+/// What an executable's numbers mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// States of a migration by number; `None` for a name that is not known here.
+    migration: Vec<Option<MigratorState>>,
+    /// Run states by number.
+    run: Vec<Option<RunState>>,
+    /// Neither the executable nor its version told: the newest table is guessed.
+    guessed: bool,
 }
 
-impl MigratorState {
-    /// The name in QMP.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Setup => "setup",
-            Self::Cancelling => "cancelling",
-            Self::Cancelled => "cancelled",
-            Self::Active => "active",
-            Self::PostcopyActive => "postcopy-active",
-            Self::PostcopyPaused => "postcopy-paused",
-            Self::PostcopyRecoverSetup => "postcopy-recover-setup",
-            Self::PostcopyRecover => "postcopy-recover",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Colo => "colo",
-            Self::PreSwitchover => "pre-switchover",
-            Self::Device => "device",
-            Self::WaitUnplug => "wait-unplug",
-        }
+impl Default for Names {
+    fn default() -> Self {
+        Self::of_version(None)
     }
 }
 
-/// `RUN_STATE_PAUSED` (qapi/run-state.json): stopped by the operator. These numbers never changed.
-pub const RUN_STATE_PAUSED: u32 = 4;
-/// `RUN_STATE_FINISH_MIGRATE`: stopped by the migration.
-pub const RUN_STATE_FINISH_MIGRATE: u32 = 7;
-/// `RUN_STATE_RUNNING`.
-pub const RUN_STATE_RUNNING: u32 = 9;
+impl Names {
+    /// By the table of declarations; `None`: the newest.
+    #[must_use]
+    pub fn of_version(version: Option<Version>) -> Self {
+        let here = |since: &Version| version.is_none_or(|version| *since <= version);
+        let declared = DECLARED.iter().filter(|(_, since)| here(since));
+        Self {
+            migration: declared.map(|(state, _)| Some(*state)).collect(),
+            run: RUN_STATES.iter().copied().map(Some).collect(),
+            guessed: version.is_none(),
+        }
+    }
+
+    /// By the executable's own tables, in order of their numbers; one that is empty is taken from the version's.
+    #[must_use]
+    pub fn of_binary(migration: &[String], run: &[String], version: Option<Version>) -> Self {
+        let mut names = Self::of_version(version);
+        if !migration.is_empty() {
+            names.migration = migration.iter().map(|name| MigratorState::by_name(name)).collect();
+            names.guessed = false;
+        }
+        if !run.is_empty() {
+            names.run = run.iter().map(|name| RunState::by_name(name)).collect();
+        }
+        names
+    }
+
+    /// The state behind a number; `None` for a number that this executable does not have.
+    #[must_use]
+    pub fn state(&self, number: u32) -> Option<MigratorState> {
+        self.migration.get(number as usize).copied().flatten()
+    }
+
+    /// The run state behind a number.
+    #[must_use]
+    pub fn run_state(&self, number: u32) -> Option<RunState> {
+        self.run.get(number as usize).copied().flatten()
+    }
+
+    /// Whether the meaning of a state's number is a guess.
+    #[must_use]
+    pub const fn are_guessed(&self) -> bool {
+        self.guessed
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -130,12 +224,26 @@ mod tests {
             (9, version(9, 0), MigratorState::Failed),
             (9, version(9, 1), MigratorState::Completed),
             (10, version(10, 0), MigratorState::Failed),
-            (9, None, MigratorState::Completed),
+            (5, version(11, 1), MigratorState::PostcopyDevice),
+            (10, version(11, 1), MigratorState::Completed),
+            (11, version(11, 1), MigratorState::Failing),
+            (16, version(11, 1), MigratorState::WaitUnplug),
+            (10, None, MigratorState::Completed),
             (3, None, MigratorState::Cancelled),
         ] {
-            assert_eq!(state(number, at), Some(expected), "{number} {at:?}");
+            assert_eq!(Names::of_version(at).state(number), Some(expected), "{number} {at:?}");
         }
-        assert_eq!(state(99, None), None);
+        assert_eq!(Names::default().state(99), None);
+    }
+
+    #[test]
+    fn an_executable_says_what_its_numbers_mean() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let names = Names::of_binary(&words("none setup brand-new completed"), &[], None);
+        assert_eq!(names.state(2), None);
+        assert_eq!(names.state(3), Some(MigratorState::Completed));
+        assert_eq!(names.run_state(7), Some(RunState::FinishMigrate));
+        assert!(!names.are_guessed());
     }
 
     #[test]

@@ -1,14 +1,13 @@
 //! What one process' marks say about one attempt to migrate: states, rounds, stop and start. Driven by the order of marks; numbers
 //! of states are looked up by version, and an impossible order is what betrays a wrong table.
 
+use std::sync::Arc;
+
 use dwcp_observer_ebpf::phase::MarkKind;
 
 use super::{
     MarkReading,
-    states::{
-        MigratorState, RUN_STATE_FINISH_MIGRATE, RUN_STATE_PAUSED, RUN_STATE_RUNNING, Version,
-        state,
-    },
+    states::{MigratorState, Names, RunState},
 };
 
 /// Rounds that keep their own figures; a migration that never converges has thousands.
@@ -61,10 +60,10 @@ pub struct Timeline {
     pub resumed_ns: Option<u64>,
     /// The operator has stopped the guest.
     pub paused_by_operator: bool,
-    version: Option<Version>,
+    names: Arc<Names>,
     object: Option<u32>,
     first_bytes: u64,
-    run_state: Option<u32>,
+    run_state: Option<RunState>,
     /// Stopped, by whom is not known yet: some versions change the run state after they have paused the vCPUs.
     undecided: Option<Stop>,
 }
@@ -72,8 +71,8 @@ pub struct Timeline {
 impl Timeline {
     /// No mark yet.
     #[must_use]
-    pub fn new(version: Option<Version>) -> Self {
-        Self { version, ..Self::default() }
+    pub fn new(names: Arc<Names>) -> Self {
+        Self { names, ..Self::default() }
     }
 
     /// Takes in the next mark of the process.
@@ -83,7 +82,7 @@ impl Timeline {
             MarkKind::RunState => self.run_state_changes(mark.new),
             MarkKind::Pause => {
                 let stop = Stop { asked: self.moment(mark), paused_ns: None };
-                if self.run_state == Some(RUN_STATE_FINISH_MIGRATE) {
+                if self.run_state == Some(RunState::FinishMigrate) {
                     self.stop = Some(stop);
                 } else {
                     self.undecided = Some(stop);
@@ -135,7 +134,7 @@ impl Timeline {
     }
 
     fn state_changes(&mut self, mark: &MarkReading) {
-        let (old, new) = (state(mark.old, self.version), state(mark.new, self.version));
+        let (old, new) = (self.names.state(mark.old), self.names.state(mark.new));
         if old == Some(MigratorState::None) || self.object.is_some_and(|known| known != mark.object)
         {
             *self = Self {
@@ -144,7 +143,7 @@ impl Timeline {
                 first_bytes: mark.sent_bytes,
                 run_state: self.run_state,
                 paused_by_operator: self.paused_by_operator,
-                version: self.version,
+                names: Arc::clone(&self.names),
                 ..Self::default()
             };
         }
@@ -160,9 +159,9 @@ impl Timeline {
     fn plausible(&self, new: MigratorState) -> MigratorState {
         let over = self.sent.is_some() || self.resumed_ns.is_some();
         match new {
-            MigratorState::Completed if self.version.is_none() && !over => MigratorState::Failed,
+            MigratorState::Completed if self.names.are_guessed() && !over => MigratorState::Failed,
             // The older table's `completed`.
-            MigratorState::PostcopyRecover if self.version.is_none() && over => {
+            MigratorState::PostcopyRecover if self.names.are_guessed() && over => {
                 MigratorState::Completed
             }
             other => other,
@@ -170,18 +169,18 @@ impl Timeline {
     }
 
     fn run_state_changes(&mut self, new: u32) {
-        self.run_state = Some(new);
-        match new {
-            RUN_STATE_FINISH_MIGRATE => {
+        self.run_state = self.names.run_state(new);
+        match self.run_state {
+            Some(RunState::FinishMigrate) => {
                 if let Some(stop) = self.undecided.take() {
                     self.stop = Some(stop);
                 }
             }
-            RUN_STATE_PAUSED => {
+            Some(RunState::Paused) => {
                 self.undecided = None;
                 self.paused_by_operator = true;
             }
-            RUN_STATE_RUNNING => self.paused_by_operator = false,
+            Some(RunState::Running) => self.paused_by_operator = false,
             _ => {}
         }
     }

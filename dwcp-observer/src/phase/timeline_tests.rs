@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::phase::states::Version;
 
 fn mark(kind: MarkKind, at_ns: u64, [object, old, new]: [u32; 3]) -> MarkReading {
     MarkReading {
@@ -19,7 +20,7 @@ fn mark(kind: MarkKind, at_ns: u64, [object, old, new]: [u32; 3]) -> MarkReading
 }
 
 fn timeline(version: Option<Version>, marks: &[(MarkKind, u64, [u32; 3])]) -> Timeline {
-    let mut timeline = Timeline::new(version);
+    let mut timeline = Timeline::new(Arc::new(Names::of_version(version)));
     for (kind, at_ns, numbers) in marks {
         timeline.push(&mark(*kind, *at_ns, *numbers));
     }
@@ -191,7 +192,7 @@ proptest! {
     fn any_order_of_marks_is_survived_and_bounded(
         marks in proptest::collection::vec((1u32..12, 0u32..4, 0u32..16, 0u32..16), 0..400),
     ) {
-        let mut timeline = Timeline::new(V7_2);
+        let mut timeline = Timeline::new(Arc::new(Names::of_version(V7_2)));
         let mut before = 0;
         for (at, (kind, object, old, new)) in (1u64..).zip(marks) {
             let Some(kind) = MarkKind::from_number(kind) else { continue };

@@ -2,7 +2,7 @@
 //!
 //! Times are seconds within this second, bytes are payload. `None` means not measured, never zero.
 
-pub use crate::migration::record::{PhaseName as Phase, StreamRole, ThreadRole};
+pub use crate::migration::record::{PhaseName as Phase, Role, StreamRole, ThreadRole};
 
 /// One second of a migration, as far as this host sees it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,8 +24,38 @@ pub struct Second {
     pub source: Option<Source>,
     /// The receiving end; `None` when it is on another host.
     pub destination: Option<Destination>,
+    /// The guest stands still: where, since when and for what. `None`: it runs, or nothing tells.
+    pub standing: Option<Standing>,
+    /// The migrator holds the guest's CPUs back to make the rounds shrink (auto-converge), per cent of their time; `None`: it does not.
+    pub throttle_percent: Option<u32>,
     /// The part of the guest CPUs' run-queue wait that ended when a migration thread left the CPU.
     pub guest_cpu_stolen_seconds: Option<f64>,
+}
+
+/// A guest that stands still.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Standing {
+    /// The end that would have to go on.
+    pub at: Role,
+    /// Its process.
+    pub pid: u32,
+    /// So long, seconds.
+    pub seconds: f64,
+    /// What it waits for.
+    pub awaits: Awaited,
+}
+
+/// What ends a standstill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// The migrator's own work: the last pass, the device state, loading.
+    SwitchOver,
+    /// `migrate-continue` by the manager, at the source (`pause-before-switchover`).
+    MigrateContinue,
+    /// `cont` by the manager, at a destination that has loaded everything (started with `-S`).
+    Resume,
+    /// `migrate-recover` and `migrate` with `resume`: postcopy is paused, guest CPUs stand as soon as they need a page.
+    Recovery,
 }
 
 /// One pass over the guest's memory, from one dirty-bitmap sync to the next.

@@ -110,7 +110,7 @@ fn methods(live: &Live) -> Vec<Evidence> {
     for (role, end) in live.roles() {
         let role = role.as_str();
         match &end.coverage {
-            Some(Coverage::Probed { version, missing }) => {
+            Some(Coverage::Probed { version, missing, .. }) => {
                 let version = version.map_or_else(String::new, |found| {
                     format!(" of QEMU {}.{}", found.major, found.minor)
                 });

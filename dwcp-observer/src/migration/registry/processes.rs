@@ -108,8 +108,8 @@ impl Registry {
             **slot != 0 && known.coverage.is_none() && known.reading.exited_ns.is_none()
         }) {
             known.coverage = world.phases(known.facts.pid);
-            if let Some(Coverage::Probed { version, .. }) = &known.coverage {
-                known.timeline = Timeline::new(*version);
+            if let Some(Coverage::Probed { names, .. }) = &known.coverage {
+                known.timeline = Timeline::new(Arc::clone(names));
             }
         }
         let by_queue_pairs = sent_by_queue_pairs(observation, &self.live);

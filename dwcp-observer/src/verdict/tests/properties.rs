@@ -83,6 +83,8 @@ fn any_second() -> impl Strategy<Value = Second> {
             rounds,
             source,
             destination,
+            standing: None,
+            throttle_percent: None,
             guest_cpu_stolen_seconds: None,
         })
 }

@@ -201,6 +201,7 @@ fn observation(seconds: f64, flows: Vec<FlowReading>, processes: &[u32]) -> Obse
         threads: Vec::new(),
         processes: processes.iter().map(|slot| process(*slot)).collect(),
         memory: Vec::new(),
+        texts: Vec::new(),
         marks: Vec::new(),
     }
 }
