@@ -155,15 +155,17 @@ impl Timeline {
         }
     }
 
-    /// Without a version, `completed` and `failed` of two tables share a number: everything written and no fault before means completed.
+    /// Where numbers are a guess, `completed` and `failed` of older tables share those of `completed` and the recovery of postcopy:
+    /// everything written and no fault before means completed.
     fn plausible(&self, new: MigratorState) -> MigratorState {
+        use MigratorState::{Completed, Failed, PostcopyRecover, PostcopyRecoverSetup};
+
         let over = self.sent.is_some() || self.resumed_ns.is_some();
+        let recovers = self.entered(MigratorState::PostcopyPaused).is_some();
         match new {
-            MigratorState::Completed if self.names.are_guessed() && !over => MigratorState::Failed,
-            // The older table's `completed`.
-            MigratorState::PostcopyRecover if self.names.are_guessed() && over => {
-                MigratorState::Completed
-            }
+            other if !self.names.are_guessed() || recovers => other,
+            Completed | PostcopyRecover | PostcopyRecoverSetup if over => Completed,
+            Completed | PostcopyRecover | PostcopyRecoverSetup => Failed,
             other => other,
         }
     }
