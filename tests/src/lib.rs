@@ -29,3 +29,4 @@ pub mod tcp_info;
 pub mod temp;
 pub mod vm;
 pub mod watched;
+pub mod zoo;

@@ -47,8 +47,10 @@ pub struct QemuSpec {
     pub accelerator: Accelerator,
     /// Where the ticks of a guest that ticks go; `None` for a guest without a second serial line.
     pub clock: Option<ClockPorts>,
-    /// The program, found as a shell does.
+    /// The program, found as a shell does. Those of other versions: [`crate::zoo::images`].
     pub program: OsString,
+    /// `-machine`: `pc`, or a version of it that both ends know.
+    pub machine: String,
     /// Each end in a network namespace of its own; `None` for the host's network.
     pub wire: Option<Wire>,
     /// More arguments, at the end of the command line.
@@ -66,6 +68,7 @@ impl Default for QemuSpec {
             accelerator: Accelerator::Tcg,
             clock: None,
             program: QEMU.into(),
+            machine: "pc".to_owned(),
             wire: None,
             extra_args: Vec::new(),
         }
@@ -127,13 +130,16 @@ impl Qemu {
             Accelerator::Tcg => {
                 let sector = spec.guest.assemble(directory.path())?;
                 command
-                    .args(["-machine", "pc,accel=tcg", "-drive"])
+                    .arg("-machine")
+                    .arg(format!("{},accel=tcg", spec.machine))
+                    .arg("-drive")
                     .arg(format!("file={},format=raw,if=floppy,readonly=on", sector.display()))
                     .args(["-boot", "a"]);
             }
             Accelerator::Kvm => {
                 let rom = spec.guest.assemble_rom(directory.path())?;
-                command.args(["-machine", "pc,accel=kvm", "-bios"]).arg(rom);
+                let machine = format!("{},accel=kvm", spec.machine);
+                command.arg("-machine").arg(machine).arg("-bios").arg(rom);
             }
         }
         if let Some(ports) = spec.clock {

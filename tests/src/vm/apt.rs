@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// The releases whose kernels are wanted; `true` for a part that the security mirror has.
-const SUITES: [(&str, bool); 5] = [
+/// A part of the archive, as `bullseye-security`; `true` for one that the security mirror has.
+pub type Suite = (&'static str, bool);
+
+/// The releases whose kernels are wanted.
+const KERNELS: [Suite; 5] = [
     ("bullseye", false),
     ("bullseye-security", true),
     ("bookworm", false),
@@ -17,20 +20,28 @@ const SUITES: [(&str, bool); 5] = [
 ];
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// What to do when there is no way to get packages.
-const ADVICE: &str = "the kernels come from the Debian mirror in this system's apt sources: check \
-                      the network and `apt-get update`, or copy target/vm from a machine that has it";
+const ADVICE: &str = "packages of other releases come from the Debian mirror in this system's apt \
+                      sources: check the network and `apt-get update`, or copy target/vm and \
+                      target/zoo from a machine that has them";
 
 /// Package lists in a directory of their own.
 #[derive(Debug)]
 pub struct Apt {
     directory: PathBuf,
+    suites: &'static [Suite],
 }
 
 impl Apt {
-    /// Uses `directory`, which is made when it is needed.
+    /// Of the releases whose kernels are wanted. Uses `directory`, which is made when it is needed.
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory }
+        Self::of(directory, &KERNELS)
+    }
+
+    /// Of other releases.
+    #[must_use]
+    pub fn of(directory: PathBuf, suites: &'static [Suite]) -> Self {
+        Self { directory, suites }
     }
 
     /// How old the lists are; `None` if there are none.
@@ -46,7 +57,7 @@ impl Apt {
     /// # Errors
     /// When this is no Debian system, or its mirror cannot be reached.
     pub fn update(&self) -> Result<()> {
-        let sources = sources().context(ADVICE)?;
+        let sources = sources(self.suites).context(ADVICE)?;
         for name in ["lists/partial", "cache/archives/partial"] {
             std::fs::create_dir_all(self.directory.join(name))?;
         }
@@ -76,14 +87,28 @@ impl Apt {
         let mut download = self.command("apt-get");
         download.args(["-q", "-q", "download"]).args(packages).current_dir(directory);
         run(&mut download).context(ADVICE)?;
-        let files: Vec<PathBuf> = std::fs::read_dir(directory)?
-            .map(|entry| Ok(entry?.path()))
-            .filter(|path: &Result<PathBuf>| {
-                path.as_ref().is_ok_and(|path| path.extension().is_some_and(|end| end == "deb"))
-            })
-            .collect::<Result<_>>()?;
+        let files = packages_in(directory)?;
         ensure!(files.len() == packages.len(), "{packages:?}: {files:?}");
         Ok(files)
+    }
+
+    /// Downloads a package of one release and all that it needs to run, as for a system on which
+    /// nothing is installed, and returns their files.
+    ///
+    /// # Errors
+    /// When the lists were never fetched, or the mirror does not have what they name.
+    pub fn download_closure(&self, package: &str, release: &str) -> Result<Vec<PathBuf>> {
+        let nothing = self.directory.join("status");
+        std::fs::write(&nothing, "")?;
+        let mut download = self.command("apt-get");
+        download
+            .arg("-o")
+            .arg(format!("Dir::State::status={}", nothing.display()))
+            .args(["-o", "Debug::NoLocking=1", "-t", release])
+            .args(["-q", "-q", "-y", "--no-install-recommends", "--download-only", "install"])
+            .arg(package);
+        run(&mut download).context(ADVICE)?;
+        packages_in(&self.directory.join("cache/archives"))
     }
 
     fn stamp(&self) -> PathBuf {
@@ -107,8 +132,14 @@ impl Apt {
     }
 }
 
+fn packages_in(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(directory)?.collect::<std::io::Result<Vec<_>>>()?;
+    let is_package = |path: &PathBuf| path.extension().is_some_and(|end| end == "deb");
+    Ok(entries.into_iter().map(|entry| entry.path()).filter(is_package).collect())
+}
+
 /// Our list of sources, on the mirrors that this system uses.
-fn sources() -> Result<String> {
+fn sources(suites: &[Suite]) -> Result<String> {
     let release = std::fs::read_to_string("/etc/os-release").context("/etc/os-release")?;
     let codename = release
         .lines()
@@ -116,11 +147,11 @@ fn sources() -> Result<String> {
         .context("/etc/os-release has no VERSION_CODENAME")?
         .trim_matches('"');
     let uris = run(Command::new("apt-get").args(["update", "--print-uris"]))?;
-    sources_of(&uris, codename)
+    sources_of(&uris, codename, suites)
 }
 
 /// `uris` as `apt-get update --print-uris` prints them.
-fn sources_of(uris: &str, codename: &str) -> Result<String> {
+fn sources_of(uris: &str, codename: &str, suites: &[Suite]) -> Result<String> {
     let mirror = |suite: &str| {
         let end = format!("/dists/{suite}/InRelease");
         uris.lines().find_map(|line| line.split('\'').nth(1)?.strip_suffix(&end))
@@ -129,19 +160,18 @@ fn sources_of(uris: &str, codename: &str) -> Result<String> {
     else {
         bail!("apt's sources have no mirror with {codename} and {codename}-security");
     };
-    let line = |(suite, is_security): (&str, bool)| {
+    let line = |&(suite, is_security): &Suite| {
         let mirror = if is_security { security } else { main };
         format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n")
     };
-    Ok(SUITES.into_iter().map(line).collect())
+    Ok(suites.iter().map(line).collect())
 }
 
-/// Runs to the end and returns what it printed.
 /// What a command printed.
 ///
 /// # Errors
 /// What it said on stderr, when it failed.
-pub(super) fn run(command: &mut Command) -> Result<String> {
+pub fn run(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output =
         command.stdin(Stdio::null()).output().with_context(|| format!("cannot run `{name}`"))?;
@@ -163,15 +193,15 @@ mod tests {
 
     #[test]
     fn the_mirrors_of_this_system_are_used() {
-        let sources = sources_of(URIS, "bookworm").unwrap();
+        let sources = sources_of(URIS, "bookworm", &KERNELS).unwrap();
         let lines: Vec<&str> = sources.lines().collect();
-        assert_eq!(lines.len(), SUITES.len());
+        assert_eq!(lines.len(), KERNELS.len());
         assert!(lines[0].ends_with(" http://mirror.example/debian bullseye main"), "{sources}");
         assert!(
             lines[3].ends_with(" http://security.example/sec bookworm-security main"),
             "{sources}"
         );
-        assert!(sources_of(URIS, "trixie").is_err());
-        assert!(sources_of("", "bookworm").is_err());
+        assert!(sources_of(URIS, "trixie", &KERNELS).is_err());
+        assert!(sources_of("", "bookworm", &KERNELS).is_err());
     }
 }

@@ -235,7 +235,7 @@ impl Kernels {
 ///
 /// # Errors
 /// When `dpkg-deb` fails.
-pub(super) fn unpack(package: &Path, root: &Path) -> Result<()> {
+pub(crate) fn unpack(package: &Path, root: &Path) -> Result<()> {
     run(Command::new("dpkg-deb").arg("--extract").args([package, root]))
         .with_context(|| package.display().to_string())?;
     Ok(())
