@@ -16,7 +16,7 @@ use super::{
 use crate::{
     migration::record::{Migration, Role, State, Stream, ThreadRole},
     publish::Published,
-    verdict::{Cause, Fractions},
+    verdict::{Cause, Fractions, Verdict},
 };
 
 /// What has no series because of the caps.
@@ -80,6 +80,8 @@ struct Live {
     verdict: Family,
     time_fraction: Family,
     eta: Family,
+    standstill: Family,
+    guest_throttle: Family,
     balance: Family,
     phase: Family,
     rounds: Family,
@@ -103,6 +105,8 @@ impl Live {
             verdict: Family::new(&table::MIGRATION_VERDICT),
             time_fraction: Family::new(&table::MIGRATION_TIME_FRACTION),
             eta: Family::new(&table::MIGRATION_ETA),
+            standstill: Family::new(&table::MIGRATION_STANDSTILL),
+            guest_throttle: Family::new(&table::MIGRATION_GUEST_THROTTLE),
             balance: Family::new(&table::MIGRATION_BALANCE),
             phase: Family::new(&table::MIGRATION_PHASE),
             rounds: Family::new(&table::MIGRATION_ROUNDS),
@@ -160,21 +164,7 @@ impl Live {
     /// How it goes and what the guest felt.
     fn course(&mut self, id: &str, record: &Migration) {
         if let Some(verdict) = &record.verdict {
-            let cause = verdict.cause.map_or("unknown", Cause::as_str);
-            self.verdict.add(&[id, verdict.state.as_str(), cause], 1.0);
-            for (cause, share) in verdict.fractions.iter().flat_map(Fractions::iter) {
-                self.time_fraction.add(&[id, cause.as_str()], share);
-            }
-            if let Some(eta) = verdict.eta {
-                self.eta.add(&[id, "estimate"], eta.eta_seconds);
-                self.eta.add(&[id, "low"], eta.eta_low_seconds);
-                self.eta.add(&[id, "high"], eta.eta_high_seconds);
-            }
-            if let Some(balance) = &verdict.balance {
-                self.balance.add(&[id, "max_over_mean"], balance.stream_max_over_mean);
-                self.balance.add(&[id, "jain"], balance.stream_jain_index);
-                self.balance.add(&[id, "scaling_efficiency"], balance.stream_scaling_efficiency);
-            }
+            self.verdict(id, verdict);
         }
         for phase in &record.phases {
             self.phase.add(&[id, phase.phase.as_str()], phase.seconds);
@@ -188,6 +178,30 @@ impl Live {
             for (part, seconds) in parts.named() {
                 self.blackout.add(&[id, part], seconds);
             }
+        }
+    }
+
+    /// What was said of its last second.
+    fn verdict(&mut self, id: &str, verdict: &Verdict) {
+        let cause = verdict.cause.map_or("unknown", Cause::as_str);
+        self.verdict.add(&[id, verdict.state.as_str(), cause], 1.0);
+        for (cause, share) in verdict.fractions.iter().flat_map(Fractions::iter) {
+            self.time_fraction.add(&[id, cause.as_str()], share);
+        }
+        if let Some(eta) = verdict.eta {
+            self.eta.add(&[id, "estimate"], eta.eta_seconds);
+            self.eta.add(&[id, "low"], eta.eta_low_seconds);
+            self.eta.add(&[id, "high"], eta.eta_high_seconds);
+        }
+        if let Some(guest) = verdict.standing {
+            let labels = [id, guest.at.as_str(), guest.awaits.as_str()];
+            self.standstill.add(&labels, guest.seconds);
+        }
+        self.guest_throttle.add_some(&[id], verdict.guest_throttle_percent.map(f64::from));
+        if let Some(balance) = &verdict.balance {
+            self.balance.add(&[id, "max_over_mean"], balance.stream_max_over_mean);
+            self.balance.add(&[id, "jain"], balance.stream_jain_index);
+            self.balance.add(&[id, "scaling_efficiency"], balance.stream_scaling_efficiency);
         }
     }
 
@@ -222,6 +236,8 @@ impl Live {
             self.verdict,
             self.time_fraction,
             self.eta,
+            self.standstill,
+            self.guest_throttle,
             self.balance,
             self.phase,
             self.rounds,

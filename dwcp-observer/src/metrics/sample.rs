@@ -30,7 +30,12 @@ use crate::{
     },
     rdma::RdmaStatus,
     sla,
-    verdict::{Cause, Fractions, Health, Verdict, eta::Eta, streams::Balance},
+    verdict::{
+        Cause, Fractions, Health, Verdict,
+        eta::Eta,
+        inputs::{Awaited, Standing},
+        streams::Balance,
+    },
 };
 
 /// End of the sample's cycle.
@@ -184,6 +189,13 @@ fn verdict() -> Verdict {
             stream_scaling_efficiency: 0.75,
         }),
         guest_cpu_stolen_seconds: Some(0.015625),
+        standing: Some(Standing {
+            at: Role::Destination,
+            pid: 4243,
+            seconds: 1.5,
+            awaits: Awaited::Resume,
+        }),
+        guest_throttle_percent: Some(20),
     }
 }
 

@@ -354,6 +354,14 @@ metrics! {
         "Time to the end of one migration: estimate, and the low and high bound of a 90 % interval.",
         "rate of delivery, guest memory, rounds",
         absent: "not running, not converging, not known, or over the cap";
+    MIGRATION_STANDSTILL = Gauge "dwcp_v3_migration_guest_standstill_seconds" ["migration_id", "end", "awaits"] "seconds",
+        "So long the guest of one migration has stood still, at which end, and what it waits for: switch_over, migrate_continue, resume, recovery.",
+        "uprobes on the migrator's phase functions, sched_switch of guest CPUs",
+        absent: "the guest runs, nothing tells, or over the cap";
+    MIGRATION_GUEST_THROTTLE = Gauge "dwcp_v3_migration_guest_throttle_percent" ["migration_id"] "0 to 99",
+        "Share of their time for which the migrator holds the guest's CPUs back so that the rounds shrink (auto-converge).",
+        "uprobe on cpu_throttle_set",
+        absent: "it does not, not probed, source on another host, not running, or over the cap";
     MIGRATION_BALANCE = Gauge "dwcp_v3_migration_stream_balance" ["migration_id", "index"] "ratio",
         "How even the streams of one migration were in the last second: max_over_mean, jain, scaling_efficiency.",
         "tcp_sock.bytes_acked",

@@ -6,6 +6,7 @@ use super::{
     guest,
     live::{EndState, EndTotals, Live, StreamFlow, Tick},
     machine::Life,
+    neighbours::{self, PathUse},
     outcome::{EndEnding, Ending, outcome},
     record::{Outcome, Role, Sample, SampleBytes, ThreadRole},
     second,
@@ -28,18 +29,19 @@ const SETTLE_NS: u64 = 1_000_000_000;
 /// Time in which a destination may still be loading what the source has sent, ns.
 const LOADING_NS: u64 = 30_000_000_000;
 
-/// Takes one migration one look further.
+/// Takes one migration one look further; `paths`: what all running ones move, and over which paths.
 pub fn advance(
     live: &mut Live,
     observation: &Observation,
     thresholds: &ModeThresholds,
+    paths: &[PathUse],
     totals: &mut Totals,
 ) {
     let now_ns = observation.now_ns;
     let before = live.life;
     live.life = live.life.next(live.streams(), now_ns, live.patience());
     if observation.tick && !before.is_finished() {
-        tick(live, observation, totals);
+        tick(live, observation, paths, totals);
     }
     if live.life.is_finished() && !before.is_finished() {
         finish(live);
@@ -133,8 +135,8 @@ fn cpu(live: &Live) -> [u64; 4] {
     cpu
 }
 
-fn tick(live: &mut Live, observation: &Observation, totals: &mut Totals) {
-    judge(live, observation.now_ns, totals);
+fn tick(live: &mut Live, observation: &Observation, paths: &[PathUse], totals: &mut Totals) {
+    judge(live, observation.now_ns, paths, totals);
     let (delivered, segments) = progress(live);
     let cpu = cpu(live);
     let now = Tick { at_ns: observation.now_ns, delivered, segments, cpu };
@@ -194,11 +196,12 @@ fn tick(live: &mut Live, observation: &Observation, totals: &mut Totals) {
 }
 
 /// Judges the second that has passed.
-fn judge(live: &mut Live, now_ns: u64, totals: &mut Totals) {
+fn judge(live: &mut Live, now_ns: u64, paths: &[PathUse], totals: &mut Totals) {
     let (second, next) = second::second(live, now_ns);
     live.last_second = Some(next);
     live.features.clear();
-    let Some(second) = second else { return };
+    let Some(mut second) = second else { return };
+    second.neighbours = neighbours::of(live, paths);
     live.features = features::of_migration(&second);
     let verdict = live.judge.judge(&second);
     *totals.verdicts.entry((verdict.state, verdict.cause)).or_default() += second.seconds;

@@ -10,6 +10,7 @@ pub mod index;
 pub mod live;
 pub mod look;
 pub mod machine;
+mod neighbours;
 pub mod outcome;
 pub mod phases;
 pub mod quantiles;

@@ -31,7 +31,8 @@ pub struct Totals {
     /// Registrations of memory, by process.
     registered: HashMap<u32, Registrations>,
     limited_ns: u64,
-    quota_ns: Option<u64>,
+    /// Time for which the CPU quota was used up, by process.
+    quota_ns: HashMap<u32, u64>,
     stolen_ns: u64,
 }
 
@@ -120,7 +121,11 @@ fn totals(live: &Live, now_ns: u64) -> Totals {
             let [before, now] = end.own_work;
             now.limited_ns.saturating_sub(before.limited_ns)
         }),
-        quota_ns: source.and_then(|end| end.quota_throttled_ns),
+        quota_ns: live
+            .ends
+            .iter()
+            .filter_map(|end| Some((end.process, end.quota_throttled_ns?)))
+            .collect(),
         stolen_ns: live
             .ends
             .iter()
@@ -161,19 +166,19 @@ fn difference(live: &Live, last: &Totals, now: &Totals) -> Second {
                 .then(|| seconds(now.limited_ns, last.limited_ns)),
             limit_bytes_per_second: None,
             registration_seconds: registration(end, last),
-            quota_throttled_seconds: now
-                .quota_ns
-                .map(|quota| seconds(quota, last.quota_ns.unwrap_or(quota))),
+            quota_throttled_seconds: quota(end, last),
         }),
         destination: live.end(Role::Destination).map(|end| Destination {
             pid: end.facts.pid,
             threads: threads(end, last, now),
             unread_bytes: unread(end),
             stopped: end.stopped,
+            quota_throttled_seconds: quota(end, last),
             registration_seconds: registration(end, last),
         }),
         standing: None,
         throttle_percent: None,
+        neighbours: Vec::new(),
         guest_cpu_stolen_seconds: Some(seconds(now.stolen_ns, last.stolen_ns)),
     }
 }
@@ -183,6 +188,14 @@ fn registration(end: &EndState, last: &Totals) -> Option<f64> {
     let now = Registrations::of(end.registered.as_ref()?);
     let was = last.registered.get(&end.process).copied().unwrap_or(end.registered_base);
     Some(now.since(was).ns as f64 / 1e9)
+}
+
+/// Time since the last tick for which the CPU quota of its cgroup was used up. The first look only sets the start: what the quota
+/// held back before has nothing to do with this migration.
+fn quota(end: &EndState, last: &Totals) -> Option<f64> {
+    let now = end.quota_throttled_ns?;
+    let was = last.quota_ns.get(&end.process).copied().unwrap_or(now);
+    Some(now.saturating_sub(was) as f64 / 1e9)
 }
 
 fn probes_limiter(end: &EndState) -> bool {
@@ -211,6 +224,7 @@ fn streams(end: &EndState, last: &Totals, length: f64) -> Vec<Stream> {
                 role: stream_role(index, flow.thread_comm.as_deref()),
                 tid: reading.send_tid,
                 delivered_bytes: now.delivered.saturating_sub(was.delivered),
+                delivered_total: now.delivered,
                 queued_bytes: now.queued.saturating_sub(was.queued),
                 in_flight_bytes: now.queued.saturating_sub(now.delivered),
                 busy_seconds: busy[0],
@@ -221,7 +235,9 @@ fn streams(end: &EndState, last: &Totals, length: f64) -> Vec<Stream> {
                 retransmitted_segments: u64::from(
                     now.retransmitted.saturating_sub(was.retransmitted),
                 ),
+                retransmitted_total: u64::from(now.retransmitted),
                 sent_segments: u64::from(now.sent.wrapping_sub(was.sent)),
+                segment_bytes: u64::from(reading.snapshot.mss),
                 srtt_seconds: reading.srtt_seconds(),
                 min_rtt_seconds: reading.min_rtt_seconds(),
                 cwnd_bytes: u64::from(reading.snapshot.snd_cwnd) * u64::from(reading.snapshot.mss),

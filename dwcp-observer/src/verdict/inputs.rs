@@ -2,6 +2,8 @@
 //!
 //! Times are seconds within this second, bytes are payload. `None` means not measured, never zero.
 
+use serde::Serialize;
+
 pub use crate::migration::record::{PhaseName as Phase, Role, StreamRole, ThreadRole};
 
 /// One second of a migration, as far as this host sees it.
@@ -28,12 +30,31 @@ pub struct Second {
     pub standing: Option<Standing>,
     /// The migrator holds the guest's CPUs back to make the rounds shrink (auto-converge), per cent of their time; `None`: it does not.
     pub throttle_percent: Option<u32>,
+    /// Other running migrations of this host over the same path.
+    pub neighbours: Vec<Neighbour>,
     /// The part of the guest CPUs' run-queue wait that ended when a migration thread left the CPU.
     pub guest_cpu_stolen_seconds: Option<f64>,
 }
 
+impl Second {
+    /// How much the guest is held back, per cent; `None` when it is not.
+    #[must_use]
+    pub fn throttle(&self) -> Option<u32> {
+        self.throttle_percent.filter(|percent| *percent > 0)
+    }
+}
+
+/// Another migration over the same path.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Neighbour {
+    /// Name of its VM, or its id.
+    pub name: String,
+    /// What it moves, bytes per second.
+    pub bytes_per_second: f64,
+}
+
 /// A guest that stands still.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Standing {
     /// The end that would have to go on.
     pub at: Role,
@@ -46,7 +67,8 @@ pub struct Standing {
 }
 
 /// What ends a standstill.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Awaited {
     /// The migrator's own work: the last pass, the device state, loading.
     SwitchOver,
@@ -56,6 +78,23 @@ pub enum Awaited {
     Resume,
     /// `migrate-recover` and `migrate` with `resume`: postcopy is paused, guest CPUs stand as soon as they need a page.
     Recovery,
+}
+
+impl Awaited {
+    /// All of them.
+    pub const ALL: [Self; 4] =
+        [Self::SwitchOver, Self::MigrateContinue, Self::Resume, Self::Recovery];
+
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SwitchOver => "switch_over",
+            Self::MigrateContinue => "migrate_continue",
+            Self::Resume => "resume",
+            Self::Recovery => "recovery",
+        }
+    }
 }
 
 /// One pass over the guest's memory, from one dirty-bitmap sync to the next.
@@ -99,6 +138,8 @@ pub struct Stream {
     pub tid: u32,
     /// Bytes acknowledged in this second.
     pub delivered_bytes: u64,
+    /// The same since the connection was made.
+    pub delivered_total: u64,
     /// Bytes that the thread wrote into the socket in this second.
     pub queued_bytes: u64,
     /// Queued but not acknowledged at the end of the second.
@@ -115,8 +156,12 @@ pub struct Stream {
     pub loss_seconds: f64,
     /// Segments sent again.
     pub retransmitted_segments: u64,
+    /// The same since the connection was made.
+    pub retransmitted_total: u64,
     /// Segments sent, these included.
     pub sent_segments: u64,
+    /// Payload of a full segment (`mss_cache`), bytes; 0 not known.
+    pub segment_bytes: u64,
     /// Smoothed RTT.
     pub srtt_seconds: Option<f64>,
     /// Lowest RTT.
@@ -164,6 +209,8 @@ pub struct Destination {
     pub unread_bytes: Option<u64>,
     /// The process is stopped by a signal (state `T`).
     pub stopped: bool,
+    /// Time in which the CPU quota of its cgroup was used up (`throttled_usec`).
+    pub quota_throttled_seconds: Option<f64>,
     /// Time in registrations of memory with an RDMA device.
     pub registration_seconds: Option<f64>,
 }

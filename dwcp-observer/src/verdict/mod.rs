@@ -1,17 +1,22 @@
 //! The verdict: each second, whether a migration goes well, and if not, what holds it back.
 //!
 //! A [`Judge`] is fed one [`inputs::Second`] after the other and answers with a [`Verdict`]. Four questions, one file each:
-//! where does the sending side's time go ([`split`]), is that good or bad ([`state`], which needs the migration's own past, and
-//! [`converge`], which looks at the rounds), when will it be done ([`eta`]), are the streams even ([`streams`]). [`sentence`]
-//! puts the answer into words.
+//! where does the sending side's time go ([`split`]), is that good or bad ([`state`], which needs the migration's own past,
+//! `slow`, which knows the faults, `standstill`, which knows the guest that is waited for, and [`converge`], which looks at the
+//! rounds), when will it be done ([`eta`]), are the streams even ([`streams`]). [`sentence`] puts the answer into words.
 //!
 //! All of it works on plain values: no kernel, no `/proc`, no clock.
 
+mod black_hole;
 pub mod converge;
 pub mod eta;
 pub mod inputs;
+mod neighbours;
+mod reference;
 pub mod sentence;
+mod slow;
 pub mod split;
+mod standstill;
 pub mod state;
 pub mod streams;
 
@@ -46,6 +51,12 @@ pub struct Verdict {
     /// Run-queue wait of guest CPUs that ended when a migration thread left the CPU, seconds of this second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest_cpu_stolen_seconds: Option<f64>,
+    /// The guest stands still: where, since when, for what; absent when it runs or nothing tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standing: Option<inputs::Standing>,
+    /// The migrator holds the guest's CPUs back by so much of their time (auto-converge); absent when it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_throttle_percent: Option<u32>,
 }
 
 /// How a migration goes.
@@ -98,11 +109,13 @@ pub enum Cause {
     Application,
     /// Pages that were sent before and that the guest has changed since.
     GuestDirtying,
+    /// The manager (libvirt, KubeVirt, ...) has yet to let the migration or the guest go on.
+    Manager,
 }
 
 impl Cause {
     /// All causes, in the order of [`Fractions`].
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Sending,
         Self::Network,
         Self::Receiver,
@@ -111,6 +124,7 @@ impl Cause {
         Self::Throttled,
         Self::Application,
         Self::GuestDirtying,
+        Self::Manager,
     ];
 
     /// The label value.
@@ -125,6 +139,7 @@ impl Cause {
             Self::Throttled => "throttled",
             Self::Application => "application",
             Self::GuestDirtying => "guest_dirtying",
+            Self::Manager => "manager",
         }
     }
 }

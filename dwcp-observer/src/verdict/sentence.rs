@@ -1,11 +1,13 @@
 //! The verdict in words: cause, figures, what to do.
 
 use super::{
-    Cause, Health,
+    Cause, Health, black_hole,
     converge::Convergence,
-    inputs::{Destination, Second, Source, Stream, Thread},
+    inputs::{Awaited, Destination, Second, Source, Stream, Thread},
+    neighbours,
+    slow::Slow,
     split::{SATURATED, Split},
-    state::Slow,
+    standstill,
     streams::carriers,
 };
 
@@ -30,7 +32,11 @@ pub(crate) struct Figures<'a> {
 
 /// One line; begins with the cause.
 pub(crate) fn sentence(figures: &Figures<'_>) -> String {
+    let standing = figures.second.standing;
     let words = match figures.state {
+        _ if standing.is_some_and(|guest| guest.awaits != Awaited::SwitchOver) => {
+            standing.map_or_else(String::new, |guest| standstill::words(figures.second, guest))
+        }
         Health::Healthy => healthy(figures),
         Health::NotConverging => not_converging(figures),
         Health::Stalled => {
@@ -38,17 +44,33 @@ pub(crate) fn sentence(figures: &Figures<'_>) -> String {
         }
         Health::Slow => format!("{}; {}", pace(figures), held(figures)),
     };
+    let held_back = match figures.second.throttle() {
+        Some(percent) if figures.state != Health::NotConverging => {
+            format!("; auto-converge holds the guest back {percent} % of its time")
+        }
+        _ => String::new(),
+    };
     match figures.cause {
-        Some(cause) => format!("{}: {words}", cause.as_str()),
-        None => words,
+        Some(cause) => format!("{}: {words}{held_back}", cause.as_str()),
+        None => words + &held_back,
     }
 }
 
 fn healthy(figures: &Figures<'_>) -> String {
-    let rate = rate(figures.rate);
+    let now = rate(figures.rate);
     let (Some(cause), Some(split)) = (figures.cause, figures.split) else {
-        return format!("{rate} arrive; the sending end is on another host");
+        return format!("{now} arrive; the sending end is on another host");
     };
+    if cause == Cause::Network {
+        let sharing = neighbours::sharing(figures.second, figures.rate);
+        if !sharing.is_empty() {
+            let others = neighbours::words(&sharing, rate);
+            return format!(
+                "{now}; the path's own speed is the limit {} of the time, and {others} it too",
+                percent(split.fractions[cause])
+            );
+        }
+    }
     let why = match cause {
         Cause::Sending if split.busiest.1 >= SATURATED => return saturated(figures, split),
         Cause::Sending => "its threads work",
@@ -56,13 +78,14 @@ fn healthy(figures: &Figures<'_>) -> String {
         Cause::Receiver => "the receiver's window holds it back",
         Cause::SourceCpu => "its threads wait for a CPU",
         Cause::Registration => "memory is being registered with the RDMA device",
-        Cause::Throttled => "its own limit holds it back",
+        Cause::Throttled => "limited by max-bandwidth, in which it waits",
+        Cause::Manager => "the manager is waited for",
         Cause::Application if split.main_on_cpu >= SATURATED => {
             "the sending threads wait for the migrator's main thread, which is always on a CPU,"
         }
         Cause::Application | Cause::GuestDirtying => "it has nothing to send",
     };
-    format!("{rate}; {why} {} of the time", percent(split.fractions[cause]))
+    format!("{now}; {why} {} of the time", percent(split.fractions[cause]))
 }
 
 /// A thread that is always on a CPU is the limit.
@@ -95,10 +118,16 @@ fn not_converging(figures: &Figures<'_>) -> String {
             figures.rounds.last_bytes.iter().map(|round| bytes(*round)).collect();
         format!("the last rounds do not shrink ({})", last.join(", "))
     };
-    let dirties = figures.rounds.dirty_rate.map_or_else(
+    let mut dirties = figures.rounds.dirty_rate.map_or_else(
         || "the guest changes its memory as fast as it is sent".to_owned(),
         |dirty| format!("the guest dirties at least {}", rate(dirty)),
     );
+    let throttle = figures.second.throttle();
+    if let Some(percent) = throttle {
+        dirties = format!(
+            "auto-converge holds the guest back {percent} % of its time, and still {dirties}"
+        );
+    }
     let words = format!("{dirties}, {sent} are sent; {rounds}");
     if figures.cause == Some(Cause::GuestDirtying) {
         let limit = figures.split.filter(|split| split.fractions[Cause::Throttled] > 0.5);
@@ -107,7 +136,9 @@ fn not_converging(figures: &Figures<'_>) -> String {
         } else {
             "give it more bandwidth"
         };
-        format!("{words}: slow the guest (auto-converge), switch to postcopy, or {bandwidth}")
+        // What has been tried is no advice.
+        let slow_down = if throttle.is_some() { "" } else { "slow the guest (auto-converge), " };
+        format!("{words}: {slow_down}switch to postcopy, or {bandwidth}")
     } else {
         format!("{words}; {}; {}", pace(figures), held(figures))
     }
@@ -169,6 +200,16 @@ fn network(figures: &Figures<'_>, source: &Source, share: &str) -> String {
         "data are on their way {share} of the time, {} unacknowledged{rtt}",
         bytes(outstanding)
     );
+    if figures.state == Health::Stalled && black_hole::swallows_large_packets(source) {
+        return large_packets(source, &on_path);
+    }
+    let sharing = neighbours::sharing(figures.second, figures.rate);
+    if !sharing.is_empty() && figures.state != Health::Stalled {
+        let others = neighbours::words(&sharing, rate);
+        return format!(
+            "{on_path}: {others} the same path; one after the other, each would have all of it"
+        );
+    }
     if figures.slow == Some(Slow::Lossy) || recovering > 0.5 {
         format!(
             "{} of segments sent again, {} of the time in loss recovery, {on_path}: look for packet loss on the path",
@@ -178,6 +219,16 @@ fn network(figures: &Figures<'_>, source: &Source, share: &str) -> String {
     } else {
         format!("{on_path}: look for a bandwidth limit or congestion on the path")
     }
+}
+
+/// Small packets pass, large ones do not.
+fn large_packets(source: &Source, on_path: &str) -> String {
+    let full = source.streams.iter().map(|stream| stream.segment_bytes).max().unwrap_or(0);
+    let again: u64 =
+        source.streams.iter().fold(0, |sum, stream| sum.saturating_add(stream.retransmitted_total));
+    format!(
+        "large packets do not arrive: the peer answers small ones, and none of {full} B ({again} sent again); {on_path}: look for an MTU that is smaller on the path than at both ends (`tracepath`, `ping -M do -s {full}`)"
+    )
 }
 
 fn worst_rtt(streams: &[Stream]) -> Option<&Stream> {
@@ -212,6 +263,12 @@ fn receiver(figures: &Figures<'_>, share: &str) -> String {
     if off > 0.0 {
         return format!(
             "the destination's reading thread has not run for {off:.1} s{unread}: check pid {pid} on the destination"
+        );
+    }
+    if let Some(quota) = destination.quota_throttled_seconds.filter(|quota| *quota >= 0.5 * seconds)
+    {
+        return format!(
+            "its window holds the sender back {share} of the time{unread}; the CPU quota of its cgroup was used up for {quota:.1} s: raise the quota of pid {pid} on the destination"
         );
     }
     let wait = most(destination, Thread::cpu_wait_seconds);

@@ -1,18 +1,18 @@
 //! From one second to the next: one word and its cause.
 //!
-//! A rate is good or bad only beside the migration's own past, so the [`Judge`] keeps a reference: the 80th percentile of its
-//! rates. The first ten seconds count as they are; after that a second counts only if it reached half of the reference, so that
-//! a long fault does not become the norm.
-
-use std::collections::VecDeque;
+//! A rate is good or bad only beside the migration's own past ([`super::reference`]), unless a fault is seen at once
+//! ([`super::slow`]). A guest that stands still and is waited for is a word of its own ([`super::standstill`]).
 
 use super::{
     Cause, Fractions, Health, Verdict,
     converge::{Convergence, convergence},
     eta::{RateEstimate, eta},
-    inputs::{Destination, Phase, Second, Stream, Thread},
+    inputs::{Awaited, Phase, Second, Stream},
+    reference::Reference,
     sentence::{self, Figures},
-    split::{Split, has_unread, is_length, split},
+    slow::{HELD, SLOW, Slow, does_not_read, explanation, fault, why_slow},
+    split::{Split, is_length, split},
+    standstill::{self, Waiting},
     streams::balance,
 };
 
@@ -22,21 +22,6 @@ const NOTHING_BYTES: u64 = 64 << 10;
 const NOTHING: f64 = 0.01;
 /// A stall that begins within a second leaves up to this part of the usual rate in it.
 const ONSET: f64 = 0.25;
-/// Below this part of the reference a migration is slow.
-const SLOW: f64 = 0.5;
-/// A cause with more than this share holds the migration back.
-const HELD: f64 = 0.5;
-/// More than this share of time in fast recovery or loss is a lossy path, ...
-const RECOVERING: f64 = 0.1;
-/// ... unless its threads work most of the time: a virtual link without a limit loses up to 1.5 % and is at its best. More than
-/// this share of segments sent again is a lossy path in any case, though BBR hardly slows down for it.
-const SENT_AGAIN: f64 = 0.02;
-/// Below this part of the reference a receiver that works is slower than it could be, ...
-const USUAL: f64 = 0.8;
-/// ... and above this one even a receiver that seems idle is faster than ever.
-const FASTER: f64 = 1.25;
-/// With the CPU quota used up for half of the time, this share without a CPU is enough.
-const HELD_BY_QUOTA: f64 = 1.0 / 3.0;
 /// Seconds in a row until `slow` and `stalled`.
 const IN_A_ROW: u32 = 2;
 /// The same when nothing is outstanding and nothing holds the migrator back: it may be at work elsewhere.
@@ -46,67 +31,6 @@ const SWITCH_SECONDS: f64 = 2.0;
 
 /// Causes from outside that hold the sending side back.
 const OUTSIDE: [Cause; 4] = [Cause::Network, Cause::Receiver, Cause::SourceCpu, Cause::Throttled];
-/// All that explain a low rate.
-const EXPLAINS: [Cause; 6] = [
-    Cause::Network,
-    Cause::Receiver,
-    Cause::SourceCpu,
-    Cause::Registration,
-    Cause::Throttled,
-    Cause::Application,
-];
-
-/// Usual rate of a migration.
-#[derive(Clone, Debug, Default)]
-struct Reference {
-    rates: VecDeque<f64>,
-    learned: usize,
-}
-
-impl Reference {
-    const AT_ONCE: usize = 10;
-    const KEPT: usize = 32;
-
-    fn rate(&self) -> Option<f64> {
-        let mut rates: Vec<f64> = self.rates.iter().copied().collect();
-        rates.sort_by(f64::total_cmp);
-        // Nearest rank.
-        rates.get((rates.len() * 4).div_ceil(5).checked_sub(1)?).copied()
-    }
-
-    fn learn(&mut self, rate: f64) {
-        let usual = self.rate().unwrap_or(0.0);
-        if self.learned >= Self::AT_ONCE && rate < SLOW * usual {
-            return;
-        }
-        self.learned += 1;
-        if self.rates.len() == Self::KEPT {
-            self.rates.pop_front();
-        }
-        self.rates.push_back(rate);
-    }
-}
-
-/// Why a second is slow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Slow {
-    /// One cause takes most of the time.
-    Held(Cause),
-    /// The path loses packets.
-    Lossy,
-    /// The rate is low, and this explains it.
-    Rate(Option<Cause>),
-}
-
-impl Slow {
-    const fn cause(self) -> Option<Cause> {
-        match self {
-            Self::Held(cause) => Some(cause),
-            Self::Lossy => Some(Cause::Network),
-            Self::Rate(cause) => cause,
-        }
-    }
-}
 
 /// Seconds in a row in which nothing was delivered.
 #[derive(Clone, Copy, Debug, Default)]
@@ -161,6 +85,8 @@ impl Judge {
             eta: None,
             balance: None,
             guest_cpu_stolen_seconds: None,
+            standing: None,
+            guest_throttle_percent: None,
         })
     }
 
@@ -169,7 +95,8 @@ impl Judge {
         let usual = self.reference.rate();
         let split = second.source.as_ref().map(|source| split(second, source));
         let rounds = convergence(&second.rounds, usual);
-        let switching = self.is_switching(second);
+        let waiting = second.standing.and_then(standstill::waiting);
+        let switching = self.is_switching(second) || waiting.is_some();
         self.count_receiver(second);
 
         let not_converging = self.not_converging(second, &rounds);
@@ -178,27 +105,30 @@ impl Judge {
         self.slow = if slow.is_some() { self.slow + 1 } else { 0 };
         let slow = slow.filter(|_| self.slow >= IN_A_ROW);
 
-        let state = if stalled {
-            Health::Stalled
-        } else if not_converging {
-            Health::NotConverging
-        } else if slow.is_some() {
-            Health::Slow
-        } else {
-            Health::Healthy
+        let state = match waiting {
+            Some(Waiting { too_long, .. }) if too_long => Health::Stalled,
+            Some(_) => Health::Healthy,
+            None if stalled => Health::Stalled,
+            None if not_converging => Health::NotConverging,
+            None if slow.is_some() => Health::Slow,
+            None => Health::Healthy,
         };
         let fractions = split.map(|split| {
             let again = not_converging && second.rounds.last().is_none_or(|last| last.number > 1);
-            if again { resent(split.fractions) } else { split.fractions }
+            let fractions = if again { resent(split.fractions) } else { split.fractions };
+            waiting.map_or(fractions, |waiting| waiting.takes_over(fractions))
         });
         let cause = match (state, slow) {
+            _ if waiting.is_some() => waiting.map(|waiting| waiting.cause),
             (Health::Healthy, _) => fractions.map(|fractions| fractions.dominant()),
             (Health::Stalled, _) => explanation(second, fractions.as_ref()),
             (Health::NotConverging, Some(Slow::Rate(cause))) => cause,
             (Health::NotConverging, _) => Some(Cause::GuestDirtying),
             (Health::Slow, slow) => slow.and_then(Slow::cause),
         };
-        self.learn(second, rate);
+        if waiting.is_none() {
+            self.learn(second, rate, split.as_ref());
+        }
         let figures = Figures {
             second,
             split: split.as_ref(),
@@ -211,24 +141,28 @@ impl Judge {
             receiver_off_seconds: self.receiver_off_seconds,
             rounds: &rounds,
         };
+        let has_end = waiting.is_none() && matches!(state, Health::Healthy | Health::Slow);
         Verdict {
             state,
             cause,
             sentence: sentence::sentence(&figures),
             fractions,
-            eta: eta(second, &self.estimate)
-                .filter(|_| matches!(state, Health::Healthy | Health::Slow)),
+            eta: eta(second, &self.estimate).filter(|_| has_end),
             balance: second.source.as_ref().and_then(|source| balance(&source.streams)),
             guest_cpu_stolen_seconds: second.guest_cpu_stolen_seconds,
+            standing: second.standing,
+            guest_throttle_percent: second.throttle(),
         }
     }
 
-    fn learn(&mut self, second: &Second, rate: f64) {
+    fn learn(&mut self, second: &Second, rate: f64, split: Option<&Split>) {
         self.before = Some(rate);
         let copies = matches!(second.phase, None | Some(Phase::Precopy | Phase::Postcopy));
         if copies && second.delivered_total >= NOTHING_BYTES {
             self.estimate.learn(rate);
-            if second.delivered_bytes >= NOTHING_BYTES {
+            // What a fault holds back is no reference, however long it has lasted.
+            let faulty = fault(second, rate, self.reference.rate(), split).is_some();
+            if second.delivered_bytes >= NOTHING_BYTES && !faulty {
                 self.reference.learn(rate);
             }
         }
@@ -236,7 +170,8 @@ impl Judge {
 
     /// Whether the migrator is in its switch-over, and not for too long.
     fn is_switching(&mut self, second: &Second) -> bool {
-        if !matches!(second.phase, Some(Phase::StopAndCopy | Phase::Completion)) {
+        let stands = second.standing.is_some_and(|guest| guest.awaits == Awaited::SwitchOver);
+        if !stands && !matches!(second.phase, Some(Phase::StopAndCopy | Phase::Completion)) {
             self.switching_seconds = 0.0;
             return false;
         }
@@ -279,7 +214,7 @@ impl Judge {
         split: Option<&Split>,
         switching: bool,
     ) -> bool {
-        let begun = second.delivered_total >= NOTHING_BYTES;
+        let begun = second.delivered_total >= NOTHING_BYTES || first_data_wait(second);
         // What a stopped process' kernel still takes (20 MB and more) is not delivered.
         let stopped = second.destination.as_ref().is_some_and(|destination| destination.stopped);
         let nothing = second.delivered_bytes < NOTHING_BYTES
@@ -318,6 +253,17 @@ fn resent(mut fractions: Fractions) -> Fractions {
     fractions
 }
 
+/// The first data of a migration are on their way, and have been for most of the second: the peer's kernel would have acknowledged
+/// them, whether its migrator reads or not.
+fn first_data_wait(second: &Second) -> bool {
+    let waits = |stream: &Stream| {
+        stream.in_flight_bytes > 0
+            && stream.delivered_bytes < NOTHING_BYTES
+            && stream.busy_seconds > HELD * second.seconds
+    };
+    second.source.as_ref().is_some_and(|source| source.streams.iter().any(waits))
+}
+
 /// Whether data or the migrator wait for something.
 fn waits(second: &Second, split: Option<&Split>) -> bool {
     let outstanding = second
@@ -328,57 +274,4 @@ fn waits(second: &Second, split: Option<&Split>) -> bool {
         OUTSIDE.iter().map(|cause| split.fractions[*cause]).sum::<f64>() > HELD
     });
     outstanding || held || second.destination.as_ref().is_some_and(does_not_read)
-}
-
-/// The receiving end has something to read, or would have, and does not read.
-fn does_not_read(destination: &Destination) -> bool {
-    destination.stopped || has_unread(destination)
-}
-
-/// What explains that little is delivered. Of a destination alone only the receiver can be told.
-fn explanation(second: &Second, fractions: Option<&Fractions>) -> Option<Cause> {
-    fractions.map(|fractions| fractions.dominant_of(&EXPLAINS)).or_else(|| {
-        second.destination.as_ref().is_some_and(does_not_read).then_some(Cause::Receiver)
-    })
-}
-
-/// Why this second is slow; `None` when it is not.
-fn why_slow(second: &Second, rate: f64, usual: Option<f64>, split: Option<&Split>) -> Option<Slow> {
-    let below = |part: f64| usual.is_some_and(|usual| rate < part * usual);
-    let destination = second.destination.as_ref();
-    let fractions = split.map(|split| split.fractions);
-    if let Some(split) = split {
-        let takes_most = |cause: Cause| split.fractions[cause] > HELD;
-        let idle = destination.is_some_and(|here| here.stopped || is_idle(here, second));
-        if takes_most(Cause::Receiver) && (below(USUAL) || (idle && below(FASTER))) {
-            return Some(Slow::Held(Cause::Receiver));
-        }
-        let quota = second.source.as_ref().and_then(|source| source.quota_throttled_seconds);
-        let used_up = quota.is_some_and(|quota| quota >= HELD * second.seconds);
-        let waits = split.fractions[Cause::SourceCpu];
-        if waits > HELD || (used_up && waits > HELD_BY_QUOTA) {
-            return Some(Slow::Held(Cause::SourceCpu));
-        }
-        if takes_most(Cause::Throttled) {
-            return Some(Slow::Held(Cause::Throttled));
-        }
-        let recovers = split.recovering > RECOVERING && split.sent_again > 0.0;
-        if split.sent_again > SENT_AGAIN || (recovers && !takes_most(Cause::Sending)) {
-            return Some(Slow::Lossy);
-        }
-        // A thread that works and delivers little skips zero pages, compresses or encrypts: nothing holds it back.
-        let main_works = takes_most(Cause::Application) && split.main_on_cpu > HELD;
-        if takes_most(Cause::Sending) || main_works {
-            return None;
-        }
-    } else if destination.is_some_and(|here| here.stopped) {
-        return Some(Slow::Held(Cause::Receiver));
-    }
-    below(SLOW).then(|| Slow::Rate(explanation(second, fractions.as_ref())))
-}
-
-/// Its threads together neither work nor want a CPU for most of the time.
-fn is_idle(destination: &Destination, second: &Second) -> bool {
-    let active = |thread: &Thread| thread.on_cpu_seconds + thread.cpu_wait_seconds();
-    destination.threads.iter().map(active).sum::<f64>() < HELD * second.seconds
 }

@@ -22,6 +22,7 @@ use super::{
     index::{Index, key},
     live::{FlowKey, Live},
     look::{Actions, Observation, Options, World, take_in},
+    neighbours,
     record::Version,
 };
 use crate::{
@@ -143,6 +144,7 @@ impl Registry {
         if observation.tick {
             ends::update_hindrances(&mut self.live, world);
         }
+        let paths = if observation.tick { neighbours::paths(&self.live) } else { Vec::new() };
         for live in &mut self.live {
             if let Some(rule) = self.options.v1.as_ref().filter(|_| live.version.is_none()) {
                 // Once and for all: no count may move from one version to the other.
@@ -152,7 +154,7 @@ impl Registry {
                 Some(Version::V1) => &mut self.totals_v1,
                 _ => &mut self.totals,
             };
-            account::advance(live, observation, &self.options.mode, totals);
+            account::advance(live, observation, &self.options.mode, &paths, totals);
         }
         self.retire(observation, &mut actions);
         self.release(observation, &mut actions);

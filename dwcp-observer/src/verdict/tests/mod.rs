@@ -1,6 +1,8 @@
 //! Seconds as real migrations give them, and what is said of them.
 
+mod awaited;
 mod forecast;
+mod held_back;
 mod observed;
 mod properties;
 mod scenarios;
@@ -20,6 +22,7 @@ pub(super) fn stream(role: StreamRole, tid: u32, delivered_bytes: u64, busy: f64
         role,
         tid,
         delivered_bytes,
+        delivered_total: delivered_bytes,
         queued_bytes: delivered_bytes,
         in_flight_bytes: 4 * MB,
         busy_seconds: busy,
@@ -28,6 +31,8 @@ pub(super) fn stream(role: StreamRole, tid: u32, delivered_bytes: u64, busy: f64
         recovery_seconds: 0.0,
         loss_seconds: 0.0,
         retransmitted_segments: 0,
+        retransmitted_total: 0,
+        segment_bytes: 1448,
         sent_segments: delivered_bytes / 1448,
         srtt_seconds: Some(0.002),
         min_rtt_seconds: Some(0.0001),
@@ -142,6 +147,7 @@ pub(super) fn destination(on_cpu: f64, unread: u64) -> Destination {
         threads: vec![thread(900, on_cpu, 0.0)],
         unread_bytes: Some(unread),
         stopped: false,
+        quota_throttled_seconds: None,
         registration_seconds: None,
     }
 }

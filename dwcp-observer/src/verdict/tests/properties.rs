@@ -8,7 +8,10 @@ use proptest::{
     prop_assert, prop_assert_eq,
 };
 
-use super::{super::inputs::Phase, *};
+use super::{
+    super::inputs::{Awaited, Neighbour, Phase, Role, Standing},
+    *,
+};
 
 fn time() -> impl Strategy<Value = f64> {
     prop_oneof![4 => 0.0..1.02_f64, 1 => ANY]
@@ -61,9 +64,23 @@ fn any_destination() -> impl Strategy<Value = Destination> {
             threads,
             unread_bytes,
             stopped,
+            quota_throttled_seconds: registration_seconds,
             registration_seconds,
         },
     )
+}
+
+/// Whether it stands still, how much it is held back, and what another migration moves.
+fn any_guest() -> impl Strategy<Value = (Option<Standing>, Option<u32>, Option<f64>)> {
+    let awaits = proptest::sample::select(&Awaited::ALL[..]);
+    let at = prop_oneof![Just(Role::Source), Just(Role::Destination)];
+    let standing = (awaits, at, time()).prop_map(|(awaits, at, seconds)| Standing {
+        at,
+        pid: 3,
+        seconds,
+        awaits,
+    });
+    (of(standing), of(any::<u32>()), of(ANY))
 }
 
 fn any_second() -> impl Strategy<Value = Second> {
@@ -73,8 +90,9 @@ fn any_second() -> impl Strategy<Value = Second> {
         .prop_map(|(number, bytes, seconds, finished)| Round { number, bytes, seconds, finished });
     let memory = of(any::<u64>());
     let delivered = prop_oneof![Just((0, 0)), any::<(u64, u64)>()];
-    (seconds, phase, delivered, memory, vec(round, 0..6), of(any_source()), of(any_destination()))
-        .prop_map(|(seconds, phase, delivered, memory, rounds, source, destination)| Second {
+    let ends = (of(any_source()), of(any_destination()));
+    (seconds, phase, delivered, memory, vec(round, 0..6), ends, any_guest()).prop_map(
+        |(seconds, phase, delivered, memory, rounds, (source, destination), guest)| Second {
             seconds,
             phase,
             delivered_bytes: delivered.0,
@@ -83,10 +101,16 @@ fn any_second() -> impl Strategy<Value = Second> {
             rounds,
             source,
             destination,
-            standing: None,
-            throttle_percent: None,
+            standing: guest.0,
+            throttle_percent: guest.1,
+            neighbours: guest
+                .2
+                .map(|bytes_per_second| Neighbour { name: "other".to_owned(), bytes_per_second })
+                .into_iter()
+                .collect(),
             guest_cpu_stolen_seconds: None,
-        })
+        },
+    )
 }
 
 /// Found by the property below: the shares of two streams added up to infinity.

@@ -187,15 +187,36 @@ fn cpu_starvation_by_neighbours_and_by_quota() {
 }
 
 #[test]
-fn its_own_limit_holds_it_back_from_the_first_second_on() {
+fn steady_at_its_own_limit_is_healthy() {
+    let limit = |seconds| move |source: &mut Source| source.throttled_seconds = Some(seconds);
+    for limited in [
+        plain(30 * MB, 0.05, 0.2).source(limit(0.9)),
+        multifd(&[MB; 4], 0.01, 0.1, 0.01).source(limit(0.95)),
+    ] {
+        let mut judge = Judge::new();
+        for _ in 0..30 {
+            let verdict = judge.judge(&limited);
+            assert_eq!((verdict.state, verdict.cause), (Health::Healthy, Some(Cause::Throttled)));
+            assert!(verdict.sentence.contains("limited by max-bandwidth"), "{}", verdict.sentence);
+        }
+    }
+}
+
+#[test]
+fn a_limit_that_was_lowered_is_slow() {
     let limited = plain(30 * MB, 0.05, 0.2).source(|source| source.throttled_seconds = Some(0.9));
-    let (seconds, verdict) = until(&mut Judge::new(), &limited, Health::Slow);
+    let (seconds, verdict) = until(&mut after(4, &clean()), &limited, Health::Slow);
     assert_eq!((seconds, verdict.cause), (2, Some(Cause::Throttled)));
-    assert!(verdict.eta.is_none());
-    let limited =
-        multifd(&[MB; 4], 0.01, 0.1, 0.01).source(|source| source.throttled_seconds = Some(0.95));
-    let (_, verdict) = until(&mut Judge::new(), &limited, Health::Slow);
-    assert_eq!(verdict.cause, Some(Cause::Throttled));
+}
+
+#[test]
+fn a_limit_below_what_the_guest_dirties_does_not_converge() {
+    let storm = Second {
+        rounds: rounds(&[260 * MB, 255 * MB], 25 * MB),
+        ..plain(100 * MB, 0.05, 0.2).source(|source| source.throttled_seconds = Some(0.9))
+    };
+    let (_, verdict) = until(&mut after(4, &clean()), &storm, Health::NotConverging);
+    assert!(verdict.sentence.ends_with("raise its own bandwidth limit"), "{}", verdict.sentence);
 }
 
 #[test]
@@ -228,7 +249,7 @@ fn one_stuck_channel_beside_a_spinning_main_thread_is_a_stall() {
 #[test]
 fn before_the_first_data_nothing_stalls() {
     let mut judge = Judge::new();
-    let mut second = plain(0, 0.0, 1.0);
+    let mut second = plain(0, 0.0, 0.0).streams(|stream| stream.in_flight_bytes = 0);
     second.delivered_total = 300;
     for _ in 0..10 {
         assert_eq!(judge.judge(&second).state, Health::Healthy);

@@ -1,0 +1,71 @@
+//! A guest that stands still until somebody lets it go on.
+
+use super::{
+    Cause, Fractions,
+    inputs::{Awaited, Role, Second, Standing},
+};
+
+/// A manager that has not answered after this time does not answer: it takes milliseconds, over a slow path some hundred.
+const PROMPT_SECONDS: f64 = 2.0;
+
+/// What is said of such a guest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Waiting {
+    /// Who keeps it waiting.
+    pub(super) cause: Cause,
+    /// It should have gone on by now.
+    pub(super) too_long: bool,
+}
+
+impl Waiting {
+    /// The migrator has nothing to send meanwhile: that time is the manager's, or the lost connection's.
+    pub(super) fn takes_over(self, mut fractions: Fractions) -> Fractions {
+        let idle = std::mem::take(&mut fractions[Cause::Application]);
+        fractions[self.cause] += idle;
+        fractions
+    }
+}
+
+/// `None` for a guest that waits for the migrator's own work.
+pub(super) fn waiting(standing: Standing) -> Option<Waiting> {
+    match standing.awaits {
+        Awaited::SwitchOver => None,
+        Awaited::MigrateContinue | Awaited::Resume => {
+            Some(Waiting { cause: Cause::Manager, too_long: standing.seconds >= PROMPT_SECONDS })
+        }
+        // QEMU pauses a postcopy when its connection breaks (migration/migration.c, postcopy_pause); by itself it never goes on.
+        Awaited::Recovery => Some(Waiting { cause: Cause::Network, too_long: true }),
+    }
+}
+
+/// Where, since when, for what, and what to do.
+pub(super) fn words(second: &Second, standing: Standing) -> String {
+    let Standing { pid, seconds, .. } = standing;
+    let (here, there) = match standing.at {
+        Role::Source => ("source", "destination"),
+        Role::Destination => ("destination", "source"),
+    };
+    let stands = format!("the guest stands still at the {here} (pid {pid}) for {seconds:.1} s");
+    match standing.awaits {
+        Awaited::SwitchOver => format!("{stands}: the switch-over is under way"),
+        Awaited::MigrateContinue => format!(
+            "{stands}: the manager's `migrate-continue` is awaited (pause-before-switchover): check what it waits for (copied disks, the {there}), or cancel and the guest goes on here"
+        ),
+        Awaited::Resume => format!(
+            "{stands}: everything is loaded, the manager's `cont` is awaited: check the manager on the {here} (libvirt, virt-handler), or resume the guest there once it cannot run at the {there}"
+        ),
+        Awaited::Recovery => {
+            let source = second
+                .source
+                .as_ref()
+                .map_or_else(String::new, |source| format!(" (pid {})", source.pid));
+            let destination = second
+                .destination
+                .as_ref()
+                .map_or_else(String::new, |destination| format!(" (pid {})", destination.pid));
+            format!(
+                "postcopy is paused for {seconds:.1} s, guest CPUs stop at the first page that is missing: mend the network, then `migrate-recover` at the destination{destination} and `migrate` with `resume` at the source{source} (libvirt: `virsh migrate --postcopy-resume`); do not end either QEMU"
+            )
+        }
+    }
+}
