@@ -232,7 +232,7 @@ impl Ledger {
         let rates: Vec<(&str, f64)> = transfers
             .iter()
             .filter_map(|record| {
-                Some((record.transport.as_str(), record.throughput_bytes_per_second?))
+                Some((record.transport?.as_str(), record.throughput_bytes_per_second?))
             })
             .collect();
         if !rates.is_empty() {

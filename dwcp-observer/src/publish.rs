@@ -14,7 +14,7 @@ use crate::{
     migration::{
         blackout::Method,
         history::History,
-        record::{Migration, Mode, Outcome, Role, ThreadRole},
+        record::{Migration, Mode, Outcome, ReasonClass, Role, ThreadRole},
     },
     process::host::HostUsage,
     rdma::RdmaStatus,
@@ -69,6 +69,10 @@ pub struct Entry {
 pub struct Totals {
     /// Finished migrations by outcome and mode (`None`: no RTT was ever measured).
     pub finished: BTreeMap<(Outcome, Option<Mode>), u64>,
+    /// Migrations that did not complete, by why.
+    pub reasons: BTreeMap<ReasonClass, u64>,
+    /// Migrations whose guest was let run at both ends.
+    pub split_brains: u64,
     /// Durations of finished migrations, seconds, by mode.
     pub durations: BTreeMap<Option<Mode>, Histogram>,
     /// Blackouts of which both ends were seen.

@@ -23,6 +23,7 @@ pub struct Record {
     /// `qemu`, `criu`, ...
     pub migrator: String,
     /// `tcp`.
+    #[serde(default)]
     pub transport: String,
     /// The ends on this host.
     pub ends: Vec<End>,

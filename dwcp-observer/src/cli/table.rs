@@ -56,7 +56,7 @@ fn migrations(records: &[&Value], now: Timestamp, finished: bool) -> String {
             vm_name(record),
             path(record),
             started(&text(record, "started_at"), now),
-            duration(number(record, "duration_seconds")),
+            found_late(record, duration(number(record, "duration_seconds"))),
             amount(transferred(record)),
             rate(record),
             rtt(mean_rtt(record)),
@@ -70,13 +70,19 @@ fn migrations(records: &[&Value], now: Timestamp, finished: bool) -> String {
         table.row(row);
     }
     let mut output = table.render(WIDTH);
-    for record in records.iter().filter(|_| !finished) {
-        if let Some(sentence) = record.pointer("/verdict/sentence").and_then(Value::as_str) {
+    let note = if finished { "/reason/text" } else { "/verdict/sentence" };
+    for record in records {
+        if let Some(sentence) = record.pointer(note).and_then(Value::as_str) {
             // Writing to a String cannot fail.
             let _ = writeln!(output, "{}: {}", text(record, "id"), clean(sentence));
         }
     }
     output
+}
+
+/// Marks what began before the observer saw it.
+fn found_late(record: &Value, duration: String) -> String {
+    if flag(record, "found_under_way") { format!("> {duration}") } else { duration }
 }
 
 /// State and cause, as `slow: network`.
@@ -108,6 +114,12 @@ pub(super) fn render_detail(record: &Value) -> String {
     line("migration", text(record, "id"));
     let outcome = text_or(record, "outcome", "");
     line("state", format!("{} {outcome}", text(record, "state")).trim_end().to_owned());
+    if let Some(reason) = record.pointer("/reason/text").and_then(Value::as_str) {
+        line("reason", clean(reason));
+    }
+    if flag(record, "split_brain") {
+        line("SPLIT BRAIN", "the guest was let run at both ends: stop one of them".to_owned());
+    }
     let memory = record.pointer("/vm/memory_bytes").and_then(Value::as_u64);
     let vm = [
         Some(vm_name(record)),
@@ -116,7 +128,8 @@ pub(super) fn render_detail(record: &Value) -> String {
     ];
     line("vm", vm.into_iter().flatten().collect::<Vec<_>>().join(", "));
     let mode = text_or(record, "mode", "unknown");
-    let kind = [text(record, "migrator"), text(record, "transport"), format!("mode {mode}")];
+    let transport = text_or(record, "transport", "no connection seen");
+    let kind = [text(record, "migrator"), transport, format!("mode {mode}")];
     line("migrator", kind.join(", "));
     for end in array(record, "ends") {
         let exe = text_or(end, "exe", "");
@@ -135,7 +148,7 @@ pub(super) fn render_detail(record: &Value) -> String {
     line(
         "bytes",
         record.get("bytes").map_or_else(
-            || "not seen: the device moves them without the kernel".to_owned(),
+            || "not seen".to_owned(),
             |sums| {
                 let total = |key: &str| bytes(integer(sums, key));
                 format!(
@@ -167,6 +180,13 @@ pub(super) fn render_detail(record: &Value) -> String {
     }
     if record.get("blackout").is_some_and(|blackout| !blackout.is_null()) {
         line("blackout", blackout(record));
+    }
+    if let Some(still) = record.get("standstill") {
+        line("standstill", standstill(still));
+    }
+    let breaks = record.pointer("/postcopy/interruptions").and_then(Value::as_array);
+    for found in breaks.into_iter().flatten() {
+        line("interrupted", interruption(found));
     }
     parts(record, &mut output);
     phases(record, &mut output);
@@ -216,7 +236,7 @@ fn blackout(record: &Value) -> String {
     };
     let length = match number(blackout, "seconds") {
         Some(seconds) => fine(seconds),
-        None => format!("not complete: only the {} is seen from here", text(blackout, "half")),
+        None => format!("not complete: {}", text_or(blackout, "incomplete", "an end was not seen")),
     };
     let after = if flag(blackout, "ran_on_at_source") { ", then ran on at the source" } else { "" };
     format!(
@@ -226,13 +246,30 @@ fn blackout(record: &Value) -> String {
     )
 }
 
+/// Where the guest stands still, since when and for what.
+fn standstill(still: &Value) -> String {
+    let length = duration(number(still, "seconds"));
+    let pid = still.get("pid").map_or_else(String::new, |pid| format!(" (pid {pid})"));
+    format!("{length} at the {}{pid}, awaits {}", text(still, "at"), text(still, "awaits"))
+}
+
+/// A time in which postcopy had no connection.
+fn interruption(found: &Value) -> String {
+    let recovered = found.get("recovered_at").and_then(Value::as_str);
+    let end = recovered.map_or_else(|| "not recovered".to_owned(), |at| clock(&clean(at)));
+    let length = duration(number(found, "seconds"));
+    format!("{length}, from {} to {end}", clock(&text(found, "broken_at")))
+}
+
 /// Where the blackout went.
 fn parts(record: &Value, output: &mut String) {
-    let mut table = Table::new(&["STOP", "RAM", "DEVICE", "NETWORK", "LOAD", "START"]);
-    table.right(&[0, 1, 2, 3, 4, 5]);
+    let mut table = Table::new(&["STOP", "RAM", "DEVICE", "NETWORK", "LOAD", "RESUME", "START"]);
+    table.right(&[0, 1, 2, 3, 4, 5, 6]);
     if let Some(parts) = record.pointer("/blackout/breakdown") {
         let part = |name| number(parts, name).map_or_else(|| NONE.to_owned(), fine);
-        table.row(["stop", "ram", "device", "network", "load", "start"].map(part).to_vec());
+        table.row(
+            ["stop", "ram", "device", "network", "load", "resume", "start"].map(part).to_vec(),
+        );
     }
     section("BLACKOUT", &table, output);
 }
@@ -462,10 +499,7 @@ fn rate(record: &Value) -> String {
     if text(record, "state") != "finished" {
         return per_second(now);
     }
-    let whole = number(record, "duration_seconds")
-        .filter(|seconds| *seconds > 0.0)
-        .and_then(|seconds| Some(transferred(record)? as f64 / seconds));
-    per_second(whole)
+    per_second(number(record, "mean_throughput_bytes_per_second"))
 }
 
 fn stream_count(record: &Value) -> u64 {

@@ -1,7 +1,10 @@
 use serde_json::json;
 
 use super::*;
-use crate::{metrics::sample, migration::record::Outcome};
+use crate::{
+    metrics::sample,
+    migration::record::{Outcome, Reason, ReasonClass},
+};
 
 fn now() -> Timestamp {
     sample::at()
@@ -15,12 +18,21 @@ fn widest(text: &str) -> usize {
     text.lines().map(|line| line.chars().count()).max().unwrap()
 }
 
+fn failed(id: &str, age_seconds: i64) -> crate::migration::record::Migration {
+    let mut record = sample::finished(id, Outcome::Failed, age_seconds);
+    record.reason = Some(Reason {
+        class: ReasonClass::ConnectionLost,
+        text: "Unable to write to socket: Broken pipe".to_owned(),
+    });
+    record
+}
+
 #[test]
 fn list_of_active_and_finished() {
     let records = [
         sample::active("1795350596500-4711"),
         sample::finished("1795350585500-4600", Outcome::Completed, 5),
-        sample::finished("1795350530500-4500", Outcome::Failed, 86_400),
+        failed("1795350530500-4500", 86_400),
     ];
     let expected = "\
 1 active, 2 finished
@@ -34,6 +46,7 @@ FINISHED
 ID                  VM      FROM -> TO            START UTC      TIME    BYTES      RATE     RTT  BLACKOUT  OUTCOME
 1795350585500-4600  web-01  10.0.0.1 -> 10.0.0.2  12:29:45     10.0 s  3.80 MB  380 kB/s  250 us  7.812 ms  completed
 1795350530500-4500  web-01  10.0.0.1 -> 10.0.0.2  11-21 12:29  10.0 s  3.80 MB  380 kB/s  250 us  7.812 ms  failed
+1795350530500-4500: Unable to write to socket: Broken pipe
 ";
     let text = list(&records);
     assert_eq!(text, expected, "\n{text}");
@@ -42,14 +55,14 @@ ID                  VM      FROM -> TO            START UTC      TIME    BYTES  
 #[test]
 fn bytes_that_are_not_seen_are_no_zeros() {
     let mut record = sample::finished("1795350585500-4600", Outcome::Completed, 5);
-    record.bytes = None;
+    (record.bytes, record.mean_throughput_bytes_per_second) = (None, None);
     for stream in &mut record.streams {
         stream.bytes = None;
     }
     let row = list(std::slice::from_ref(&record));
     assert!(row.contains("10.0 s      -     -  250 us"), "{row}");
     let text = render_detail(&json!(record));
-    assert!(text.contains("not seen: the device moves them without the kernel"), "{text}");
+    assert!(text.contains("bytes        not seen"), "{text}");
     assert!(!text.contains(" 0 B"), "{text}");
 }
 

@@ -7,7 +7,7 @@ mod flow;
 pub mod mode;
 mod pattern;
 mod qemu;
-mod qemu_cmdline;
+pub(crate) mod qemu_cmdline;
 pub mod roles;
 pub mod rules;
 mod table;

@@ -5,13 +5,13 @@ const MAX_SEARCHED: usize = 64 << 10;
 
 /// What `-incoming` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Incoming {
+pub(crate) struct Incoming {
     /// The port of `tcp:HOST:PORT` or of the long forms; `None` for `defer`, `unix:`, `fd:`, `exec:`.
     pub(super) port: Option<u16>,
 }
 
 /// The last `-incoming` of a command line.
-pub(super) fn incoming(cmdline: &[String]) -> Option<Incoming> {
+pub(crate) fn incoming(cmdline: &[String]) -> Option<Incoming> {
     let value =
         cmdline.windows(2).rev().find(|pair| is_incoming(&pair[0])).map(|pair| pair[1].as_str())?;
     let port = if let Some(address) = value.strip_prefix("tcp:") {

@@ -12,7 +12,7 @@ use crate::{
     anomaly::feed::View,
     config::Component,
     migration::blackout::Method,
-    migration::record::{Migration, Mode, Outcome, Role, State, Version},
+    migration::record::{Migration, Mode, Outcome, ReasonClass, Role, State, Version},
     publish::{ByteTotals, ErrorType, Histogram, KernelStatus, Published, Totals},
     verdict::Cause,
 };
@@ -209,6 +209,13 @@ impl Exporter {
         }
         family.finish(families);
 
+        let mut family = Family::new(&table::REASONS);
+        for reason in ReasonClass::ALL {
+            let count = totals.reasons.get(reason).copied().unwrap_or(0);
+            family.add(&[reason.as_str()], count as f64);
+        }
+        family.finish(families);
+
         let mut family = Family::new(&table::VERDICT_SECONDS);
         for ((state, cause), seconds) in &totals.verdicts {
             let cause = cause.map_or("unknown", Cause::as_str);
@@ -287,8 +294,10 @@ pub(super) fn throughput(
     for (role, direction) in [(Role::Source, "tx"), (Role::Destination, "rx")] {
         let mut by_transport: BTreeMap<&'static str, f64> = BTreeMap::new();
         for record in active_records(published, version).filter(|record| has_end(record, role)) {
-            if let Some(rate) = record.throughput_bytes_per_second {
-                *by_transport.entry(record.transport.as_str()).or_default() += rate;
+            if let (Some(rate), Some(transport)) =
+                (record.throughput_bytes_per_second, record.transport)
+            {
+                *by_transport.entry(transport.as_str()).or_default() += rate;
             }
         }
         for (transport, rate) in by_transport {

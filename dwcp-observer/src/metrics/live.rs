@@ -14,7 +14,7 @@ use super::{
     table,
 };
 use crate::{
-    migration::record::{Migration, Role, State, Stream, ThreadRole},
+    migration::record::{Migration, Role, State, Stream, ThreadRole, Transport},
     publish::Published,
     verdict::{Cause, Fractions, Verdict},
 };
@@ -130,7 +130,7 @@ impl Live {
         };
         let vm = record.vm.name.as_deref().unwrap_or("");
         let uuid = record.vm.uuid.as_deref().unwrap_or("");
-        let transport = record.transport.as_str();
+        let transport = record.transport.map_or("unknown", Transport::as_str);
         let labels = [id, vm, uuid, &record.migrator, role, transport, mode_label(record.mode)];
         self.info.add(&labels, 1.0);
         if let Some(bytes) = &record.bytes {
@@ -174,9 +174,9 @@ impl Live {
         }
         let Some(blackout) = &record.blackout else { return };
         self.blackout.add_some(&[id, "total"], blackout.seconds);
-        if let Some(parts) = blackout.breakdown {
+        if let Some(parts) = &blackout.breakdown {
             for (part, seconds) in parts.named() {
-                self.blackout.add(&[id, part], seconds);
+                self.blackout.add_some(&[id, part], seconds);
             }
         }
     }

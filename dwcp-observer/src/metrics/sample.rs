@@ -19,8 +19,9 @@ use crate::{
         history::History,
         record::{
             Blackout, BlackoutParts, ByMethod, Bytes, CongestionTimes, End, Evidence, Migration,
-            Mode, Outcome, Phase, PhaseName, Role, Round, Sample, SampleBytes, SocketCounters,
-            State, Stream, StreamBytes, StreamRole, TcpStream, Thread, ThreadRole, Transport, Vm,
+            Mode, Outcome, Phase, PhaseName, ReasonClass, Role, Round, Sample, SampleBytes,
+            SocketCounters, State, Stream, StreamBytes, StreamRole, TcpStream, Thread, ThreadRole,
+            Transport, Vm,
         },
     },
     process::host::HostUsage,
@@ -125,6 +126,8 @@ pub(crate) fn active(id: &str) -> Migration {
         id: id.to_owned(),
         state: State::Active,
         outcome: None,
+        reason: None,
+        split_brain: false,
         vm: Vm {
             name: Some("web-01".to_owned()),
             uuid: Some("5e9b0a4c-0000-4000-8000-000000000001".to_owned()),
@@ -132,7 +135,7 @@ pub(crate) fn active(id: &str) -> Migration {
         },
         migrator: "qemu".to_owned(),
         version: None,
-        transport: Transport::Tcp,
+        transport: Some(Transport::Tcp),
         mode: Some(Mode::Datacenter),
         confidence: 0.95,
         ends: vec![end(Role::Source, 4711)],
@@ -143,6 +146,7 @@ pub(crate) fn active(id: &str) -> Migration {
         duration_seconds: 4.0,
         connection_key: Some("tcp:10.0.0.1:40000>10.0.0.2:49152".to_owned()),
         blackout: None,
+        standstill: None,
         network_blackout: None,
         phases: vec![Phase {
             phase: PhaseName::Precopy,
@@ -152,9 +156,13 @@ pub(crate) fn active(id: &str) -> Migration {
         verdict: Some(verdict()),
         rounds: vec![Round { round: 1, started_at: at() - seconds(4), seconds: 4.0, bytes: None }],
         migrator_states: Vec::new(),
+        requests: Vec::new(),
+        cpu_throttle_percent: None,
+        announced_at: None,
         postcopy: None,
         bytes: Some(bytes),
         throughput_bytes_per_second: Some(950_000.0),
+        mean_throughput_bytes_per_second: None,
         streams: vec![stream(StreamRole::Main, 40000), stream(StreamRole::Multifd, 40001)],
         registered_memory: Vec::new(),
         streams_without_detail: 0,
@@ -191,7 +199,7 @@ fn verdict() -> Verdict {
         guest_cpu_stolen_seconds: Some(0.015625),
         standing: Some(Standing {
             at: Role::Destination,
-            pid: 4243,
+            pid: Some(4243),
             seconds: 1.5,
             awaits: Awaited::Resume,
         }),
@@ -205,17 +213,19 @@ fn blackout() -> Blackout {
         method: Method::VcpuScheduling,
         complete: true,
         half: None,
+        incomplete: None,
         stopped_at: None,
         started_at: None,
         ran_on_at_source: false,
         by_method: ByMethod { phase_functions: Some(0.007), vcpu_scheduling: Some(0.0078125) },
         breakdown: Some(BlackoutParts {
-            stop: 0.0009765625,
-            ram: 0.0029296875,
-            device: 0.0009765625,
-            network: 0.0009765625,
-            load: 0.0009765625,
-            start: 0.0009765625,
+            stop: Some(0.0009765625),
+            ram: Some(0.0029296875),
+            device: Some(0.0009765625),
+            network: Some(0.0009765625),
+            load: Some(0.0009765625),
+            resume: None,
+            start: Some(0.0009765625),
         }),
         clock_error_seconds: None,
     }
@@ -234,6 +244,7 @@ pub(crate) fn finished(id: &str, outcome: Outcome, age_seconds: i64) -> Migratio
     record.duration_seconds = 10.0;
     record.bytes = record.bytes.map(|bytes| Bytes { received: bytes.delivered, ..bytes });
     record.throughput_bytes_per_second = None;
+    record.mean_throughput_bytes_per_second = Some(380_000.0);
     record.verdict = None;
     record.blackout = Some(blackout());
     for stream in &mut record.streams {
@@ -262,6 +273,7 @@ pub(crate) fn entry(record: Migration) -> Entry {
         migration_runqueue_wait_seconds: 0.01,
         vcpu_cpu_seconds: 0.9,
         vcpu_runqueue_wait_seconds: 0.02,
+        cpu_throttle_percent: None,
         verdict: Some(Health::Healthy),
         cause: Some(Cause::Network),
         fractions: None,
@@ -302,6 +314,8 @@ fn totals() -> Totals {
             ((Health::Stalled, None), 2.5),
         ]),
         guest_cpu_stolen_seconds: 0.5,
+        reasons: BTreeMap::from([(ReasonClass::ConnectionLost, 1)]),
+        split_brains: 0,
         finished: BTreeMap::from([
             ((Outcome::Completed, datacenter), 3),
             ((Outcome::Failed, None), 1),

@@ -105,6 +105,9 @@ metrics! {
     MIGRATIONS = Counter "dwcp_v3_migrations_total" ["outcome", "mode"] "migrations",
         "Finished migrations by outcome.",
         "migration records";
+    REASONS = Counter "dwcp_v3_migration_reasons_total" ["reason"] "migrations",
+        "Finished migrations that did not complete, by why.",
+        "migration records; the reason's text is in the record";
     VERDICT_SECONDS = Counter "dwcp_v3_verdict_seconds_total" ["state", "cause"] "seconds",
         "Seconds of running migrations by how they went and why; each migration counts for itself.",
         "verdict of each cycle",

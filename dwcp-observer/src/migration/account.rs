@@ -3,11 +3,11 @@
 use super::{
     blackout::Method,
     build::{self, errno_name},
-    guest,
+    fate, guest,
     live::{EndState, EndTotals, Live, StreamFlow, Tick},
     machine::Life,
     neighbours::{self, PathUse},
-    outcome::{EndEnding, Ending, outcome},
+    outcome::{EndEnding, Ending, Judgement, outcome},
     record::{Outcome, Role, Sample, SampleBytes, ThreadRole},
     second,
 };
@@ -17,7 +17,7 @@ use crate::{
     identify::mode,
     metrics::DURATION_BUCKETS,
     migration::look::Observation,
-    phase::states::MigratorState,
+    phase::timeline::Request,
     publish::{ErrorType, Histogram, Totals},
     rdma::verbs::{STATUS_FLUSHED, status_name},
 };
@@ -25,9 +25,6 @@ use dwcp_observer_ebpf::tcp::FLOW_FIN_SENT;
 
 /// Time after the end in which it shows where the guest runs, ns.
 const SETTLE_NS: u64 = 1_000_000_000;
-
-/// Time in which a destination may still be loading what the source has sent, ns.
-const LOADING_NS: u64 = 30_000_000_000;
 
 /// Takes one migration one look further; `paths`: what all running ones move, and over which paths.
 pub fn advance(
@@ -39,7 +36,7 @@ pub fn advance(
 ) {
     let now_ns = observation.now_ns;
     let before = live.life;
-    live.life = live.life.next(live.streams(), now_ns, live.patience());
+    live.life = live.life.next(live.streams(now_ns), now_ns, live.patience());
     if observation.tick && !before.is_finished() {
         tick(live, observation, paths, totals);
     }
@@ -60,19 +57,29 @@ fn settle(live: &mut Live, observation: &Observation, totals: &mut Totals) {
     }
     let since_ns = observation.now_ns.saturating_sub(ended_ns);
     let ending = ending(live, observation.now_ns, since_ns >= SETTLE_NS);
-    // A destination that still loads what the source has sent: that is to be waited for, within reason.
-    let patience_ns = if is_loading(live) { LOADING_NS } else { SETTLE_NS };
-    if since_ns < patience_ns && !ending.is_settled() {
+    if since_ns < SETTLE_NS && !ending.is_settled() {
         return;
     }
     // A guest CPU may still wait for the CPU on which it is to run again.
     if since_ns < SETTLE_NS && guest::start_is_awaited(live, observation.now_ns) {
         return;
     }
-    let (found, evidence) = outcome(&ending);
+    let judgement = outcome(&ending);
+    count_outcome(live, &ending, &judgement, ended_ns, totals);
+    count_blackout(live, observation.now_ns, totals);
+    live.outcome = Some(judgement);
+}
+
+fn count_outcome(
+    live: &Live,
+    ending: &Ending,
+    judgement: &Judgement,
+    ended_ns: u64,
+    totals: &mut Totals,
+) {
     let died = [&ending.source, &ending.destination].into_iter().flatten();
     let died = died.filter(|end| end.died.is_some()).count() as u64;
-    match found {
+    match judgement.outcome {
         Outcome::Failed if died > 0 => {
             *totals.errors.entry(ErrorType::ProcessDied).or_default() += died;
         }
@@ -82,23 +89,20 @@ fn settle(live: &mut Live, observation: &Observation, totals: &mut Totals) {
         }
         Outcome::Completed | Outcome::Unknown => {}
     }
-    *totals.finished.entry((found, live.mode)).or_default() += 1;
-    let seconds = ended_ns.saturating_sub(live.started_ns) as f64 / 1e9;
-    totals
-        .durations
-        .entry(live.mode)
-        .or_insert_with(|| Histogram::new(DURATION_BUCKETS.into()))
-        .observe(seconds);
-    count_blackout(live, observation.now_ns, totals);
-    live.outcome = Some((found, evidence));
-}
-
-/// Whether the source is done and the destination is not.
-fn is_loading(live: &Live) -> bool {
-    let state = |role| live.end(role).and_then(|end: &EndState| end.timeline.state());
-    state(Role::Source) == Some(MigratorState::Completed)
-        && state(Role::Destination) == Some(MigratorState::Active)
-        && live.end(Role::Destination).is_some_and(|end| end.exited_ns.is_none())
+    *totals.finished.entry((judgement.outcome, live.mode)).or_default() += 1;
+    if let Some(reason) = &judgement.reason {
+        *totals.reasons.entry(reason.class).or_default() += 1;
+    }
+    totals.split_brains += u64::from(judgement.split_brain);
+    // How long it had run before it was found is not known.
+    if !live.found_under_way() {
+        let seconds = ended_ns.saturating_sub(live.started_ns) as f64 / 1e9;
+        totals
+            .durations
+            .entry(live.mode)
+            .or_insert_with(|| Histogram::new(DURATION_BUCKETS.into()))
+            .observe(seconds);
+    }
 }
 
 /// Counts a blackout of which both instants are known.
@@ -149,6 +153,7 @@ fn tick(live: &mut Live, observation: &Observation, paths: &[PathUse], totals: &
     });
     let seconds = now.at_ns.saturating_sub(last.at_ns) as f64 / 1e9;
     let counts_from_start = live.last_tick.is_some() || !live.found_under_way();
+    live.first_tick.get_or_insert(now);
     live.last_tick = Some(now);
     if seconds <= 0.0 || !counts_from_start {
         return;
@@ -186,6 +191,9 @@ fn tick(live: &mut Live, observation: &Observation, paths: &[PathUse], totals: &
         migration_runqueue_wait_seconds: since(1),
         vcpu_cpu_seconds: since(2),
         vcpu_runqueue_wait_seconds: since(3),
+        cpu_throttle_percent: live
+            .end(Role::Source)
+            .and_then(|end| end.timeline.throttle_percent()),
         verdict: live.verdict.as_ref().map(|verdict| verdict.state),
         cause: live.verdict.as_ref().and_then(|verdict| verdict.cause),
         fractions: live.verdict.as_ref().and_then(|verdict| verdict.fractions),
@@ -221,7 +229,8 @@ fn finish(live: &mut Live) {
 }
 
 fn update_mode(live: &mut Live, now_ns: u64, thresholds: &ModeThresholds) {
-    if live.outcome.is_some() {
+    // Of one that was found under way, neither its best rate nor its shortest RTT may have been seen.
+    if live.outcome.is_some() || live.found_under_way() {
         return;
     }
     if let Life::Finished { ended_ns, .. } = live.life {
@@ -238,7 +247,8 @@ fn update_mode(live: &mut Live, now_ns: u64, thresholds: &ModeThresholds) {
         .filter_map(|flow| flow.reading.srtt_seconds())
         .collect();
     let mean = (!rtts.is_empty()).then(|| rtts.iter().sum::<f64>() / rtts.len() as f64);
-    if let Some(found) = mode::mode(live.transport(), mean, live.peak_rate * 8.0, thresholds) {
+    let Some(transport) = live.transport() else { return };
+    if let Some(found) = mode::mode(transport, mean, live.peak_rate * 8.0, thresholds) {
         live.mode = Some(found);
     }
 }
@@ -321,24 +331,19 @@ fn ending(live: &Live, now_ns: u64, rested: bool) -> Ending {
             .map(|flow| flow.reading.payload.queued.saturating_sub(flow.reading.payload.delivered))
             .sum();
     }
-    for (role, end) in live.roles() {
-        let found = Some(EndEnding {
-            state: end.timeline.state(),
-            guest_resumed: match role {
-                Role::Source => end.timeline.ran_on.is_some() && end.timeline.stop.is_none(),
-                Role::Destination => end.timeline.resumed_ns.is_some(),
-            },
-            ran_after: vcpu_time_after_end(end).filter(|_| rested),
-            died: death(live, end),
+    ending.postcopy = fate::is_postcopy(live);
+    ending.paused_all_along = fate::paused_all_along(live);
+    ending.source = live.end(Role::Source).map(|end| end_ending(live, Role::Source, end, rested));
+    ending.destination =
+        live.end(Role::Destination).map(|end| end_ending(live, Role::Destination, end, rested));
+    // Where the destination's functions are probed, they tell: what its vCPU threads do for QEMU is not the guest.
+    let refuted = live
+        .end(Role::Destination)
+        .is_some_and(|end| end.probed() && end.timeline.resumed_ns.is_none());
+    ending.handed_over = !refuted
+        && guest::felt(live, now_ns).is_some_and(|felt| {
+            felt.method == Method::VcpuScheduling && felt.instants.length().is_some()
         });
-        match role {
-            Role::Source => ending.source = found,
-            Role::Destination => ending.destination = found,
-        }
-    }
-    ending.handed_over = guest::felt(live, now_ns).is_some_and(|felt| {
-        felt.method == Method::VcpuScheduling && felt.instants.length().is_some()
-    });
     ending.errors = live
         .flows()
         .filter(|flow| flow.reading.last_error != 0)
@@ -359,19 +364,48 @@ fn failed_completions(flow: &StreamFlow) -> Vec<String> {
         .collect()
 }
 
-/// A hypervisor that exited while its streams were open; other migrators end by exiting.
-fn death(live: &Live, end: &EndState) -> Option<String> {
-    let exited =
-        end.exited_ns.filter(|_| live.migrator == "qemu" || live.migrator == "cloud-hypervisor")?;
-    let open = end.flows.values().any(|flow| {
+/// What is known of one end; `rested`: long enough ago for a running guest to have used its CPUs.
+fn end_ending(live: &Live, role: Role, end: &EndState, rested: bool) -> EndEnding {
+    let exited = end.exited_ns.map(|_| exit_of(end));
+    EndEnding {
+        state: end.timeline.state(),
+        cancel_requested: end
+            .probes("qmp_migrate_cancel")
+            .then(|| end.timeline.requested(Request::MigrateCancel).is_some()),
+        guest_resumed: match role {
+            Role::Source => end.timeline.ran_on().is_some(),
+            Role::Destination => end.timeline.resumed_ns.is_some(),
+        },
+        ran_after: vcpu_time_after_end(end).filter(|_| rested),
+        died: exited.clone().filter(|_| exited_early(live, role, end)),
+        exited,
+        error: end.timeline.error.clone(),
+    }
+}
+
+/// Whether a hypervisor exited before its part was done; other migrators end by exiting.
+fn exited_early(live: &Live, role: Role, end: &EndState) -> bool {
+    let Some(exited_ns) = end.exited_ns else { return false };
+    if live.migrator != "qemu" && live.migrator != "cloud-hypervisor" {
+        return false;
+    }
+    if end.timeline.state().is_some() {
+        let moved = end.timeline.resumed_ns.is_some() && !fate::is_postcopy(live);
+        let done = end.timeline.is_over()
+            && (role == Role::Source || moved || end.timeline.left_standing_ns.is_none());
+        return !(done || (moved && role == Role::Destination));
+    }
+    end.flows.values().any(|flow| {
         let ended = [flow.reading.shut_ns(), flow.reading.closed_ns()].into_iter().flatten().min();
         // exit_files() closes the sockets right after sched_process_exit.
-        ended.is_none_or(|ended| ended >= exited)
-    });
-    open.then(|| {
-        let how = exit_text(end.exit_code);
-        format!("{} (pid {}) {how} with streams open", end.facts.comm, end.facts.pid)
+        ended.is_none_or(|ended| ended >= exited_ns)
     })
+}
+
+/// Who ended and how.
+fn exit_of(end: &EndState) -> String {
+    let how = exit_text(end.exit_code);
+    format!("{} (pid {}) {how}", end.facts.comm, end.facts.pid)
 }
 
 /// How a process ended, from its exit code as `wait(2)` gives it.

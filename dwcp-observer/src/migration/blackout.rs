@@ -56,40 +56,42 @@ impl Instants {
     }
 }
 
-/// The parts of a blackout, ns; they sum to its length.
+/// The parts of a blackout, ns; they sum to its length. A part whose edge is not known is absent, its time is in the next one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Breakdown {
     /// Guest stopped, until the last pass over RAM begins: devices are quiesced, disks flushed.
-    pub stop: u64,
+    pub stop: Option<u64>,
     /// Last pass over RAM.
-    pub ram: u64,
+    pub ram: Option<u64>,
     /// Device state is saved and written.
-    pub device: u64,
+    pub device: Option<u64>,
     /// The last of it travels to the destination.
-    pub network: u64,
+    pub network: Option<u64>,
     /// The destination loads it.
-    pub load: u64,
-    /// Loaded, until a guest CPU runs: devices start, the vCPU threads wake.
-    pub start: u64,
+    pub load: Option<u64>,
+    /// Loaded, until the manager lets the guest run.
+    pub resume: Option<u64>,
+    /// Until a guest CPU runs: devices start, the vCPU threads wake.
+    pub start: Option<u64>,
 }
 
 impl Breakdown {
     /// Length of the whole.
     #[must_use]
-    pub const fn sum(&self) -> u64 {
-        self.stop + self.ram + self.device + self.network + self.load + self.start
+    pub fn sum(&self) -> u64 {
+        let Self { stop, ram, device, network, load, resume, start } = *self;
+        [stop, ram, device, network, load, resume, start].into_iter().flatten().sum()
     }
 
-    /// Splits `[stopped, started]` at the edges that are known; a part whose edge is not known counts with the one after it.
+    /// Splits `[stopped, started]` at the edges that are known.
     /// Edges out of order are moved between their neighbours: ends overlap, since the destination loads while the source sends.
     #[must_use]
     pub fn split(stopped: u64, started: u64, edges: Edges) -> Self {
-        let Edges { last_pass, device, sent, received, loaded } = edges;
+        let Edges { last_pass, device, sent, received, loaded, resumed } = edges;
         let mut from = stopped;
         let mut part = |edge: Option<u64>| {
-            let Some(edge) = edge else { return 0 };
-            let to = edge.clamp(from, started.max(from));
-            std::mem::replace(&mut from, to).abs_diff(to)
+            let to = edge?.clamp(from, started.max(from));
+            Some(std::mem::replace(&mut from, to).abs_diff(to))
         };
         Self {
             stop: part(last_pass),
@@ -97,6 +99,7 @@ impl Breakdown {
             device: part(sent),
             network: part(received),
             load: part(loaded),
+            resume: part(resumed),
             start: part(Some(started)),
         }
     }
@@ -115,19 +118,20 @@ pub struct Edges {
     pub received: Option<u64>,
     /// The destination has loaded all.
     pub loaded: Option<u64>,
+    /// The manager let the guest run.
+    pub resumed: Option<u64>,
 }
 
-/// What phase functions tell. A stop after which the guest ran on at the source counts as long as no other followed.
+/// What phase functions tell. A stop after which the guest ran on at the source counts unless it ran at the destination.
 #[must_use]
 pub fn by_phase_functions(source: Option<&Timeline>, destination: Option<&Timeline>) -> Instants {
-    let ran_on = source.and_then(|source| source.ran_on.filter(|_| source.stop.is_none()));
+    let started_ns = destination.and_then(|destination| destination.resumed_ns);
+    let ran_on = source.and_then(Timeline::ran_on).filter(|_| started_ns.is_none());
     if let Some((stop, at)) = ran_on {
         return Instants { stopped_ns: stop.paused_ns, started_ns: Some(at) };
     }
-    Instants {
-        stopped_ns: source.and_then(|source| source.stop?.paused_ns),
-        started_ns: destination.and_then(|destination| destination.resumed_ns),
-    }
+    let stopped_ns = source.and_then(|source| source.stop?.paused_ns);
+    Instants { stopped_ns, started_ns }
 }
 
 /// When the guest last ran, by the scheduler: the latest end of a burst over its CPUs. `paused_ns`: by then all vCPU threads had

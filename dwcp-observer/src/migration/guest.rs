@@ -4,8 +4,13 @@ use dwcp_observer_ebpf::sched::CpuTimes;
 
 use super::{
     blackout::{self, Breakdown, Edges, Instants, Method},
+    fate::{self, Still},
     live::{EndState, Live},
     record::{Role, ThreadRole},
+};
+use crate::{
+    phase::{attach::Coverage, timeline::Request},
+    verdict::inputs::Standing,
 };
 
 /// A blackout, or the half of it that is seen from here.
@@ -29,8 +34,8 @@ pub fn felt(live: &Live, now_ns: u64) -> Option<Felt> {
     let (source, destination) = (live.end(Role::Source), live.end(Role::Destination));
     let timelines = (source.map(|end| &end.timeline), destination.map(|end| &end.timeline));
     let functions = blackout::by_phase_functions(timelines.0, timelines.1);
-    let ran_on_at_source =
-        timelines.0.is_some_and(|source| source.ran_on.is_some() && source.stop.is_none());
+    let arrived = timelines.1.is_some_and(|destination| destination.resumed_ns.is_some());
+    let ran_on_at_source = !arrived && timelines.0.is_some_and(|source| source.ran_on().is_some());
     let scheduling = if ran_on_at_source {
         Instants::default()
     } else {
@@ -47,6 +52,51 @@ pub fn felt(live: &Live, now_ns: u64) -> Option<Felt> {
     Some(Felt { method, instants, by_method: [functions, scheduling], ran_on_at_source, breakdown })
 }
 
+/// The guest that stands still now, for the verdict.
+#[must_use]
+pub fn standing(live: &Live, now_ns: u64) -> Option<Standing> {
+    let Still { at, since_ns, awaits } = fate::still(live)?;
+    Some(Standing {
+        at,
+        pid: live.end(at).map(|end| end.facts.pid),
+        seconds: now_ns.saturating_sub(since_ns) as f64 / 1e9,
+        awaits,
+    })
+}
+
+/// Why the length of a blackout is not known.
+#[must_use]
+pub fn incomplete(live: &Live, felt: &Felt) -> Option<String> {
+    if felt.instants.length().is_some() {
+        return None;
+    }
+    let missing = match felt.instants.stopped_ns {
+        None => Role::Source,
+        Some(_) => Role::Destination,
+    };
+    let name = missing.as_str();
+    let Some(end) = live.end(missing) else {
+        return Some(format!("the {name} is on another host"));
+    };
+    if fate::still(live).is_some() {
+        return Some("the guest stands still".to_owned());
+    }
+    let event = match missing {
+        Role::Source => "stopped",
+        Role::Destination => "ran again",
+    };
+    let why = match &end.coverage {
+        Some(Coverage::Probed { since_ns, .. }) if *since_ns > live.started_ns => {
+            let late = (since_ns - live.started_ns) as f64 / 1e9;
+            format!(", its functions were probed {late:.3} s after the migration began")
+        }
+        Some(Coverage::Probed { .. }) => String::new(),
+        Some(Coverage::Unprobed(reason)) => format!(", its executable {reason}"),
+        None => ", its functions are not probed".to_owned(),
+    };
+    Some(format!("when the guest {event} at the {name} was not seen{why}"))
+}
+
 /// Each instant from the best that is known of its end.
 fn choose(
     live: &Live,
@@ -55,17 +105,21 @@ fn choose(
     now_ns: u64,
 ) -> Option<(Method, Instants)> {
     let cpus = |role| live.end(role).map(guest_cpus).unwrap_or_default();
-    let probed = |role| live.end(role).is_some_and(EndState::probed);
+    // Probes that came late may have missed what they do not tell.
+    let tells = |role: Role, told: Option<u64>| {
+        live.end(role).is_some_and(|end| {
+            end.probed() && (told.is_some() || end.probed_since(live.started_ns))
+        })
+    };
     let stopped = instant(
-        probed(Role::Source),
+        tells(Role::Source, functions.stopped_ns),
         functions.stopped_ns,
         |paused| blackout::last_ran(&cpus(Role::Source), Some(paused)),
         scheduling.stopped_ns,
     );
     // Run on at the source: then its own function tells.
-    let ran_on = functions.started_ns.is_some() && !probed(Role::Destination);
     let started = instant(
-        ran_on || probed(Role::Destination),
+        functions.started_ns.is_some() || tells(Role::Destination, None),
         functions.started_ns,
         |resumed| blackout::ran_once_allowed(&cpus(Role::Destination), resumed, now_ns),
         scheduling.started_ns,
@@ -139,6 +193,14 @@ fn edges(
 ) -> Edges {
     let at = |moment: Option<crate::phase::timeline::Moment>| moment.map(|moment| moment.at_ns);
     let loaded = destination.and_then(|end| end.timeline.loaded_ns);
+    // The manager's `cont` counts where it was waited for.
+    let left = destination.filter(|end| end.timeline.left_standing_ns.is_some());
+    let resumed = left.and_then(|end| {
+        let asked = end.timeline.requests.iter().rev().find(|(at, request)| {
+            *request == Request::Cont && end.timeline.resumed_ns.is_none_or(|run| *at <= run)
+        });
+        asked.map(|(at, _)| *at).filter(|at| loaded.is_some_and(|loaded| *at >= loaded))
+    });
     Edges {
         last_pass: source.and_then(|end| at(end.timeline.last_pass)),
         device: source.and_then(|end| at(end.timeline.device)),
@@ -148,6 +210,7 @@ fn edges(
             .and_then(last_arrival)
             .filter(|arrived| started_ns.is_none_or(|started| *arrived <= started)),
         loaded,
+        resumed,
     }
 }
 

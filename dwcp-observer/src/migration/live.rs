@@ -10,9 +10,11 @@ use std::{
 use dwcp_observer_ebpf::process::FlowOverflow;
 
 use super::{
+    fate,
     history::History,
     machine::{Life, Patience, Streams},
-    record::{Evidence, Mode, Outcome, Quantiles, Role, ThreadRole, Transport, Version},
+    outcome::Judgement,
+    record::{Evidence, Mode, Quantiles, Role, ThreadRole, Transport, Version},
     second,
 };
 use crate::{
@@ -156,6 +158,18 @@ impl EndState {
         matches!(self.coverage, Some(Coverage::Probed { .. }))
     }
 
+    /// Whether its phase functions were probed at `at_ns`.
+    #[must_use]
+    pub fn probed_since(&self, at_ns: u64) -> bool {
+        matches!(self.coverage, Some(Coverage::Probed { since_ns, .. }) if since_ns <= at_ns)
+    }
+
+    /// Whether a function is probed: its silence says that it was not passed.
+    #[must_use]
+    pub fn probes(&self, symbol: &str) -> bool {
+        matches!(&self.coverage, Some(Coverage::Probed { missing, .. }) if !missing.contains(&symbol))
+    }
+
     /// Payload sent and received over all flows.
     #[must_use]
     pub fn sums(&self) -> (u64, u64) {
@@ -283,16 +297,16 @@ pub struct Live {
     pub evidence: Vec<Evidence>,
     /// One or two ends.
     pub ends: Vec<EndState>,
-    /// Peer of the first flow: daemons run several migrations, one per peer.
-    pub peer: IpAddr,
-    /// First sign of the first connection, `CLOCK_MONOTONIC` ns.
+    /// Peer of the first flow: daemons run several migrations, one per peer; `None` before there is one.
+    pub peer: Option<IpAddr>,
+    /// The migrator's first word or the first sign of a connection, `CLOCK_MONOTONIC` ns.
     pub started_ns: u64,
     /// When measuring began.
     pub observed_ns: u64,
     /// Its life.
     pub life: Life,
     /// How it ended, once that is settled.
-    pub outcome: Option<(Outcome, Vec<Evidence>)>,
+    pub outcome: Option<Judgement>,
     /// Per-second history.
     pub history: Arc<Mutex<History>>,
     /// Path, once known.
@@ -301,6 +315,8 @@ pub struct Live {
     pub peak_rate: f64,
     /// Rate over the last cycle, bytes/s.
     pub rate: Option<f64>,
+    /// What the first tick saw.
+    pub first_tick: Option<Tick>,
     /// What the last tick saw.
     pub last_tick: Option<Tick>,
     /// Judges each second.
@@ -369,18 +385,24 @@ impl Live {
         })
     }
 
-    /// What carries its streams.
+    /// What carries its streams; `None` while none is seen.
     #[must_use]
-    pub fn transport(&self) -> Transport {
-        let queue_pairs = self.flows().any(|flow| flow.reading.queue_pair.is_some());
-        if queue_pairs { Transport::Rdma } else { Transport::Tcp }
+    pub fn transport(&self) -> Option<Transport> {
+        let overflows = self.ends.iter().any(|end| end.overflow_here().flows > 0);
+        let mut flows = self.flows().peekable();
+        if flows.peek().is_none() {
+            return overflows.then_some(Transport::Tcp);
+        }
+        let queue_pairs = flows.any(|flow| flow.reading.queue_pair.is_some());
+        Some(if queue_pairs { Transport::Rdma } else { Transport::Tcp })
     }
 
     /// Whether what it moves is measured. A queue pair over software iWARP has a TCP connection under it, whose bytes are.
     #[must_use]
     pub fn bytes_are_seen(&self) -> bool {
         let seen = |flow: &StreamFlow| flow.reading.payload_is_seen();
-        self.flows().next().is_none() || self.flows().any(seen)
+        let overflows = self.ends.iter().any(|end| end.overflow_here().flows > 0);
+        overflows || self.flows().any(seen)
     }
 
     /// All flows of all ends.
@@ -390,7 +412,7 @@ impl Live {
 
     /// What the state machine needs to know.
     #[must_use]
-    pub fn streams(&self) -> Streams {
+    pub fn streams(&self, now_ns: u64) -> Streams {
         let mut streams = Streams::default();
         for flow in self.flows() {
             let reading = &flow.reading;
@@ -414,6 +436,9 @@ impl Live {
                 streams.open += u32::try_from(overflow.flows - overflow.closed).unwrap_or(u32::MAX);
             }
         }
+        streams.held = fate::is_held(self, streams.last_close_ns, now_ns);
+        streams.over_ns = fate::over_ns(self);
+        streams.last_close_ns = streams.last_close_ns.max(fate::settled_ns(self));
         streams
     }
 

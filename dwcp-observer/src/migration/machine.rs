@@ -1,14 +1,31 @@
 //! The life of a migration as a state machine over plain values.
 
-/// What is seen of a migration's streams at one moment. Times are `CLOCK_MONOTONIC` ns.
+/// Time that streams have to close after the migrator said that it is over, ns.
+const CLOSING_NS: u64 = 2_000_000_000;
+
+/// What is seen of a migration's streams and of its migrator at one moment. Times are `CLOCK_MONOTONIC` ns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Streams {
     /// Streams whose socket exists and that no end has closed.
     pub open: u32,
     /// Streams that an application has closed but whose last bytes the kernel still has to deliver.
     pub draining: u32,
-    /// Latest close by an application or by the peer, over all streams; 0 when none has closed.
+    /// Latest close by an application or by the peer, over all streams, or what settled the guest's fate later; 0 when nothing did.
     pub last_close_ns: u64,
+    /// The migrator still has to do something, whether or not a stream is open: it connects, waits for its manager, or to be recovered.
+    pub held: bool,
+    /// When the migrator said that it is over, though a stream may stay open for ever (a destination that is never told); 0 not yet.
+    pub over_ns: u64,
+}
+
+impl Streams {
+    /// Streams are open that the migrator has left behind.
+    fn is_given_up(self, now_ns: u64) -> bool {
+        self.over_ns != 0
+            && self.open > 0
+            && !self.held
+            && now_ns.saturating_sub(self.over_ns) >= CLOSING_NS
+    }
 }
 
 /// Where a migration is in its life.
@@ -51,7 +68,11 @@ impl Life {
                     drained: drained || sockets == 0 || since_close >= patience.give_up_ns,
                 }
             }
-            _ if streams.open > 0 => Self::Active,
+            _ if streams.is_given_up(now_ns) => Self::Finished {
+                ended_ns: streams.over_ns,
+                drained: streams.open + streams.draining == 0,
+            },
+            _ if streams.open > 0 || streams.held => Self::Active,
             _ if streams.draining > 0 && since_close < patience.drain_ns => Self::Closing,
             _ if streams.draining == 0 && since_close < patience.next_stream_ns => Self::Closing,
             _ => Self::Finished { ended_ns: streams.last_close_ns, drained: streams.draining == 0 },
@@ -75,7 +96,7 @@ mod tests {
         Patience { next_stream_ns: 1_000, drain_ns: 5_000, give_up_ns: 100_000 };
 
     fn streams(open: u32, draining: u32, last_close_ns: u64) -> Streams {
-        Streams { open, draining, last_close_ns }
+        Streams { open, draining, last_close_ns, ..Streams::default() }
     }
 
     #[test]
@@ -100,6 +121,23 @@ mod tests {
             life.next(streams(0, 1, 10), 100_010, PATIENCE),
             Life::Finished { ended_ns: 10, drained: true }
         );
+    }
+
+    #[test]
+    fn what_the_migrator_still_has_to_do_holds_up_the_end() {
+        let held = Streams { held: true, ..streams(0, 0, 10) };
+        assert_eq!(Life::Active.next(held, 900_000, PATIENCE), Life::Active);
+        let over = Streams { held: false, last_close_ns: 900_000, ..held };
+        let finished = Life::Finished { ended_ns: 900_000, drained: true };
+        assert_eq!(Life::Active.next(over, 999_000, PATIENCE), finished);
+    }
+
+    #[test]
+    fn a_stream_that_is_left_behind_does_not() {
+        let left = Streams { over_ns: 100, ..streams(1, 0, 50) };
+        assert_eq!(Life::Active.next(left, 200, PATIENCE), Life::Active);
+        let life = Life::Active.next(left, 100 + CLOSING_NS, PATIENCE);
+        assert_eq!(life, Life::Finished { ended_ns: 100, drained: false });
     }
 
     proptest! {

@@ -4,6 +4,7 @@ pub mod account;
 pub mod blackout;
 pub mod build;
 mod ends;
+pub mod fate;
 pub mod guest;
 pub mod history;
 pub mod index;

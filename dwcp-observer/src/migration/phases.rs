@@ -87,6 +87,10 @@ fn join(edges: &[(PhaseName, u64)], end_ns: Option<u64>) -> Vec<Span> {
 #[must_use]
 pub fn rounds(end: &EndState, over: Option<u64>) -> Vec<Round> {
     let Timeline { rounds, sent, .. } = &end.timeline;
+    // Probes that came in the middle have missed some: their number would be none.
+    if end.timeline.entered(MigratorState::Setup).is_none() {
+        return Vec::new();
+    }
     let closing = over.zip(rounds.last()).map(|(at_ns, last)| Moment {
         at_ns: at_ns.max(last.at_ns),
         sent_bytes: end.sums().0.max(last.sent_bytes),

@@ -80,7 +80,8 @@ pub(super) fn second(live: &Live, now_ns: u64) -> (Option<Second>, Totals) {
         let qp = flow.reading.queue_pair.as_ref();
         qp.is_some_and(|qp| qp.visible != DataPath::Completions || qp.latency.is_none())
     };
-    if live.flows().any(hidden) {
+    let unseen = live.flows().next().is_none() && guest::standing(live, now_ns).is_none();
+    if unseen || live.flows().any(hidden) {
         return (None, totals);
     }
     let first = Totals {
@@ -176,8 +177,8 @@ fn difference(live: &Live, last: &Totals, now: &Totals) -> Second {
             quota_throttled_seconds: quota(end, last),
             registration_seconds: registration(end, last),
         }),
-        standing: None,
-        throttle_percent: None,
+        standing: guest::standing(live, now.at_ns),
+        throttle_percent: live.end(Role::Source).and_then(|end| end.timeline.throttle_percent()),
         neighbours: Vec::new(),
         guest_cpu_stolen_seconds: Some(seconds(now.stolen_ns, last.stolen_ns)),
     }

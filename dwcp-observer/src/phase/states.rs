@@ -101,6 +101,33 @@ named! {
     }
 }
 
+impl MigratorState {
+    /// Whether nothing follows.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+
+    /// Whether the guest's memory is at both ends.
+    #[must_use]
+    pub const fn is_postcopy(self) -> bool {
+        matches!(
+            self,
+            Self::PostcopyDevice
+                | Self::PostcopyActive
+                | Self::PostcopyPaused
+                | Self::PostcopyRecoverSetup
+                | Self::PostcopyRecover
+        )
+    }
+
+    /// Whether postcopy has lost its connection, and waits to be recovered.
+    #[must_use]
+    pub const fn is_broken_postcopy(self) -> bool {
+        matches!(self, Self::PostcopyPaused | Self::PostcopyRecoverSetup | Self::PostcopyRecover)
+    }
+}
+
 const fn since(major: u32, minor: u32) -> Version {
     Version { major, minor }
 }

@@ -12,8 +12,8 @@ use super::{
 
 /// Rounds that keep their own figures; a migration that never converges has thousands.
 pub const MAX_ROUNDS: usize = 4096;
-/// State changes that are kept.
-const MAX_STATES: usize = 64;
+/// State changes, requests and throttle steps that are kept of each.
+const MAX_CHANGES: usize = 64;
 
 /// A moment, and what the process had handed to its sockets by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,41 @@ pub struct Stop {
     pub paused_ns: Option<u64>,
 }
 
+/// What a manager asked a migrator for (QMP's commands).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// `migrate`; with `resume`, to go on with a postcopy that is paused.
+    Migrate,
+    /// `migrate-continue`: go on to the switch-over.
+    MigrateContinue,
+    /// `migrate_cancel`.
+    MigrateCancel,
+    /// `migrate-start-postcopy`.
+    MigrateStartPostcopy,
+    /// `migrate-recover`: listen again for a postcopy that is paused.
+    MigrateRecover,
+    /// `cont`: let the guest run.
+    Cont,
+    /// `stop`: stop the guest.
+    Stop,
+}
+
+impl Request {
+    const fn of(kind: MarkKind) -> Option<Self> {
+        Some(match kind {
+            MarkKind::Migrate => Self::Migrate,
+            MarkKind::MigrateContinue => Self::MigrateContinue,
+            MarkKind::Cancel => Self::MigrateCancel,
+            MarkKind::StartPostcopy => Self::MigrateStartPostcopy,
+            MarkKind::Recover => Self::MigrateRecover,
+            MarkKind::Continue => Self::Cont,
+            MarkKind::Halt => Self::Stop,
+            _ => return None,
+        })
+    }
+}
+
 /// One attempt of one process, outgoing or incoming.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Timeline {
@@ -47,7 +82,7 @@ pub struct Timeline {
     /// The migration has stopped the guest here, and it has not run here since.
     pub stop: Option<Stop>,
     /// A former stop, and when the guest ran on here: the switch-over failed.
-    pub ran_on: Option<(Stop, u64)>,
+    ran_on: Option<(Stop, u64)>,
     /// Begin of the last pass over RAM.
     pub last_pass: Option<Moment>,
     /// Begin of saving the device state.
@@ -58,6 +93,18 @@ pub struct Timeline {
     pub loaded_ns: Option<u64>,
     /// The destination lets the guest run, ns.
     pub resumed_ns: Option<u64>,
+    /// Everything is loaded and the guest is left standing: since when, ns. The manager is to let it run.
+    pub left_standing_ns: Option<u64>,
+    /// The guest ran again at a source that had completed, ns: the manager took it back, or it runs twice.
+    pub restarted_ns: Option<u64>,
+    /// What the manager asked for, in order, ns.
+    pub requests: Vec<(u64, Request)>,
+    /// The share of their time that the guest's CPUs are kept from running to slow it, and since when, ns, %.
+    pub throttle: Vec<(u64, u32)>,
+    /// The destination began to announce the guest to the network, ns.
+    pub announced_ns: Option<u64>,
+    /// What the migrator said first of what went wrong.
+    pub error: Option<String>,
     /// The operator has stopped the guest.
     pub paused_by_operator: bool,
     names: Arc<Names>,
@@ -75,11 +122,23 @@ impl Timeline {
         Self { names, ..Self::default() }
     }
 
+    /// The same process before its next attempt.
+    #[must_use]
+    pub fn blank(&self) -> Self {
+        Self {
+            attempt: self.attempt + 1,
+            run_state: self.run_state,
+            paused_by_operator: self.paused_by_operator,
+            names: Arc::clone(&self.names),
+            ..Self::default()
+        }
+    }
+
     /// Takes in the next mark of the process.
     pub fn push(&mut self, mark: &MarkReading) {
         match mark.kind {
             MarkKind::State => self.state_changes(mark),
-            MarkKind::RunState => self.run_state_changes(mark.new),
+            MarkKind::RunState => self.run_state_changes(mark.new, mark.at_ns),
             MarkKind::Pause => {
                 let stop = Stop { asked: self.moment(mark), paused_ns: None };
                 if self.run_state == Some(RunState::FinishMigrate) {
@@ -113,7 +172,57 @@ impl Timeline {
             // Postcopy writes twice: RAM that cannot be fetched later, then the device state.
             MarkKind::Sent if self.stop.is_some() => self.sent = Some(self.moment(mark)),
             MarkKind::Loaded if self.state().is_some() => self.loaded_ns = Some(mark.at_ns),
-            _ => {}
+            MarkKind::Throttle if self.throttle.len() < MAX_CHANGES => {
+                self.throttle.push((mark.at_ns, mark.new.min(100)));
+            }
+            MarkKind::Announce if self.loaded_ns.is_some() => {
+                self.announced_ns.get_or_insert(mark.at_ns);
+            }
+            kind => {
+                let request = Request::of(kind).filter(|_| self.requests.len() < MAX_CHANGES);
+                self.requests.extend(request.map(|request| (mark.at_ns, request)));
+            }
+        }
+    }
+
+    /// Takes in what the migrator says of an error. The first is the cause, what follows from it comes later.
+    pub fn fails(&mut self, text: &str) {
+        if !text.is_empty() {
+            self.error.get_or_insert_with(|| text.to_owned());
+        }
+    }
+
+    /// The share of their time that the guest's CPUs are kept from running now, %; `None` while they are not.
+    #[must_use]
+    pub fn throttle_percent(&self) -> Option<u32> {
+        self.throttle.last().map(|(_, percent)| *percent).filter(|percent| *percent > 0)
+    }
+
+    /// When the manager first asked for something at this attempt, ns.
+    #[must_use]
+    pub fn requested(&self, wanted: Request) -> Option<u64> {
+        self.requests.iter().find(|(_, request)| *request == wanted).map(|(at, _)| *at)
+    }
+
+    /// When the present state was entered, ns.
+    #[must_use]
+    pub fn since(&self) -> Option<u64> {
+        self.states.last().map(|(at, _)| *at)
+    }
+
+    /// Whether the attempt is over, by its state.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.state().is_some_and(MigratorState::is_final)
+    }
+
+    /// The stop after which the guest ran on at the source, and when, ns.
+    #[must_use]
+    pub fn ran_on(&self) -> Option<(Stop, u64)> {
+        match (self.stop, self.restarted_ns) {
+            (Some(stop), Some(at)) => Some((stop, at)),
+            (Some(_), None) => None,
+            (None, _) => self.ran_on,
         }
     }
 
@@ -127,6 +236,20 @@ impl Timeline {
     #[must_use]
     pub fn entered(&self, wanted: MigratorState) -> Option<u64> {
         self.states.iter().find(|(_, state)| *state == wanted).map(|(at, _)| *at)
+    }
+
+    /// When a state was last entered, ns.
+    #[must_use]
+    pub fn last_entered(&self, wanted: MigratorState) -> Option<u64> {
+        self.states.iter().rev().find(|(_, state)| *state == wanted).map(|(at, _)| *at)
+    }
+
+    /// The request that this attempt follows from: the last one, unless the former attempt heeded it.
+    fn requests_ahead(&self) -> Vec<(u64, Request)> {
+        let last = self.requests.last().filter(|(at, request)| {
+            *request == Request::Migrate && self.since().is_none_or(|since| *at >= since)
+        });
+        last.copied().into_iter().collect()
     }
 
     fn moment(&self, mark: &MarkReading) -> Moment {
@@ -143,14 +266,19 @@ impl Timeline {
                 first_bytes: mark.sent_bytes,
                 run_state: self.run_state,
                 paused_by_operator: self.paused_by_operator,
+                requests: self.requests_ahead(),
                 names: Arc::clone(&self.names),
                 ..Self::default()
             };
         }
+        if self.object.is_none() {
+            // The first word of the process that is heard: its attempt began before.
+            self.attempt += 1;
+        }
         self.object = Some(mark.object);
         // The function swaps atomically: a change from a state that is not the present one does not happen.
         let happens = self.state().is_none_or(|present| Some(present) == old);
-        if let Some(new) = new.filter(|_| happens && self.states.len() < MAX_STATES) {
+        if let Some(new) = new.filter(|_| happens && self.states.len() < MAX_CHANGES) {
             self.states.push((mark.at_ns, self.plausible(new)));
         }
     }
@@ -170,13 +298,17 @@ impl Timeline {
         }
     }
 
-    fn run_state_changes(&mut self, new: u32) {
+    fn run_state_changes(&mut self, new: u32, at_ns: u64) {
         self.run_state = self.names.run_state(new);
         match self.run_state {
             Some(RunState::FinishMigrate) => {
                 if let Some(stop) = self.undecided.take() {
                     self.stop = Some(stop);
                 }
+            }
+            // A destination that is not to let its guest run by itself (`-S`) ends up like this.
+            Some(RunState::Paused) if self.loaded_ns.is_some() && self.resumed_ns.is_none() => {
+                self.left_standing_ns.get_or_insert(at_ns);
             }
             Some(RunState::Paused) => {
                 self.undecided = None;
@@ -189,7 +321,9 @@ impl Timeline {
 
     fn resumes(&mut self, at_ns: u64) {
         self.undecided = None;
-        if let Some(stop) = self.stop.take() {
+        if self.stop.is_some() && self.state() == Some(MigratorState::Completed) {
+            self.restarted_ns.get_or_insert(at_ns);
+        } else if let Some(stop) = self.stop.take() {
             self.ran_on = Some((stop, at_ns));
             (self.last_pass, self.device, self.sent) = (None, None, None);
         } else if self.loaded_ns.is_some() {

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-pub use crate::migration::record::{PhaseName as Phase, Role, StreamRole, ThreadRole};
+pub use crate::migration::record::{Awaited, PhaseName as Phase, Role, StreamRole, ThreadRole};
 
 /// One second of a migration, as far as this host sees it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -58,43 +58,13 @@ pub struct Neighbour {
 pub struct Standing {
     /// The end that would have to go on.
     pub at: Role,
-    /// Its process.
-    pub pid: u32,
+    /// Its process; `None` on another host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
     /// So long, seconds.
     pub seconds: f64,
     /// What it waits for.
     pub awaits: Awaited,
-}
-
-/// What ends a standstill.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Awaited {
-    /// The migrator's own work: the last pass, the device state, loading.
-    SwitchOver,
-    /// `migrate-continue` by the manager, at the source (`pause-before-switchover`).
-    MigrateContinue,
-    /// `cont` by the manager, at a destination that has loaded everything (started with `-S`).
-    Resume,
-    /// `migrate-recover` and `migrate` with `resume`: postcopy is paused, guest CPUs stand as soon as they need a page.
-    Recovery,
-}
-
-impl Awaited {
-    /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::SwitchOver, Self::MigrateContinue, Self::Resume, Self::Recovery];
-
-    /// The label value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::SwitchOver => "switch_over",
-            Self::MigrateContinue => "migrate_continue",
-            Self::Resume => "resume",
-            Self::Recovery => "recovery",
-        }
-    }
 }
 
 /// One pass over the guest's memory, from one dirty-bitmap sync to the next.

@@ -45,7 +45,8 @@ pub(super) fn words(second: &Second, standing: Standing) -> String {
         Role::Source => ("source", "destination"),
         Role::Destination => ("destination", "source"),
     };
-    let stands = format!("the guest stands still at the {here} (pid {pid}) for {seconds:.1} s");
+    let process = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+    let stands = format!("the guest stands still at the {here}{process} for {seconds:.1} s");
     match standing.awaits {
         Awaited::SwitchOver => format!("{stands}: the switch-over is under way"),
         Awaited::MigrateContinue => format!(

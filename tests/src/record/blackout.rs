@@ -34,28 +34,31 @@ pub struct ByMethod {
     pub vcpu_scheduling: Option<f64>,
 }
 
-/// Parts of the blackout; their sum is the whole.
+/// Parts of the blackout; their sum is the whole. One whose edge is not known is absent.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Breakdown {
     /// Until the guest's CPUs stood still.
-    pub stop: f64,
+    pub stop: Option<f64>,
     /// The last pass over its memory.
-    pub ram: f64,
+    pub ram: Option<f64>,
     /// The state of its devices.
-    pub device: f64,
+    pub device: Option<f64>,
     /// What was still to be delivered.
-    pub network: f64,
+    pub network: Option<f64>,
     /// The destination took it in.
-    pub load: f64,
+    pub load: Option<f64>,
+    /// Until the manager let the guest run.
+    pub resume: Option<f64>,
     /// Until the guest's CPUs ran.
-    pub start: f64,
+    pub start: Option<f64>,
 }
 
 impl Breakdown {
     /// The sum of the parts.
     #[must_use]
     pub fn sum(&self) -> f64 {
-        self.stop + self.ram + self.device + self.network + self.load + self.start
+        let Self { stop, ram, device, network, load, resume, start } = *self;
+        [stop, ram, device, network, load, resume, start].into_iter().flatten().sum()
     }
 }
 

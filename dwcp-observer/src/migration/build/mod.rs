@@ -6,21 +6,23 @@ use jiff::Timestamp;
 
 pub use self::streams::errno_name;
 use super::{
+    account::progress,
     blackout::Instants,
+    fate::{self, Still},
     guest::{self, Felt},
     live::{EndState, Live, StreamFlow},
     machine::Life,
     phases::{self, Span},
     rdma,
     record::{
-        Blackout, BlackoutParts, ByMethod, Bytes, End, Evidence, Migration, MigratorStateChange,
-        NetworkBlackout, Outcome, Phase, Postcopy, Role, Round, State, Stream, Thread, ThreadRole,
-        Transport,
+        Blackout, BlackoutParts, ByMethod, Bytes, End, Evidence, Interruption, ManagerRequest,
+        Migration, MigratorStateChange, NetworkBlackout, Outcome, Phase, Postcopy, Role, Round,
+        Standstill, State, Stream, Thread, ThreadRole, Transport,
     },
 };
 use crate::{
     netdev::{self, FirstPacket},
-    phase::attach::Coverage,
+    phase::{attach::Coverage, states::MigratorState, timeline::Request},
     process::vm_from_cmdline,
     publish::Path,
 };
@@ -50,18 +52,18 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
         Life::Finished { ended_ns, .. } => Some(ended_ns),
         _ => None,
     };
-    let (outcome, endings) = match (&live.outcome, ended_ns) {
-        (Some((outcome, evidence)), _) => (Some(*outcome), evidence.clone()),
-        (None, Some(_)) => (Some(Outcome::Unknown), Vec::new()),
-        (None, None) => (None, Vec::new()),
-    };
+    let judgement = live.outcome.as_ref();
+    let endings = judgement.map(|judgement| judgement.evidence.clone()).unwrap_or_default();
+    let not_yet = ended_ns.map(|_| Outcome::Unknown);
     let streams = streams::streams(live, wall);
     let felt = guest::felt(live, now_ns);
     let felt = felt.as_ref();
     Migration {
         id: live.id.clone(),
         state: if ended_ns.is_some() { State::Finished } else { State::Active },
-        outcome,
+        outcome: judgement.map(|judgement| judgement.outcome).or(not_yet),
+        reason: judgement.and_then(|judgement| judgement.reason.clone()),
+        split_brain: judgement.is_some_and(|judgement| judgement.split_brain) || runs_twice(live),
         vm: live
             .roles()
             .map(|(_, end)| vm_from_cmdline(&end.facts.cmdline))
@@ -83,15 +85,26 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
         ended_at: ended_ns.map(|ns| wall.at(ns)),
         duration_seconds: seconds(ended_ns.unwrap_or(now_ns).saturating_sub(live.started_ns)),
         connection_key: connection_key(live, &streams),
-        blackout: felt.map(|felt| blackout(felt, wall)),
+        blackout: felt.map(|felt| blackout(live, felt, wall)),
+        standstill: standstill(live, now_ns, wall),
         network_blackout: network_blackout(live, felt, wall),
         phases: phases::spans(live, felt).iter().map(|span| phase(span, now_ns, wall)).collect(),
         verdict: live.verdict.clone(),
         rounds: rounds(live, ended_ns, now_ns, wall),
         migrator_states: states(live, wall),
-        postcopy: postcopy(live),
+        requests: requests(live, wall),
+        cpu_throttle_percent: live
+            .end(Role::Source)
+            .and_then(|end| end.timeline.throttle_percent())
+            .filter(|_| ended_ns.is_none()),
+        announced_at: live
+            .end(Role::Destination)
+            .and_then(|end| end.timeline.announced_ns)
+            .map(|ns| wall.at(ns)),
+        postcopy: postcopy(live, now_ns, wall),
         bytes: live.bytes_are_seen().then(|| bytes(live)),
         throughput_bytes_per_second: if ended_ns.is_some() { None } else { live.rate },
+        mean_throughput_bytes_per_second: ended_ns.and_then(|ended| mean_rate(live, ended)),
         streams,
         registered_memory: rdma::registered_memory(live),
         streams_without_detail: live.roles().next().map_or(0, |(_, end)| end.overflow_here().flows),
@@ -99,6 +112,18 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
         evidence: live.evidence.iter().cloned().chain(methods(live)).chain(endings).collect(),
         history: None,
     }
+}
+
+/// Mean rate from the begin, or from the first look at a migration that was under way, bytes/s.
+fn mean_rate(live: &Live, ended_ns: u64) -> Option<f64> {
+    let moved = live.bytes_are_seen().then(|| progress(live).0)?;
+    let (from_ns, before) = match live.first_tick {
+        _ if !live.found_under_way() => (live.started_ns, 0),
+        Some(tick) => (tick.at_ns, tick.delivered),
+        None => return None,
+    };
+    let length = ended_ns.checked_sub(from_ns).filter(|length| *length > 0)?;
+    Some(moved.saturating_sub(before) as f64 / seconds(length))
 }
 
 /// What the blackout and the phases of each end rest on.
@@ -110,7 +135,7 @@ fn methods(live: &Live) -> Vec<Evidence> {
     for (role, end) in live.roles() {
         let role = role.as_str();
         match &end.coverage {
-            Some(Coverage::Probed { version, missing, .. }) => {
+            Some(Coverage::Probed { version, missing, since_ns, .. }) => {
                 let version = version.map_or_else(String::new, |found| {
                     format!(" of QEMU {}.{}", found.major, found.minor)
                 });
@@ -118,9 +143,13 @@ fn methods(live: &Live) -> Vec<Evidence> {
                     [] => String::new(),
                     some => format!(", without {}", some.join(", ")),
                 };
+                let since = match since_ns.saturating_sub(live.started_ns) {
+                    0 => String::new(),
+                    late => format!(", since {:.3} s after its begin", late as f64 / 1e9),
+                };
                 say(
                     "phase_functions",
-                    format!("functions{version} are probed at the {role}{lacks}"),
+                    format!("functions{version} are probed at the {role}{since}{lacks}"),
                 );
             }
             Some(Coverage::Unprobed(reason)) => say(
@@ -171,10 +200,42 @@ fn size_text(bytes: u64) -> String {
 fn connection_key(live: &Live, streams: &[Stream]) -> Option<String> {
     let main = streams.first()?;
     live.roles().next()?;
-    Some(format!("{}:{}>{}", live.transport().as_str(), main.local, main.peer))
+    Some(format!("{}:{}>{}", live.transport()?.as_str(), main.local, main.peer))
 }
 
-fn blackout(felt: &Felt, wall: WallClock) -> Blackout {
+/// Whether the guest was let run at both ends.
+pub(super) fn runs_twice(live: &Live) -> bool {
+    let source = live.end(Role::Source).is_some_and(|end| end.timeline.ran_on().is_some());
+    let destination =
+        live.end(Role::Destination).is_some_and(|end| end.timeline.resumed_ns.is_some());
+    source && destination
+}
+
+fn standstill(live: &Live, now_ns: u64, wall: WallClock) -> Option<Standstill> {
+    let Still { at, since_ns, awaits } = fate::still(live)?;
+    Some(Standstill {
+        at,
+        pid: live.end(at).map(|end| end.facts.pid),
+        since: wall.at(since_ns),
+        seconds: seconds(now_ns.saturating_sub(since_ns)),
+        awaits,
+    })
+}
+
+fn requests(live: &Live, wall: WallClock) -> Vec<ManagerRequest> {
+    let mut all: Vec<(u64, Role, Request)> = live
+        .roles()
+        .flat_map(|(role, end)| {
+            end.timeline.requests.iter().map(move |(at, request)| (*at, role, *request))
+        })
+        .collect();
+    all.sort_unstable_by_key(|(at, ..)| *at);
+    all.into_iter()
+        .map(|(at, end, request)| ManagerRequest { at: wall.at(at), end, request })
+        .collect()
+}
+
+fn blackout(live: &Live, felt: &Felt, wall: WallClock) -> Blackout {
     let Instants { stopped_ns, started_ns } = felt.instants;
     let length = felt.instants.length();
     let [functions, scheduling] = felt.by_method.map(|instants| instants.length().map(seconds));
@@ -182,22 +243,23 @@ fn blackout(felt: &Felt, wall: WallClock) -> Blackout {
         seconds: length.map(seconds),
         method: felt.method,
         complete: length.is_some(),
-        half: match (length, stopped_ns) {
-            (Some(_), _) => None,
-            (None, Some(_)) => Some(Role::Source),
-            (None, None) => Some(Role::Destination),
+        half: match live.ends.as_slice() {
+            [only] if length.is_none() => Some(only.role()),
+            _ => None,
         },
+        incomplete: guest::incomplete(live, felt),
         stopped_at: stopped_ns.map(|ns| wall.at(ns)),
         started_at: started_ns.map(|ns| wall.at(ns)),
         ran_on_at_source: felt.ran_on_at_source,
         by_method: ByMethod { phase_functions: functions, vcpu_scheduling: scheduling },
         breakdown: felt.breakdown.map(|parts| BlackoutParts {
-            stop: seconds(parts.stop),
-            ram: seconds(parts.ram),
-            device: seconds(parts.device),
-            network: seconds(parts.network),
-            load: seconds(parts.load),
-            start: seconds(parts.start),
+            stop: parts.stop.map(seconds),
+            ram: parts.ram.map(seconds),
+            device: parts.device.map(seconds),
+            network: parts.network.map(seconds),
+            load: parts.load.map(seconds),
+            resume: parts.resume.map(seconds),
+            start: parts.start.map(seconds),
         }),
         clock_error_seconds: wall.max_error_seconds,
     }
@@ -261,28 +323,62 @@ fn states(live: &Live, wall: WallClock) -> Vec<MigratorStateChange> {
         .collect()
 }
 
-/// Page waits of the destination's guest CPUs, once it has asked for a page.
-fn postcopy(live: &Live) -> Option<Postcopy> {
-    let end = live.end(Role::Destination)?;
-    let [before, now] = end.own_work;
-    let page_requests = now.page_requests.saturating_sub(before.page_requests);
-    if page_requests == 0 {
+/// Page waits of the destination's guest CPUs, and times without a connection.
+fn postcopy(live: &Live, now_ns: u64, wall: WallClock) -> Option<Postcopy> {
+    let interruptions = interruptions(live, now_ns, wall);
+    let destination = live.end(Role::Destination);
+    let page_requests = destination.map(|end| {
+        let [before, now] = end.own_work;
+        now.page_requests.saturating_sub(before.page_requests)
+    });
+    if page_requests.unwrap_or_default() == 0 && !fate::is_postcopy(live) {
         return None;
     }
+    let Some(end) = destination else {
+        return Some(Postcopy { interruptions, ..Postcopy::default() });
+    };
     let cpus = || {
         end.threads
             .values()
             .filter(|thread| thread.role == ThreadRole::Vcpu)
             .map(|thread| &thread.reading.cpu)
     };
-    let page_waits = cpus().map(|cpu| cpu.page_waits).sum();
+    let page_waits: u64 = cpus().map(|cpu| cpu.page_waits).sum();
     let page_wait_ns: u64 = cpus().map(|cpu| cpu.page_wait_ns).sum();
     Some(Postcopy {
         page_requests,
-        page_waits,
-        page_wait_seconds: seconds(page_wait_ns),
+        page_waits: Some(page_waits),
+        page_wait_seconds: Some(seconds(page_wait_ns)),
         page_wait_mean_seconds: (page_waits > 0).then(|| seconds(page_wait_ns) / page_waits as f64),
+        interruptions,
     })
+}
+
+/// From each break of a postcopy to when pages flow again, by the end that tells: the source, else the destination.
+fn interruptions(live: &Live, now_ns: u64, wall: WallClock) -> Vec<Interruption> {
+    let Some((_, end)) = live.roles().next() else { return Vec::new() };
+    let end_ns = match live.life {
+        Life::Finished { ended_ns, .. } => ended_ns,
+        _ => now_ns,
+    };
+    let states = &end.timeline.states;
+    let broken = states.iter().enumerate().filter(|(at, (_, state))| {
+        *state == MigratorState::PostcopyPaused
+            && !at.checked_sub(1).is_some_and(|last| states[last].1.is_broken_postcopy())
+    });
+    broken
+        .map(|(at, (broken_ns, _))| {
+            let recovered = states[at..].iter().find(|(_, state)| !state.is_broken_postcopy());
+            let recovered_ns = recovered
+                .filter(|(_, state)| *state == MigratorState::PostcopyActive)
+                .map(|(ns, _)| *ns);
+            Interruption {
+                broken_at: wall.at(*broken_ns),
+                recovered_at: recovered_ns.map(|ns| wall.at(ns)),
+                seconds: seconds(recovered_ns.unwrap_or(end_ns).saturating_sub(*broken_ns)),
+            }
+        })
+        .collect()
 }
 
 fn seconds(ns: u64) -> f64 {
@@ -311,7 +407,7 @@ fn bytes(live: &Live) -> Bytes {
         bytes.retransmitted =
             sum(sender, |flow| flow.reading.snapshot.bytes_retrans) + over.bytes_retrans;
     }
-    if source.is_some() && live.transport() == Transport::Rdma {
+    if source.is_some() && live.transport() == Some(Transport::Rdma) {
         bytes.received = bytes.delivered;
     } else if let Some(receiver) = destination.or(source) {
         bytes.received = sum(receiver, |flow| flow.reading.payload.received)

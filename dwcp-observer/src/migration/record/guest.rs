@@ -4,10 +4,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Role;
-use crate::{migration::blackout::Method, netdev::FirstPacket, phase::states::MigratorState};
+use crate::{
+    migration::blackout::Method,
+    netdev::FirstPacket,
+    phase::{states::MigratorState, timeline::Request},
+};
 
 /// Time in which the guest's CPUs ran nowhere.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Blackout {
     /// Length; absent while an end is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -16,9 +20,12 @@ pub struct Blackout {
     pub method: Method,
     /// Both instants are known.
     pub complete: bool,
-    /// The half that is seen from here, when it is not complete.
+    /// The half that is seen from here, where the other end is on another host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub half: Option<Role>,
+    /// Why `seconds` is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub incomplete: Option<String>,
     /// The guest last ran, at the source.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped_at: Option<Timestamp>,
@@ -70,36 +77,117 @@ pub struct ByMethod {
     pub vcpu_scheduling: Option<f64>,
 }
 
-/// Parts of a blackout, seconds, in order of time.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+/// Parts of a blackout, seconds, in order of time; they sum to the whole. A part whose edge is not known is absent, and its time is
+/// in the next one that is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct BlackoutParts {
     /// Guest stopped, until the last pass over RAM: devices are quiesced, disks flushed.
-    pub stop: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop: Option<f64>,
     /// Last pass over RAM.
-    pub ram: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ram: Option<f64>,
     /// Device state is saved and written.
-    pub device: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<f64>,
     /// The last of it travels.
-    pub network: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<f64>,
     /// The destination loads it.
-    pub load: f64,
-    /// Loaded, until a guest CPU runs.
-    pub start: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load: Option<f64>,
+    /// Loaded, until the manager lets the guest run (`cont`); absent at a destination that does so by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resume: Option<f64>,
+    /// Until a guest CPU runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<f64>,
 }
 
 impl BlackoutParts {
     /// The parts with their names, in order of time.
     #[must_use]
-    pub const fn named(&self) -> [(&'static str, f64); 6] {
+    pub const fn named(&self) -> [(&'static str, Option<f64>); 7] {
         [
             ("stop", self.stop),
             ("ram", self.ram),
             ("device", self.device),
             ("network", self.network),
             ("load", self.load),
+            ("resume", self.resume),
             ("start", self.start),
         ]
     }
+}
+
+/// A guest that stands still at this moment, because of its migration.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Standstill {
+    /// The end that is to go on.
+    pub at: Role,
+    /// Its process; absent on another host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Since when.
+    pub since: Timestamp,
+    /// So long.
+    pub seconds: f64,
+    /// What it waits for.
+    pub awaits: Awaited,
+}
+
+/// What ends a standstill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Awaited {
+    /// The migrator's own work: the last pass, the device state, loading.
+    SwitchOver,
+    /// `migrate-continue` by the manager, at the source (`pause-before-switchover`).
+    MigrateContinue,
+    /// `cont` by the manager, at a destination that has loaded everything (started with `-S`).
+    Resume,
+    /// `migrate-recover` and `migrate` with `resume`: postcopy is paused, guest CPUs stand as soon as they need a page.
+    Recovery,
+}
+
+impl Awaited {
+    /// All of them, for labels.
+    pub const ALL: [Self; 4] =
+        [Self::SwitchOver, Self::MigrateContinue, Self::Resume, Self::Recovery];
+
+    /// The name in records and labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SwitchOver => "switch_over",
+            Self::MigrateContinue => "migrate_continue",
+            Self::Resume => "resume",
+            Self::Recovery => "recovery",
+        }
+    }
+}
+
+/// Something that the manager asked a migrator for.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ManagerRequest {
+    /// When.
+    pub at: Timestamp,
+    /// The end that was asked.
+    pub end: Role,
+    /// For what, as the command is named in QMP.
+    pub request: Request,
+}
+
+/// A time in which postcopy had no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Interruption {
+    /// The connection broke.
+    pub broken_at: Timestamp,
+    /// Pages flow again; absent while they do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovered_at: Option<Timestamp>,
+    /// Length, so far if it lasts.
+    pub seconds: f64,
 }
 
 /// A phase of a migration.
@@ -170,16 +258,22 @@ pub struct MigratorStateChange {
     pub at: Timestamp,
 }
 
-/// What guest CPUs of a postcopy destination waited for.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// What became of the guest's pages after the switch-over of a postcopy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Postcopy {
-    /// Pages that the destination asked for.
-    pub page_requests: u64,
+    /// Pages that the destination asked for; absent where it is on another host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page_requests: Option<u64>,
     /// Stays of guest CPUs off their CPU during which a page was asked for.
-    pub page_waits: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page_waits: Option<u64>,
     /// Sum of these stays.
-    pub page_wait_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub page_wait_seconds: Option<f64>,
     /// Mean stay: the page-fault latency that the guest felt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub page_wait_mean_seconds: Option<f64>,
+    /// Times without a connection, in order: no part of the blackout.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub interruptions: Vec<Interruption>,
 }

@@ -7,15 +7,17 @@ use serde::{Deserialize, Serialize};
 
 mod guest;
 mod rdma;
+mod reason;
 mod stream;
 mod thread;
 mod version;
 
 pub use self::guest::{
-    Blackout, BlackoutParts, ByMethod, MigratorStateChange, NetworkBlackout, Phase, PhaseName,
-    Postcopy, Round,
+    Awaited, Blackout, BlackoutParts, ByMethod, Interruption, ManagerRequest, MigratorStateChange,
+    NetworkBlackout, Phase, PhaseName, Postcopy, Round, Standstill,
 };
 pub use self::rdma::{Operations, QueuePair, RegisteredMemory};
+pub use self::reason::{Reason, ReasonClass};
 pub use self::stream::{
     CongestionTimes, SocketCounters, StateChange, Stream, StreamBytes, StreamRole, TcpStream,
 };
@@ -26,18 +28,26 @@ use crate::verdict::{Cause, Fractions, Health, Verdict};
 /// One live migration, running or finished.
 #[derive(Clone, Debug, Serialize)]
 pub struct Migration {
-    /// Unique on this host: start time in ms since 1970 and the migrator's pid, as `1795350000123-4711`.
+    /// Unique for ever: start time in ms since 1970, the migrator's pid, and a number that no other run of the observer gives, as
+    /// `1795350000123-4711-3f9a0c1`.
     pub id: String,
     /// Whether streams are open.
     pub state: State,
     /// How it ended; null while it runs.
     pub outcome: Option<Outcome>,
+    /// Why it did not complete; absent while it runs and when it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// The guest was let run at both ends: two of it write to the same disks.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub split_brain: bool,
     /// The virtual machine, as far as its command line tells.
     pub vm: Vm,
     /// Kind of migrator: `qemu`, `cloud-hypervisor`, `criu`, `dwcp`, or the name of a rule of the configuration.
     pub migrator: String,
-    /// `tcp` or `rdma`.
-    pub transport: Transport,
+    /// `tcp` or `rdma`; absent while no connection is seen (another carrier, or none was made).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<Transport>,
     /// `datacenter`, `internet`, `hybrid`; absent until there is an RTT.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
@@ -48,15 +58,15 @@ pub struct Migration {
     pub confidence: f64,
     /// The ends on this host: source, destination or both.
     pub ends: Vec<End>,
-    /// First connection.
+    /// The migrator's first word or the first connection, whichever was first.
     pub started_at: Timestamp,
-    /// True when the observer came later: totals count from the first connection, times and histograms from `observed_from`.
+    /// True when the observer came later: totals count from the first connection, times, rates and histograms from `observed_from`.
     pub found_under_way: bool,
     /// When measuring began.
     pub observed_from: Timestamp,
-    /// Last close; null while it runs.
+    /// Last close, or when the guest's fate was settled if that was later; null while it runs.
     pub ended_at: Option<Timestamp>,
-    /// First connection to last close, or to now.
+    /// From `started_at` to `ended_at`, or to now.
     pub duration_seconds: f64,
     /// Names the main connection, source end first: the observers of both hosts derive the same key, unless the path between them
     /// translates addresses. Absent until there is a stream with both roles known.
@@ -65,6 +75,9 @@ pub struct Migration {
     /// How long the guest stood still; absent while it has not been stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blackout: Option<Blackout>,
+    /// The guest stands still now; absent while it runs, and after the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standstill: Option<Standstill>,
     /// How long nothing came out of the guest; absent where it has no tap device at the destination, or nothing came yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_blackout: Option<NetworkBlackout>,
@@ -79,7 +92,17 @@ pub struct Migration {
     /// States that the migrator went through, as QEMU's `MIGRATION` events name them: the source's, else the destination's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub migrator_states: Vec<MigratorStateChange>,
-    /// Page faults of a postcopy destination; absent without one.
+    /// What the manager asked the migrators for, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub requests: Vec<ManagerRequest>,
+    /// Share of their time that the migrator keeps the guest's CPUs from running so that rounds shrink (auto-converge), %; absent
+    /// while it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_throttle_percent: Option<u32>,
+    /// The destination began to announce the guest to the network: begin of the network's switch-over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub announced_at: Option<Timestamp>,
+    /// The time after the switch-over of a postcopy; absent without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub postcopy: Option<Postcopy>,
     /// Sums over all streams; absent where a device moves their data without the kernel.
@@ -88,6 +111,9 @@ pub struct Migration {
     /// Rate of delivered (source) or received (destination) bytes over the last cycle; absent when not running, and without `bytes`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub throughput_bytes_per_second: Option<f64>,
+    /// Mean rate over the whole migration, or since it was found under way; absent while it runs, and without `bytes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean_throughput_bytes_per_second: Option<f64>,
     /// One per connection, in order of opening.
     pub streams: Vec<Stream>,
     /// Memory that the migrators have registered with RDMA devices; empty without queue pairs.
@@ -319,6 +345,9 @@ pub struct Sample {
     pub vcpu_cpu_seconds: f64,
     /// Seconds that guest CPUs waited for a CPU.
     pub vcpu_runqueue_wait_seconds: f64,
+    /// Share of their time that the migrator kept them from running (auto-converge), %.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_throttle_percent: Option<u32>,
     /// How it went.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Health>,

@@ -102,7 +102,7 @@ impl Registry {
     ) -> bool {
         match decision {
             Decision::Migration { migrator, confidence, evidence, role_hint } => {
-                let place = self.place(reading, migrator, observation);
+                let place = self.place(reading, &migrator, observation);
                 self.join(place, reading, role_hint, world, actions);
                 if let Some(live) = self.live.get_mut(place) {
                     // The other end is called a migration because of this one: its word adds nothing.

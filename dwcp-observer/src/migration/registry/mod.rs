@@ -2,6 +2,7 @@
 //! [`World`], time comes with the [`Observation`].
 
 mod candidates;
+mod ids;
 mod place;
 mod processes;
 mod retire;
@@ -14,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use self::{candidates::Candidate, processes::Known};
+use self::{candidates::Candidate, ids::Ids, processes::Known};
 use super::{
     account,
     build::{self, WallClock},
@@ -42,6 +43,7 @@ pub struct Registry {
     index: Index,
     finished: VecDeque<Entry>,
     totals: Totals,
+    ids: Ids,
     /// Those of DWCP v1.
     totals_v1: Totals,
 }
@@ -59,6 +61,7 @@ impl Registry {
             index: Index::default(),
             finished: VecDeque::new(),
             totals: Totals::default(),
+            ids: Ids::new(),
             totals_v1: Totals::default(),
         }
     }
@@ -133,6 +136,7 @@ impl Registry {
         self.update_processes(observation, world);
         self.update_registrations(observation);
         self.update_phases(observation, world);
+        self.begin_by_words(observation, world, &mut actions);
         self.update_members(observation, world);
         // A flow that is called a migration may settle what its other end and its siblings are.
         let mut joined = self.judge_candidates(observation, world, &mut actions);

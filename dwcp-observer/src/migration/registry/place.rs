@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     sync::{Arc, Mutex},
 };
 
@@ -15,28 +14,35 @@ use super::{
         live::{EndState, Live},
         look::{Actions, Observation, World, take_in},
         machine::Life,
-        record::Role,
+        record::{Evidence, Role},
     },
     Registry,
-    processes::own_work,
+    processes::{Known, own_work},
 };
-use crate::{netdev::TapReading, tcp::FlowReading, verdict::Judge};
+use crate::{
+    identify::qemu_cmdline::incoming,
+    netdev::TapReading,
+    phase::{attach::Coverage, states::MigratorState, timeline::Request},
+    tcp::FlowReading,
+    verdict::Judge,
+};
 
 impl Registry {
     /// Position of the migration that the flow belongs to; a new one when there is none.
     pub(super) fn place(
         &mut self,
         reading: &FlowReading,
-        migrator: String,
+        migrator: &str,
         observation: &Observation,
     ) -> usize {
         let paired = self.index.other_end(reading).map(|(at, _)| at);
-        let own = self.own_migration(reading, &migrator);
+        let own = self.own_migration(reading, migrator);
         match (paired, own) {
             (Some(paired), Some(own)) if paired != own => self.merge(paired, own),
             (Some(at), _) | (None, Some(at)) => at,
             (None, None) => {
-                self.live.push(self.begin(reading, migrator, observation));
+                let live = self.begin(reading, migrator, observation);
+                self.live.push(live);
                 self.live.len() - 1
             }
         }
@@ -53,38 +59,51 @@ impl Registry {
     ) {
         self.candidates.remove(&key(reading));
         self.index.insert(at, reading);
-        let Some(known) = self.processes.get(&reading.process) else { return };
+        let Some(known) = self.processes.get_mut(&reading.process) else { return };
         let Some(live) = self.live.get_mut(at) else { return };
         live.started_ns = live.started_ns.min(reading.opened_ns());
+        live.peer.get_or_insert(reading.peer.ip());
         if !live.ends.iter().any(|end| end.process == reading.process) {
-            live.ends.push(EndState {
-                process: reading.process,
-                facts: known.facts.clone(),
-                hinted: role_hint,
-                flows: BTreeMap::new(),
-                threads: BTreeMap::new(),
-                folded: FlowOverflow::default(),
-                last_folded_close_ns: 0,
-                folded_found_open: false,
-                overflow_base: known.overflow_base,
-                overflow: known.reading.overflow,
-                exited_ns: known.reading.exited_ns,
-                exit_code: known.reading.exit_code,
-                timeline: known.timeline.clone(),
-                coverage: known.coverage.clone(),
-                own_work: [own_work(&known.reading); 2],
-                taps: watch_taps(known.facts.pid, world),
-                quota_file: world.quota_file(known.facts.pid),
-                quota_throttled_ns: None,
-                stopped: false,
-                guest_cpus_found: None,
-                registered: known.registered.clone(),
-                registered_base: known.registered_base,
-            });
+            live.started_ns = live.started_ns.min(first_word(known).unwrap_or(u64::MAX));
+            live.ends.push(end_of(reading.process, known, role_hint, world));
+            known.told_attempt = known.timeline.attempt;
             actions.watch.push((reading.process, true));
         }
         if let Some(end) = live.ends.iter_mut().find(|end| end.process == reading.process) {
             take_in(end, reading, world);
+        }
+    }
+
+    /// Begins the migrations that migrators speak of and of which no connection was seen yet, nor may ever be.
+    pub(super) fn begin_by_words(
+        &mut self,
+        observation: &Observation,
+        world: &mut impl World,
+        actions: &mut Actions,
+    ) {
+        let is_new = |slot: u32, known: &Known| {
+            !self.live.iter().any(|live| {
+                live.ends.iter().any(|end| {
+                    end.process == slot && end.timeline.attempt == known.timeline.attempt
+                })
+            })
+        };
+        let told: Vec<(u32, u64)> = self
+            .processes
+            .iter()
+            .filter(|(slot, known)| speaks_of_leaving(known) && is_new(**slot, known))
+            .filter_map(|(slot, known)| Some((*slot, first_word(known)?)))
+            .collect();
+        for (slot, at_ns) in told {
+            let pid = self.processes.get(&slot).map_or(0, |known| known.facts.pid);
+            let mut live = self.new_live(at_ns, pid, "qemu", observation);
+            let Some(known) = self.processes.get_mut(&slot) else { continue };
+            live.confidence = WORD_CONFIDENCE;
+            live.evidence = words(known);
+            live.ends.push(end_of(slot, known, Some(Role::Source), world));
+            known.told_attempt = known.timeline.attempt;
+            self.live.push(live);
+            actions.watch.push((slot, true));
         }
     }
 
@@ -95,31 +114,44 @@ impl Registry {
                 && live.ends.iter().any(|end| end.process == reading.process)
                 && (migrator == "qemu"
                     || migrator == "cloud-hypervisor"
-                    || live.peer == reading.peer.ip())
+                    || live.peer == Some(reading.peer.ip()))
         })
     }
 
-    fn begin(&self, reading: &FlowReading, migrator: String, observation: &Observation) -> Live {
-        let started_ns = reading.opened_ns();
+    fn begin(&mut self, reading: &FlowReading, migrator: &str, observation: &Observation) -> Live {
         let pid =
             self.processes.get(&reading.process).map_or(reading.tgid, |known| known.facts.pid);
-        let peer: IpAddr = reading.peer.ip();
+        let mut live = self.new_live(reading.opened_ns(), pid, migrator, observation);
+        live.peer = Some(reading.peer.ip());
+        live.observed_ns = reading.tagged_ns;
+        live
+    }
+
+    fn new_live(
+        &mut self,
+        started_ns: u64,
+        pid: u32,
+        migrator: &str,
+        observation: &Observation,
+    ) -> Live {
+        let started_ms = observation.wall.at(started_ns).as_millisecond();
         Live {
-            id: format!("{}-{pid}", observation.wall.at(started_ns).as_millisecond()),
-            migrator,
+            id: format!("{started_ms}-{pid}-{}", self.ids.next()),
+            migrator: migrator.to_owned(),
             version: None,
             confidence: 0.0,
             evidence: Vec::new(),
             ends: Vec::new(),
-            peer,
+            peer: None,
             started_ns,
-            observed_ns: reading.tagged_ns,
+            observed_ns: started_ns,
             life: Life::Active,
             outcome: None,
             history: Arc::new(Mutex::new(History::new(self.options.history))),
             mode: None,
             peak_rate: 0.0,
             rate: None,
+            first_tick: None,
             last_tick: None,
             judge: Judge::new(),
             last_second: None,
@@ -147,6 +179,73 @@ impl Registry {
         }
         self.index = Index::new(&self.live);
         into
+    }
+}
+
+/// How sure a migrator's own words are, before a connection is seen.
+const WORD_CONFIDENCE: f64 = 0.9;
+
+/// Whether a QEMU has begun to send its guest away, in an attempt that is not on record. What waits for a guest is in the same states,
+/// and a snapshot (`savevm`) passes some of them, too.
+fn speaks_of_leaving(known: &Known) -> bool {
+    let timeline = &known.timeline;
+    let asked = match &known.coverage {
+        Some(Coverage::Probed { missing, .. }) if !missing.contains(&"qmp_migrate") => {
+            timeline.requested(Request::Migrate).is_some()
+        }
+        _ => known.incoming_done || incoming(&known.facts.cmdline).is_none(),
+    };
+    asked
+        && timeline.attempt > known.told_attempt
+        && timeline.entered(MigratorState::Setup).is_some()
+}
+
+/// When a migrator said that it begins, `CLOCK_MONOTONIC` ns.
+fn first_word(known: &Known) -> Option<u64> {
+    speaks_of_leaving(known).then(|| known.timeline.entered(MigratorState::Setup)).flatten()
+}
+
+fn words(known: &Known) -> Vec<Evidence> {
+    let say = |kind: &str, detail: String, weight| Evidence {
+        kind: kind.to_owned(),
+        detail,
+        weight: Some(weight),
+    };
+    vec![
+        say("comm", format!("process `{}` is QEMU", known.facts.comm), 0.3),
+        say("state", "its migration left the state none".to_owned(), WORD_CONFIDENCE),
+    ]
+}
+
+/// A process as an end of a migration, from now on.
+fn end_of(slot: u32, known: &Known, role_hint: Option<Role>, world: &mut impl World) -> EndState {
+    EndState {
+        process: slot,
+        facts: known.facts.clone(),
+        hinted: role_hint,
+        flows: BTreeMap::new(),
+        threads: BTreeMap::new(),
+        folded: FlowOverflow::default(),
+        last_folded_close_ns: 0,
+        folded_found_open: false,
+        overflow_base: known.overflow_base,
+        overflow: known.reading.overflow,
+        exited_ns: known.reading.exited_ns,
+        exit_code: known.reading.exit_code,
+        timeline: match known.timeline.attempt > known.told_attempt {
+            true => known.timeline.clone(),
+            // That attempt is on record: what it told is no part of this one.
+            false => known.timeline.blank(),
+        },
+        coverage: known.coverage.clone(),
+        own_work: [own_work(&known.reading); 2],
+        taps: watch_taps(known.facts.pid, world),
+        quota_file: world.quota_file(known.facts.pid),
+        quota_throttled_ns: None,
+        stopped: false,
+        guest_cpus_found: None,
+        registered: known.registered.clone(),
+        registered_base: known.registered_base,
     }
 }
 

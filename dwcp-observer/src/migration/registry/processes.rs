@@ -40,6 +40,8 @@ pub(super) struct Known {
     pub(super) coverage: Option<Coverage>,
     /// What they told of its present attempt to migrate.
     pub(super) timeline: Timeline,
+    /// Attempts that are on record already.
+    pub(super) told_attempt: u64,
 }
 
 impl Registry {
@@ -69,6 +71,7 @@ impl Registry {
                     threads_fresh: true,
                     coverage: None,
                     timeline: Timeline::default(),
+                    told_attempt: 0,
                 };
                 self.processes.insert(reading.slot, known);
                 continue;
@@ -125,13 +128,22 @@ impl Registry {
                 known.timeline.push(&MarkReading { sent_bytes, ..*mark });
             }
         }
-        let marked: HashSet<u32> = observation.marks.iter().map(|mark| mark.process).collect();
+        for text in &observation.texts {
+            let known = self.processes.get_mut(&text.process);
+            if let Some(known) = known.filter(|it| it.reading.generation == text.generation) {
+                known.timeline.fails(&text.text);
+            }
+        }
+        let marks = observation.marks.iter().map(|mark| mark.process);
+        let marked: HashSet<u32> =
+            marks.chain(observation.texts.iter().map(|text| text.process)).collect();
         let ends = self.live.iter_mut().flat_map(|live| live.ends.iter_mut());
         for end in ends.filter(|end| marked.contains(&end.process)) {
-            let Some(known) = self.processes.get(&end.process) else { continue };
+            let Some(known) = self.processes.get_mut(&end.process) else { continue };
             // A later attempt belongs to the next migration.
-            if end.timeline.states.is_empty() || end.timeline.attempt == known.timeline.attempt {
+            if end.timeline.attempt == known.timeline.attempt {
                 end.timeline.clone_from(&known.timeline);
+                known.told_attempt = known.timeline.attempt;
             }
         }
     }

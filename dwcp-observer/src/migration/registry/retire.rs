@@ -119,7 +119,7 @@ fn is_forgotten(reading: &FlowReading, now_ns: u64) -> bool {
 fn awaits_packet(live: &Live, now_ns: u64) -> bool {
     const PATIENCE_NS: u64 = 5_000_000_000;
     let Life::Finished { ended_ns, .. } = live.life else { return false };
-    let completed = live.outcome.as_ref().is_some_and(|(found, _)| *found == Outcome::Completed);
+    let completed = live.outcome.as_ref().is_some_and(|found| found.outcome == Outcome::Completed);
     let taps = live.end(Role::Destination).map(|end| end.taps.as_slice()).unwrap_or_default();
     let silent = !taps.is_empty() && taps.iter().all(|reading| reading.tap.packets == 0);
     completed && silent && now_ns.saturating_sub(ended_ns) < PATIENCE_NS

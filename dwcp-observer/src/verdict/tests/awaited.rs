@@ -11,7 +11,7 @@ fn done() -> Second {
 }
 
 fn standing(awaits: Awaited, at: Role, seconds: f64) -> Second {
-    let pid = if at == Role::Source { 7 } else { 9 };
+    let pid = Some(if at == Role::Source { 7 } else { 9 });
     Second {
         phase: Some(Phase::StopAndCopy),
         standing: Some(Standing { at, pid, seconds, awaits }),

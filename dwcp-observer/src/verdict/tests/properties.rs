@@ -76,7 +76,7 @@ fn any_guest() -> impl Strategy<Value = (Option<Standing>, Option<u32>, Option<f
     let at = prop_oneof![Just(Role::Source), Just(Role::Destination)];
     let standing = (awaits, at, time()).prop_map(|(awaits, at, seconds)| Standing {
         at,
-        pid: 3,
+        pid: Some(3),
         seconds,
         awaits,
     });

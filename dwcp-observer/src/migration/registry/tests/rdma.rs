@@ -6,7 +6,7 @@ use dwcp_observer_ebpf::hist::{Hist, RUNQ_BUCKETS};
 
 use super::*;
 use crate::{
-    migration::record::Mode,
+    migration::record::{Mode, Transport},
     rdma::{self, DataPath},
 };
 
@@ -38,7 +38,7 @@ fn two_queue_pairs_of_one_connection_are_one_migration_over_rdma() {
     let found = records(&registry, &look);
     assert_eq!(found.len(), 1, "{found:#?}");
     let record = &found[0];
-    assert_eq!(record.transport.as_str(), "rdma");
+    assert_eq!(record.transport, Some(Transport::Rdma));
     assert_eq!(record.mode.map(Mode::as_str), Some("datacenter"));
     let roles: Vec<(Role, u32)> = record.ends.iter().map(|end| (end.role, end.pid)).collect();
     assert_eq!(roles, [(Role::Source, 1001), (Role::Destination, 1002)]);
@@ -100,7 +100,7 @@ fn what_a_device_moves_without_the_kernel_is_absent_and_not_zero() {
     let look = observation(4.0, vec![hidden(), socket], &[1]);
     registry.step(&look, &mut world);
     let record = records(&registry, &look).remove(0);
-    assert_eq!(record.transport.as_str(), "rdma");
+    assert_eq!(record.transport, Some(Transport::Rdma));
     assert_eq!(bytes(&record).delivered, 1 << 20);
     let seen = record.streams.iter().filter(|stream| stream.bytes.is_some()).count();
     assert_eq!((record.streams.len(), seen), (2, 1));
