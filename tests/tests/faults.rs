@@ -81,6 +81,46 @@ fn a_limit_is_told() {
 }
 
 #[test]
+fn a_steady_limit_is_no_fault() {
+    check(Fault::SteadyAtLimit);
+}
+
+#[test]
+fn a_path_that_swallows_large_packets_is_told() {
+    check(Fault::LargePacketsDropped);
+}
+
+#[test]
+fn a_receiver_without_cpu_time_from_the_start_is_told() {
+    check(Fault::ReceiverCpuQuota);
+}
+
+#[test]
+fn a_migration_that_shares_the_network_is_named() {
+    check(Fault::SharedLink);
+}
+
+#[test]
+fn a_guest_that_outruns_auto_converge_is_told() {
+    check(Fault::AutoConverge);
+}
+
+#[test]
+fn a_guest_that_is_held_before_the_switch_over_is_told() {
+    check(Fault::HeldBeforeSwitchOver);
+}
+
+#[test]
+fn a_guest_that_nobody_resumes_is_told() {
+    check(Fault::NotResumed);
+}
+
+#[test]
+fn a_paused_postcopy_is_told() {
+    check(Fault::PostcopyPaused);
+}
+
+#[test]
 fn a_killed_destination_is_a_failure() {
     check(Fault::DestinationKilled);
 }

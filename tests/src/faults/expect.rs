@@ -31,6 +31,22 @@ pub enum Fault {
     SourceKilled,
     /// The operator cancels.
     Cancel,
+    /// From the start packets of more than 1000 bytes are dropped.
+    LargePacketsDropped,
+    /// From the start the destination's control group may use a small part of a CPU.
+    ReceiverCpuQuota,
+    /// From the start QEMU's own limit is half of what the network carries.
+    SteadyAtLimit,
+    /// A second migration begins over the same network.
+    SharedLink,
+    /// The guest outruns a migration that holds it back as much as it may.
+    AutoConverge,
+    /// The manager holds the migration before its switch-over.
+    HeldBeforeSwitchOver,
+    /// The manager does not resume the guest at a destination that was started with `-S`.
+    NotResumed,
+    /// The connection of a postcopy breaks; later it is recovered.
+    PostcopyPaused,
 }
 
 /// What the observer is to say.
@@ -42,17 +58,20 @@ pub struct Expectation {
     pub states: &'static [&'static str],
     /// The cause that must be told with it.
     pub cause: &'static str,
+    /// Words that its sentence must contain.
+    pub words: &'static str,
     /// How the migration ends, once the fault is undone if it can be.
     pub outcome: &'static str,
     /// Why.
     pub reason: &'static str,
 }
 
-const EXPECTATIONS: [Expectation; 13] = [
+const EXPECTATIONS: [Expectation; 21] = [
     Expectation {
         fault: Fault::Clean,
         states: &["healthy", "slow"],
         cause: "",
+        words: "",
         outcome: "completed",
         reason: "nothing is wrong: neither stalled nor not_converging at any moment, whatever this \
                  machine does beside",
@@ -61,6 +80,7 @@ const EXPECTATIONS: [Expectation; 13] = [
         fault: Fault::BandwidthCut,
         states: &["slow"],
         cause: "network",
+        words: "",
         outcome: "completed",
         reason: "data flow, at 4 % of the rate so far; the sender waits for acknowledgements",
     },
@@ -68,6 +88,7 @@ const EXPECTATIONS: [Expectation; 13] = [
         fault: Fault::RandomDrop,
         states: &["slow"],
         cause: "network",
+        words: "",
         outcome: "completed",
         reason: "the sender is in recovery most of the time, even where its congestion control \
                  keeps the rate up",
@@ -76,6 +97,7 @@ const EXPECTATIONS: [Expectation; 13] = [
         fault: Fault::NetworkCutCancel,
         states: &["stalled"],
         cause: "network",
+        words: "",
         outcome: "cancelled",
         reason: "nothing is acknowledged while data are outstanding; the operator gives up",
     },
@@ -83,6 +105,7 @@ const EXPECTATIONS: [Expectation; 13] = [
         fault: Fault::NetworkCutTimeout,
         states: &["stalled"],
         cause: "network",
+        words: "",
         outcome: "failed",
         reason: "nothing is acknowledged while data are outstanding; TCP gives up",
     },
@@ -90,6 +113,7 @@ const EXPECTATIONS: [Expectation; 13] = [
         fault: Fault::ReceiverStopped,
         states: &["stalled"],
         cause: "receiver",
+        words: "",
         outcome: "completed",
         reason: "nobody reads: the peer's window closes",
     },
@@ -97,6 +121,7 @@ const EXPECTATIONS: [Expectation; 13] = [
         fault: Fault::SourceCpuQuota,
         states: &["slow", "stalled"],
         cause: "source_cpu",
+        words: "",
         outcome: "completed",
         reason: "the sending threads could run, but the quota of their group is used up",
     },
@@ -104,6 +129,7 @@ const EXPECTATIONS: [Expectation; 13] = [
         fault: Fault::SourceCpuContended,
         states: &["slow", "stalled"],
         cause: "source_cpu",
+        words: "",
         outcome: "completed",
         reason: "the sending threads could run, but wait in the run queue behind others",
     },
@@ -111,6 +137,7 @@ const EXPECTATIONS: [Expectation; 13] = [
         fault: Fault::DirtyStorm,
         states: &["not_converging"],
         cause: "guest_dirtying",
+        words: "",
         outcome: "completed",
         reason: "as much is dirtied during a pass as the pass sends",
     },
@@ -118,6 +145,7 @@ const EXPECTATIONS: [Expectation; 13] = [
         fault: Fault::MaxBandwidth,
         states: &["slow"],
         cause: "throttled",
+        words: "",
         outcome: "completed",
         reason: "QEMU sleeps in its own rate limiter most of the time",
     },
@@ -125,6 +153,7 @@ const EXPECTATIONS: [Expectation; 13] = [
         fault: Fault::DestinationKilled,
         states: &[],
         cause: "",
+        words: "",
         outcome: "failed",
         reason: "the guest stays where it was, against the operator's will",
     },
@@ -132,6 +161,7 @@ const EXPECTATIONS: [Expectation; 13] = [
         fault: Fault::SourceKilled,
         states: &[],
         cause: "",
+        words: "",
         outcome: "failed",
         reason: "the guest is lost: the destination has not got all of it",
     },
@@ -139,12 +169,95 @@ const EXPECTATIONS: [Expectation; 13] = [
         fault: Fault::Cancel,
         states: &[],
         cause: "",
+        words: "",
         outcome: "cancelled",
         reason: "the operator's will",
+    },
+    Expectation {
+        fault: Fault::LargePacketsDropped,
+        states: &["stalled"],
+        cause: "network",
+        words: "large packets do not arrive",
+        outcome: "completed",
+        reason: "the handshake is answered and no full segment ever is; there is no better past to \
+                 compare with",
+    },
+    Expectation {
+        fault: Fault::ReceiverCpuQuota,
+        states: &["slow"],
+        cause: "receiver",
+        words: "raise the quota",
+        outcome: "completed",
+        reason: "the window is closed because the reading thread may not run; that it was so from \
+                 the start makes it no norm",
+    },
+    Expectation {
+        fault: Fault::SteadyAtLimit,
+        states: &["healthy"],
+        cause: "throttled",
+        words: "limited by max-bandwidth",
+        outcome: "completed",
+        reason: "it is as fast as it was told to be",
+    },
+    Expectation {
+        fault: Fault::SharedLink,
+        states: &["healthy", "slow"],
+        cause: "network",
+        words: Fault::NEIGHBOUR,
+        outcome: "completed",
+        reason: "the other one takes half of the network, and is named",
+    },
+    Expectation {
+        fault: Fault::AutoConverge,
+        states: &["not_converging"],
+        cause: "guest_dirtying",
+        words: "auto-converge holds the guest back 20 % of its time, and still",
+        outcome: "completed",
+        reason: "as much is dirtied during a pass as the pass sends, though auto-converge has done \
+                 what it may",
+    },
+    Expectation {
+        fault: Fault::HeldBeforeSwitchOver,
+        states: &["stalled"],
+        cause: "manager",
+        words: "the manager's `migrate-continue` is awaited",
+        outcome: "completed",
+        reason: "the guest stands still until the manager goes on",
+    },
+    Expectation {
+        fault: Fault::NotResumed,
+        states: &["stalled"],
+        cause: "manager",
+        words: "the manager's `cont` is awaited",
+        outcome: "completed",
+        reason: "all has arrived, and the guest stands still until the manager resumes it",
+    },
+    Expectation {
+        fault: Fault::PostcopyPaused,
+        states: &["stalled"],
+        cause: "network",
+        words: "postcopy is paused",
+        outcome: "completed",
+        reason: "the guest is at the destination, a part of its memory is not, and nothing brings it",
     },
 ];
 
 impl Fault {
+    /// Name of the VM whose migration shares the network.
+    pub const NEIGHBOUR: &'static str = "vm-neighbour";
+
+    /// Whether it is in force before the migration begins.
+    #[must_use]
+    pub const fn is_from_the_start(self) -> bool {
+        matches!(self, Self::LargePacketsDropped | Self::ReceiverCpuQuota | Self::SteadyAtLimit)
+    }
+
+    /// Whether the guest writes much faster, which tells from the second pass over its memory on.
+    #[must_use]
+    pub const fn is_storm(self) -> bool {
+        matches!(self, Self::DirtyStorm | Self::AutoConverge)
+    }
+
     /// All of them, in the order of the tables.
     pub fn all() -> impl Iterator<Item = Self> {
         EXPECTATIONS.into_iter().map(|expectation| expectation.fault)
@@ -176,6 +289,14 @@ impl Fault {
             Self::DestinationKilled => "destination-killed",
             Self::SourceKilled => "source-killed",
             Self::Cancel => "cancel",
+            Self::LargePacketsDropped => "large-packets-dropped",
+            Self::ReceiverCpuQuota => "receiver-cpu-quota",
+            Self::SteadyAtLimit => "steady-at-limit",
+            Self::SharedLink => "shared-link",
+            Self::AutoConverge => "auto-converge",
+            Self::HeldBeforeSwitchOver => "held-before-switch-over",
+            Self::NotResumed => "not-resumed",
+            Self::PostcopyPaused => "postcopy-paused",
         }
     }
 }

@@ -43,7 +43,9 @@ impl Seen {
     }
 
     fn is(&self, expected: &Expectation) -> bool {
-        expected.states.contains(&self.state.as_str()) && self.cause == expected.cause
+        expected.states.contains(&self.state.as_str())
+            && self.cause == expected.cause
+            && self.sentence.contains(expected.words)
     }
 
     /// How bad the state is.

@@ -8,6 +8,7 @@ mod cpu;
 mod expect;
 mod group;
 mod judge;
+mod managed;
 mod network;
 mod report;
 mod rig;

@@ -87,8 +87,16 @@ impl Loss {
         Self::of(wire, percent, &format!("tcp sport {port} "))
     }
 
+    /// Drops what is larger than so many bytes, headers included, as a path whose MTU is smaller than its ends believe, with the
+    /// ICMP that would say so filtered.
+    ///
+    /// # Errors
+    /// As [`Loss::new`].
+    pub fn of_larger(wire: &Wire, bytes: u32) -> Result<Self> {
+        Self::by(wire, &format!("meta length > {bytes} counter drop"), false)
+    }
+
     fn of(wire: &Wire, percent: u8, whose: &str) -> Result<Self> {
-        let loss = Self { wire: wire.clone() };
         let rule = if percent >= 100 {
             format!("{whose}counter drop")
         } else {
@@ -97,12 +105,18 @@ impl Loss {
                  numgen random mod 100 < {percent} counter drop"
             )
         };
+        Self::by(wire, &rule, percent >= 100)
+    }
+
+    /// `both_ways`: what the destination sends is dropped as well.
+    fn by(wire: &Wire, rule: &str, both_ways: bool) -> Result<Self> {
+        let loss = Self { wire: wire.clone() };
         let mut commands = format!(
             "add table inet lab; \
              add chain inet lab arriving {{ type filter hook prerouting priority -300; }}; \
              add rule inet lab arriving meta iifname {INTERFACE} {rule}"
         );
-        if percent >= 100 {
+        if both_ways {
             commands.push_str(&format!(
                 "; add chain inet lab leaving {{ type filter hook postrouting priority 300; }}; \
                  add rule inet lab leaving meta oifname {INTERFACE} drop"

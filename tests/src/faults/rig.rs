@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use super::{BASELINE_RATE, Competitors, CpuQuota, Fault, Injection, Loss, Shaper, Stopped};
+use super::{
+    BASELINE_RATE, Competitors, CpuQuota, Fault, Injection, Loss, Shaper, Stopped, managed,
+};
 use crate::guest::Guest;
 use crate::migration::{MigrationPlan, Pair};
 use crate::netns::{INTERFACE, Wire};
@@ -38,7 +40,10 @@ pub struct Rig {
     // Order of drop: the processes end before their network goes.
     /// The processes.
     pub pair: Pair,
+    fault: Fault,
     plan: MigrationPlan,
+    /// Another VM that can migrate over the same wire.
+    neighbour: Option<(Pair, MigrationPlan)>,
     shaper: Option<Shaper>,
     wire: Wire,
 }
@@ -49,7 +54,7 @@ impl Rig {
     /// # Errors
     /// Without root, or when a program is missing or fails.
     pub fn start(fault: Fault, variant: Variant) -> Result<Self> {
-        let storm = fault == Fault::DirtyStorm;
+        let storm = fault.is_storm();
         // Enough for the fault to be over before the memory is sent. A storm is of no consequence before the first pass ends,
         // so that must be short.
         let (memory_mib, downtime_limit_ms) = if storm { (224, 50) } else { (768, 300) };
@@ -86,12 +91,28 @@ impl Rig {
         };
         let spec = QemuSpec { guest, wire: Some(wire.clone()), ..QemuSpec::default() };
         let plan = MigrationPlan {
-            multifd_channels: variant.channels,
+            // Neither recovery nor postcopy goes with multifd in QEMU 7.2.
+            multifd_channels: variant.channels.filter(|_| fault != Fault::PostcopyPaused),
+            postcopy: fault == Fault::PostcopyPaused,
+            max_bandwidth: (fault == Fault::SteadyAtLimit).then_some(BASELINE_RATE / 2),
             downtime_limit_ms,
             host: Some(Wire::address(Role::Destination)),
             ..MigrationPlan::default()
         };
-        Ok(Self { pair: Pair::start(&spec)?, plan, shaper: Some(shaper), wire })
+        let neighbour = if fault == Fault::SharedLink {
+            let name = Some(Fault::NEIGHBOUR.to_owned());
+            let other = QemuSpec { name, uuid: None, ..spec.clone() };
+            let plan = MigrationPlan { port: plan.port + 1, ..plan.clone() };
+            Some((Pair::start(&other)?, plan))
+        } else {
+            None
+        };
+        let pair = if fault == Fault::NotResumed {
+            managed::start_stopped(&spec)?
+        } else {
+            Pair::start(&spec)?
+        };
+        Ok(Self { pair, fault, plan, neighbour, shaper: Some(shaper), wire })
     }
 
     /// Starts the migration.
@@ -99,6 +120,7 @@ impl Rig {
     /// # Errors
     /// When QEMU refuses.
     pub fn migrate(&mut self) -> Result<()> {
+        managed::prepare(&mut self.pair, self.fault)?;
         self.pair.migrate(&self.plan)
     }
 
@@ -109,7 +131,23 @@ impl Rig {
     pub fn inject(&mut self, fault: Fault) -> Result<Option<Box<dyn Injection>>> {
         let (source, destination) = (self.pair.source.pid(), self.pair.destination.pid());
         Ok(match fault {
-            Fault::Clean => None,
+            Fault::Clean | Fault::SteadyAtLimit => None,
+            Fault::LargePacketsDropped => Some(Box::new(Loss::of_larger(&self.wire, 1000)?)),
+            Fault::ReceiverCpuQuota => Some(Box::new(CpuQuota::new(destination, 2)?)),
+            Fault::SharedLink => {
+                let (pair, plan) = self.neighbour.as_mut().context("no neighbour")?;
+                pair.migrate(plan)?;
+                None
+            }
+            // Both are to come to their end at once.
+            Fault::HeldBeforeSwitchOver | Fault::NotResumed => {
+                self.shaper = None;
+                None
+            }
+            Fault::PostcopyPaused => {
+                managed::break_postcopy(&mut self.pair, &self.wire, self.plan.port)?;
+                None
+            }
             Fault::BandwidthCut => {
                 self.shape(BASELINE_RATE / 24)?;
                 None
@@ -123,7 +161,7 @@ impl Rig {
             // quarters of the rate are left.
             Fault::SourceCpuQuota => Some(Box::new(CpuQuota::new(source, 2)?)),
             Fault::SourceCpuContended => Some(Box::new(Competitors::new(source, destination, 2)?)),
-            Fault::DirtyStorm => {
+            Fault::DirtyStorm | Fault::AutoConverge => {
                 self.pair.set_storm(true)?;
                 None
             }
@@ -167,19 +205,29 @@ impl Rig {
         drop(injection);
         match fault {
             Fault::BandwidthCut => self.shape(BASELINE_RATE),
-            Fault::DirtyStorm => self.pair.set_storm(false),
-            Fault::MaxBandwidth => self.pair.set_max_bandwidth(0),
+            Fault::DirtyStorm | Fault::AutoConverge => self.pair.set_storm(false),
+            Fault::HeldBeforeSwitchOver | Fault::NotResumed | Fault::PostcopyPaused => {
+                managed::go_on(&mut self.pair, fault, &self.plan)
+            }
+            Fault::MaxBandwidth | Fault::SteadyAtLimit => self.pair.set_max_bandwidth(0),
             _ => Ok(()),
         }
     }
 
-    /// Whether the first pass over the memory is done: only from then on does it matter what the
-    /// guest writes.
+    /// Whether the fault shows by now. What the guest writes does not matter before the first pass over its memory is done; what
+    /// waits for a manager has to come that far.
     ///
     /// # Errors
     /// When the source is gone.
-    pub fn is_in_its_second_pass(&mut self) -> Result<bool> {
-        Ok(self.pair.figures()?.dirty_sync_count >= 2)
+    pub fn shows(&mut self, fault: Fault) -> Result<bool> {
+        let figures = self.pair.figures()?;
+        Ok(match fault {
+            Fault::DirtyStorm | Fault::AutoConverge => figures.dirty_sync_count >= 2,
+            Fault::HeldBeforeSwitchOver => figures.status == "pre-switchover",
+            Fault::NotResumed => figures.status == "completed",
+            Fault::PostcopyPaused => figures.status == "postcopy-paused",
+            _ => true,
+        })
     }
 
     /// Whether QEMU says that the migration is over.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Fault, Judgement, Rig, Seen, Variant};
+use super::{Fault, Injection, Judgement, Rig, Seen, Variant};
 use crate::observer::Observer;
 
 /// How a migration is observed.
@@ -85,26 +85,29 @@ impl RunReport {
 
     fn run(&mut self, observer: &Observer, timing: Timing) -> Result<()> {
         let mut rig = Rig::start(self.fault, self.variant)?;
+        let early = if self.fault.is_from_the_start() { rig.inject(self.fault)? } else { None };
         rig.migrate()?;
         let mut watch = Watch::start(observer, &rig);
-        let done = self.observe(&mut watch, &mut rig, timing);
+        let done = self.observe(&mut watch, &mut rig, early, timing);
         self.course = watch.seen;
         self.course.dedup_by(|next, last| next.state == last.state && next.cause == last.cause);
         done
     }
 
-    fn observe(&mut self, watch: &mut Watch<'_>, rig: &mut Rig, timing: Timing) -> Result<()> {
+    fn observe(
+        &mut self,
+        watch: &mut Watch<'_>,
+        rig: &mut Rig,
+        early: Option<Box<dyn Injection>>,
+        timing: Timing,
+    ) -> Result<()> {
         let fault = self.fault;
         let expected = fault.expectation();
-        watch.go_on(timing.baseline, |_| Ok(false))?;
-        ensure!(watch.id.is_some(), "no record: {}", watch.observer.output());
-
-        let mut onset = watch.seconds();
-        let injection = rig.inject(fault)?;
-        if fault == Fault::DirtyStorm {
-            watch.go_on(Duration::from_secs(30), |_| rig.is_in_its_second_pass())?;
-            onset = watch.seconds();
-        }
+        let (onset, injection) = if fault.is_from_the_start() {
+            (0.0, early)
+        } else {
+            inject_later(watch, rig, fault, timing)?
+        };
         self.onset = onset;
         if !expected.cause.is_empty() {
             watch.go_on(timing.window, |seen| {
@@ -200,6 +203,24 @@ impl RunReport {
     pub fn is_right(&self) -> bool {
         self.verdict.right && self.outcome_right && self.error.is_none()
     }
+}
+
+/// Does it after a while in which nothing is wrong; and when that was, or when it began to show.
+fn inject_later(
+    watch: &mut Watch<'_>,
+    rig: &mut Rig,
+    fault: Fault,
+    timing: Timing,
+) -> Result<(f64, Option<Box<dyn Injection>>)> {
+    watch.go_on(timing.baseline, |_| Ok(false))?;
+    ensure!(watch.id.is_some(), "no record: {}", watch.observer.output());
+    let onset = watch.seconds();
+    let injection = rig.inject(fault)?;
+    if rig.shows(fault)? {
+        return Ok((onset, injection));
+    }
+    watch.go_on(Duration::from_secs(30), |_| rig.shows(fault))?;
+    Ok((watch.seconds(), injection))
 }
 
 /// Asks the observer for one migration, ten times a second.
