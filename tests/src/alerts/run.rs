@@ -222,6 +222,9 @@ impl<'a> Scene<'a> {
         match self.scenario {
             Scenario::ReceiverStopped => rigged(Fault::ReceiverStopped, 768, None, 4),
             Scenario::DirtyStorm => rigged(Fault::DirtyStorm, 224, None, 4),
+            Scenario::NotResumed => rigged(Fault::NotResumed, 256, None, 2),
+            Scenario::HeldBeforeSwitchOver => rigged(Fault::HeldBeforeSwitchOver, 256, None, 2),
+            Scenario::PostcopyPaused => rigged(Fault::PostcopyPaused, 768, None, 4),
             Scenario::RandomDrop => rigged(Fault::RandomDrop, 1536, Some(LONG_RATE), 4),
             // Longer before: what is usual must be known.
             Scenario::BandwidthCut => rigged(Fault::BandwidthCut, 1536, None, 13),

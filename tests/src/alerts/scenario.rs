@@ -23,6 +23,12 @@ pub enum Scenario {
     ReceiverStopped,
     /// The guest writes to its memory as fast as the network sends.
     DirtyStorm,
+    /// A destination that was started with `-S` is not told to run the guest.
+    NotResumed,
+    /// A migration is held before its switch-over.
+    HeldBeforeSwitchOver,
+    /// The connection of a postcopy breaks.
+    PostcopyPaused,
     /// The network loses 5 % of the packets.
     RandomDrop,
     /// One path of a migration with four streams becomes slow.
@@ -66,6 +72,9 @@ impl Scenario {
         match self {
             Self::ReceiverStopped => &["DWCPv3MigrationStalled"],
             Self::DirtyStorm => &["DWCPv3MigrationNotConverging"],
+            Self::NotResumed => &["DWCPv3GuestNotResumed"],
+            Self::HeldBeforeSwitchOver => &["DWCPv3MigrationAwaitsContinue"],
+            Self::PostcopyPaused => &["DWCPv3PostcopyPaused"],
             Self::RandomDrop => &["DWCPv3RetransmitStorm"],
             Self::SlowPath => &["DWCPv3StreamImbalance"],
             Self::BandwidthCut => &[
@@ -141,7 +150,14 @@ impl Scenario {
 
     /// Whether the alert ends with the fault, and not an hour later.
     pub(super) fn resolves(self) -> bool {
-        matches!(self, Self::ReceiverStopped | Self::DirtyStorm)
+        matches!(
+            self,
+            Self::ReceiverStopped
+                | Self::DirtyStorm
+                | Self::NotResumed
+                | Self::HeldBeforeSwitchOver
+                | Self::PostcopyPaused
+        )
     }
 
     /// Its name, as the command line has it.
