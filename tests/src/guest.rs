@@ -183,7 +183,7 @@ impl Layout {
 }
 
 /// Cycles per second of the time stamp counter, which a guest sees unscaled, under TCG too.
-fn tsc_frequency() -> f64 {
+pub(crate) fn tsc_frequency() -> f64 {
     static FREQUENCY: OnceLock<f64> = OnceLock::new();
     *FREQUENCY.get_or_init(|| {
         let (start, first) = (Instant::now(), tsc());
@@ -233,7 +233,7 @@ fn assemble_flat(
     Ok(flat)
 }
 
-fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| {
         format!("cannot run `{name}` (binutils); `cargo xtask setup` installs it")

@@ -30,6 +30,10 @@ pub struct MigrationPlan {
     pub postcopy: bool,
     /// What carries it.
     pub transport: Transport,
+    /// More capabilities that are switched on at both ends.
+    pub capabilities: Vec<&'static str>,
+    /// More parameters of both ends.
+    pub parameters: Vec<(&'static str, Value)>,
 }
 
 /// What carries a migration.
@@ -55,6 +59,8 @@ impl Default for MigrationPlan {
             port: 49152,
             postcopy: false,
             transport: Transport::Tcp,
+            capabilities: Vec::new(),
+            parameters: Vec::new(),
         }
     }
 }
@@ -93,12 +99,22 @@ impl MigrationPlan {
         if let Some(channels) = self.multifd_channels {
             parameters["multifd-channels"] = channels.into();
         }
-        let capabilities = json!({ "capabilities": [
-            { "capability": "multifd", "state": self.multifd_channels.is_some() },
-            { "capability": "events", "state": true },
-            { "capability": "postcopy-ram", "state": self.postcopy },
-            { "capability": "rdma-pin-all", "state": self.transport == Transport::RdmaPinAll },
-        ]});
+        for (name, value) in &self.parameters {
+            parameters[*name] = value.clone();
+        }
+        let switched = [
+            ("multifd", self.multifd_channels.is_some()),
+            ("events", true),
+            ("postcopy-ram", self.postcopy),
+            ("rdma-pin-all", self.transport == Transport::RdmaPinAll),
+        ];
+        let more = self.capabilities.iter().map(|name| (*name, true));
+        let capabilities: Vec<Value> = switched
+            .into_iter()
+            .chain(more)
+            .map(|(name, state)| json!({ "capability": name, "state": state }))
+            .collect();
+        let capabilities = json!({ "capabilities": capabilities });
         end.qmp().execute("migrate-set-capabilities", &capabilities)?;
         end.qmp().execute("migrate-set-parameters", &parameters)?;
         Ok(())

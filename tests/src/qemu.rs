@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::clock::ClockPorts;
 use crate::guest::{CALM, FILLED, Guest, STORM};
+use crate::linux_guest::Linux;
 use crate::netns::Wire;
 use crate::process::ChildGuard;
 use crate::qmp::Qmp;
@@ -43,6 +44,8 @@ pub struct QemuSpec {
     pub debug_threads: bool,
     /// What runs inside.
     pub guest: Guest,
+    /// A Linux in its place, with as much memory.
+    pub linux: Option<Linux>,
     /// What runs it.
     pub accelerator: Accelerator,
     /// Where the ticks of a guest that ticks go; `None` for a guest without a second serial line.
@@ -65,6 +68,7 @@ impl Default for QemuSpec {
             uuid: Some("7b1c9f04-5d0e-4b53-9a51-0c9c1f6d2a77".to_owned()),
             debug_threads: true,
             guest: Guest::default(),
+            linux: None,
             accelerator: Accelerator::Tcg,
             clock: None,
             program: QEMU.into(),
@@ -126,8 +130,13 @@ impl Qemu {
             .arg("-chardev")
             .arg(format!("socket,id=serial0,path={}", serial_path.display()))
             .args(["-serial", "chardev:serial0"]);
-        match spec.accelerator {
-            Accelerator::Tcg => {
+        match (spec.accelerator, &spec.linux) {
+            (Accelerator::Tcg, Some(linux)) => {
+                command.arg("-machine").arg(format!("{},accel=tcg", spec.machine));
+                command.args(linux.arguments());
+            }
+            (Accelerator::Kvm, Some(_)) => bail!("a KVM of the PVM kind boots no Linux"),
+            (Accelerator::Tcg, None) => {
                 let sector = spec.guest.assemble(directory.path())?;
                 command
                     .arg("-machine")
@@ -136,7 +145,7 @@ impl Qemu {
                     .arg(format!("file={},format=raw,if=floppy,readonly=on", sector.display()))
                     .args(["-boot", "a"]);
             }
-            Accelerator::Kvm => {
+            (Accelerator::Kvm, None) => {
                 let rom = spec.guest.assemble_rom(directory.path())?;
                 let machine = format!("{},accel=kvm", spec.machine);
                 command.arg("-machine").arg(machine).arg("-bios").arg(rom);

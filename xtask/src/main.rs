@@ -18,6 +18,7 @@ mod shell;
 mod test;
 mod toolchain;
 mod vm_test;
+mod zoo;
 
 use std::process::ExitCode;
 
@@ -64,6 +65,8 @@ enum Command {
     PingPong(bench::PingPongArgs),
     /// Boot Debian's kernels in QEMU and run the project's own tests there
     VmTest(vm_test::Args),
+    /// Migrate real VMs between all versions of QEMU, in all ways; each record against the truth
+    Zoo(zoo::Args),
     /// Run all tests and print one closing line
     Test(test::Args),
 }
@@ -95,6 +98,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Alerts(args) => alerts::run(&args),
         Command::PingPong(args) => bench::ping_pong(&args),
         Command::VmTest(args) => vm_test::run(&args),
+        Command::Zoo(args) => zoo::run(&args),
         Command::Test(args) => test::run(&args),
     }
 }

@@ -84,6 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let real =
             ["test", "--package", "dwcp-observer-lab", "--no-fail-fast", "--", "--test-threads=1"];
         note("end-to-end tests", phase("end-to-end tests", || tests(&real))?);
+        note("zoo", phase("zoo", visit_zoo)?);
     }
     if !broken.is_empty() {
         println!("failed: {}", broken.join(", "));
@@ -143,6 +144,16 @@ fn other_kernels() -> Outcome {
             Outcome { broken: true, ..Outcome::default() }
         }
     }
+}
+
+/// A part of the zoo, by this program as root: each migration counts as a test.
+fn visit_zoo() -> Result<Outcome> {
+    let mut command = as_root(std::env::current_exe()?)?;
+    command
+        .args(["zoo", "--part", "ci", "--count-line"])
+        .env("DWCP_OBSERVER", build::agent())
+        .env("PATH", std::env::join_paths(search_path())?);
+    run_tests(&mut command, &mut std::io::stdout().lock())
 }
 
 fn runner_variable() -> String {

@@ -264,7 +264,7 @@ fn kernel_arguments(cpus: &str) -> Result<String> {
 }
 
 /// The rate of the counter in kHz: the kernel computes `bogomips` as twice its MHz.
-fn tsc_khz(cpus: &str) -> Option<u64> {
+pub(crate) fn tsc_khz(cpus: &str) -> Option<u64> {
     let line = cpus.lines().find(|line| line.starts_with("bogomips"))?;
     let mips: f64 = line.split_once(':')?.1.trim().parse().ok()?;
     // Half of it, from MHz to kHz.

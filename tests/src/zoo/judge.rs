@@ -1,0 +1,364 @@
+//! What the observer says of a migration against what is true, and all of them in sum.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::case::{Case, Turn};
+use super::run::Ran;
+use super::truth::{Outcome, Truth};
+
+/// The blackout is good within this, seconds, or this share of the truth.
+const GOOD: f64 = 0.001;
+const GOOD_SHARE: f64 = 0.03;
+/// It is never off by more, seconds: of a guest that ticks, and of an idle one.
+const WORST: f64 = 0.005;
+const WORST_IDLE: f64 = 0.020;
+/// So many of those that have one are to be good.
+const GOOD_RUNS: f64 = 0.98;
+/// Bytes may be off by this share; encryption adds to what QEMU counts.
+const BYTES_SHARE: f64 = 0.002;
+const BYTES_SHARE_TLS: f64 = 0.015;
+
+/// What is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aspect {
+    /// There is one record.
+    Found,
+    /// It has the right outcome.
+    Outcome,
+    /// It has the blackout, and not off by more than is allowed to any.
+    Blackout,
+    /// It has as many rounds as QEMU.
+    Rounds,
+    /// It has as many bytes as QEMU.
+    Bytes,
+    /// It says so while the guest stands still.
+    Standing,
+}
+
+impl Aspect {
+    /// All, in order.
+    pub const ALL: [Self; 6] =
+        [Self::Found, Self::Outcome, Self::Blackout, Self::Rounds, Self::Bytes, Self::Standing];
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fault {
+    /// What of.
+    pub aspect: Aspect,
+    /// In words.
+    pub text: String,
+}
+
+/// One migration: figures in seconds and bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Which one.
+    pub name: String,
+    /// How many records.
+    pub records: usize,
+    /// What is true.
+    pub truth: Truth,
+    /// The record's outcome, with its reason where it has one.
+    pub outcome: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+    /// The record's blackout.
+    pub blackout: Option<f64>,
+    /// Minus the truth.
+    pub blackout_error: Option<f64>,
+    /// Within 1 ms or 3 %; `None` where there is nothing to compare.
+    pub blackout_good: Option<bool>,
+    /// Which method gave it.
+    pub method: Option<String>,
+    /// The record's rounds.
+    pub rounds: Option<u64>,
+    /// The record's bytes.
+    pub bytes: Option<u64>,
+    /// Minus QEMU's, as a share of them.
+    pub bytes_off: Option<f64>,
+    /// From the end to when the record told so.
+    pub told_after: f64,
+    /// The record's verdict while the guest stood still.
+    pub standing: Option<Value>,
+    /// What is wrong.
+    pub faults: Vec<Fault>,
+    /// What was judged.
+    pub judged: Vec<Aspect>,
+    /// The records, where something is wrong.
+    pub record: Vec<Value>,
+}
+
+impl Report {
+    /// Compares.
+    #[must_use]
+    pub fn of(case: &Case, ran: &Ran) -> Self {
+        let record = ran.records.first().unwrap_or(&Value::Null);
+        let text = |path: &str| record.pointer(path).and_then(Value::as_str).map(str::to_owned);
+        let blackout = record.pointer("/blackout/seconds").and_then(Value::as_f64);
+        let error = blackout.zip(ran.truth.blackout).map(|(found, truth)| found - truth.seconds);
+        let bytes = record.pointer("/bytes/queued").and_then(Value::as_u64);
+        let rounds = record.get("rounds").and_then(Value::as_array);
+        let mut report = Self {
+            name: case.name.clone(),
+            records: ran.records.len(),
+            truth: ran.truth.clone(),
+            outcome: text("/outcome"),
+            reason: record.get("reason").map(|reason| match reason {
+                Value::String(reason) => reason.clone(),
+                other => other.to_string(),
+            }),
+            blackout,
+            blackout_error: error,
+            blackout_good: None,
+            method: text("/blackout/method"),
+            rounds: rounds.map(|rounds| rounds.len() as u64),
+            bytes,
+            bytes_off: bytes.zip(ran.truth.bytes).map(|(bytes, truth)| share(bytes, truth)),
+            told_after: ran.told_after,
+            standing: ran.standing.as_ref().map(standing),
+            faults: Vec::new(),
+            judged: Vec::new(),
+            record: Vec::new(),
+        };
+        report.judge(case, ran);
+        if !report.faults.is_empty() || report.blackout_good == Some(false) {
+            report.record.clone_from(&ran.records);
+        }
+        report
+    }
+
+    fn judge(&mut self, case: &Case, ran: &Ran) {
+        self.check(Aspect::Found, self.records == 1, || format!("{} records", ran.records.len()));
+        if self.records == 0 {
+            // The rest is not there either, and that is one fault.
+            return;
+        }
+        let wanted = self.truth.outcome.name();
+        let found = self.outcome.clone().unwrap_or_else(|| "none".to_owned());
+        self.check(Aspect::Outcome, found == wanted, || format!("{found}, truly {wanted}"));
+        let split = ran.records.iter().any(is_split);
+        if split != self.truth.split_brain {
+            let said = if split { "split brain said" } else { "split brain not said" };
+            self.check(Aspect::Outcome, false, || said.to_owned());
+        }
+        if self.truth.outcome == Outcome::Completed {
+            self.judge_blackout(case);
+            self.judge_figures(case);
+        }
+        if let Some(record) = &ran.standing {
+            let active = record.get("state").and_then(Value::as_str) == Some("active");
+            self.check(Aspect::Standing, active, || "not active while the guest stood".to_owned());
+        }
+    }
+
+    fn judge_blackout(&mut self, case: &Case) {
+        let Some(truth) = self.truth.blackout else {
+            if case.paused {
+                let none = self.blackout.is_none();
+                self.check(Aspect::Blackout, none, || "a blackout of a paused guest".to_owned());
+            }
+            return;
+        };
+        let Some(error) = self.blackout_error else {
+            self.blackout_good = Some(false);
+            self.check(Aspect::Blackout, false, || {
+                format!("no blackout, truly {:.1} ms", 1e3 * truth.seconds)
+            });
+            return;
+        };
+        let off = (error.abs() - truth.uncertainty).max(0.0);
+        let worst = if truth.by_events { WORST_IDLE } else { WORST };
+        let good = if truth.by_events { WORST_IDLE } else { GOOD };
+        self.blackout_good = Some(off <= good.max(GOOD_SHARE * truth.seconds));
+        self.check(Aspect::Blackout, off <= worst, || {
+            format!("blackout off by {:+.1} ms of {:.1}", 1e3 * error, 1e3 * truth.seconds)
+        });
+    }
+
+    fn judge_figures(&mut self, case: &Case) {
+        let Some(figures) = self.truth.figures.clone() else { return };
+        let (rounds, syncs) = (self.rounds.unwrap_or(0), figures.dirty_sync_count);
+        self.check(Aspect::Rounds, rounds == syncs, || format!("{rounds} rounds, truly {syncs}"));
+        // What was sent once more after a break is in no figure of QEMU's.
+        if matches!(case.turn, Turn::Broken(_)) {
+            return;
+        }
+        let limit = if case.tls { BYTES_SHARE_TLS } else { BYTES_SHARE };
+        let off = self.bytes_off;
+        self.check(Aspect::Bytes, off.is_some_and(|off| off.abs() <= limit), || match off {
+            Some(off) => format!("bytes off by {:+.2} %", 100.0 * off),
+            None => "no bytes".to_owned(),
+        });
+    }
+
+    fn check(&mut self, aspect: Aspect, right: bool, text: impl FnOnce() -> String) {
+        if !self.judged.contains(&aspect) {
+            self.judged.push(aspect);
+        }
+        if !right {
+            self.faults.push(Fault { aspect, text: text() });
+        }
+    }
+
+    fn has(&self, aspect: Aspect) -> bool {
+        self.faults.iter().any(|fault| fault.aspect == aspect)
+    }
+}
+
+fn share(found: u64, truth: u64) -> f64 {
+    (found as f64 - truth as f64) / (truth as f64).max(1.0)
+}
+
+fn is_split(record: &Value) -> bool {
+    record
+        .get("split_brain")
+        .is_some_and(|split| !matches!(split, Value::Null | Value::Bool(false)))
+}
+
+/// What a reader sees of a guest that stands still.
+fn standing(record: &Value) -> Value {
+    let part = |name: &str| (name.to_owned(), record.get(name).cloned().unwrap_or(Value::Null));
+    Value::Object(["state", "verdict", "blackout"].into_iter().map(part).collect())
+}
+
+/// How often something was right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Share {
+    /// Right.
+    pub right: usize,
+    /// Of so many.
+    pub of: usize,
+}
+
+/// All in sum.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// How many migrated.
+    pub runs: usize,
+    /// Of each aspect.
+    pub aspects: Vec<(Aspect, Share)>,
+    /// Blackouts within 1 ms or 3 %, of those that have a truth.
+    pub good_blackouts: Share,
+    /// The blackout's errors beyond what the truth leaves open, seconds: median and largest.
+    pub blackout_median: Option<f64>,
+    /// The largest.
+    pub blackout_worst: Option<f64>,
+    /// Whether all limits are kept.
+    pub good: bool,
+}
+
+impl Summary {
+    /// Sums up.
+    #[must_use]
+    pub fn of(reports: &[Report]) -> Self {
+        let aspects: Vec<(Aspect, Share)> = Aspect::ALL
+            .into_iter()
+            .map(|aspect| {
+                let judged = reports.iter().filter(|report| report.judged.contains(&aspect));
+                let (of, right) = judged.fold((0, 0), |(of, right), report| {
+                    (of + 1, right + usize::from(!report.has(aspect)))
+                });
+                (aspect, Share { right, of })
+            })
+            .collect();
+        let compared: Vec<bool> =
+            reports.iter().filter_map(|report| report.blackout_good).collect();
+        let right = compared.iter().filter(|good| **good).count();
+        let good_blackouts = Share { right, of: compared.len() };
+        let mut errors: Vec<f64> =
+            reports.iter().filter_map(|report| Some(report.blackout_error?.abs())).collect();
+        errors.sort_by(f64::total_cmp);
+        let all_right = aspects.iter().all(|(_, share)| share.right == share.of);
+        let enough = right as f64 >= GOOD_RUNS * compared.len() as f64;
+        Self {
+            runs: reports.len(),
+            aspects,
+            good_blackouts,
+            blackout_median: errors.get(errors.len() / 2).copied(),
+            blackout_worst: errors.last().copied(),
+            good: all_right && enough,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::migration::QemuFigures;
+    use crate::zoo::truth::{Facts, TrueBlackout};
+    use crate::zoo::version::Version;
+    use serde_json::json;
+
+    fn ran(record: Value) -> Ran {
+        let figures = QemuFigures {
+            status: "completed".to_owned(),
+            dirty_sync_count: 3,
+            transferred: 99_000,
+            ..QemuFigures::default()
+        };
+        let blackout = TrueBlackout { seconds: 0.050, uncertainty: 0.0002, by_events: false };
+        let truth = Truth {
+            outcome: Outcome::Completed,
+            facts: Facts::default(),
+            blackout: Some(blackout),
+            blackout_unknown: None,
+            figures: Some(figures),
+            bytes: Some(100_000),
+            split_brain: false,
+        };
+        Ran { truth, records: vec![record], standing: None, told_after: 0.1 }
+    }
+
+    fn record(outcome: &str, blackout: impl Into<Value>, rounds: usize, bytes: u64) -> Value {
+        let blackout: Value = blackout.into();
+        json!({
+            "outcome": outcome, "blackout": { "seconds": blackout, "method": "phase_functions" },
+            "rounds": vec![0; rounds], "bytes": { "queued": bytes },
+        })
+    }
+
+    fn judged(record: Value) -> Report {
+        Report::of(&Case::new("x", Version::V7_2, Version::V7_2), &ran(record))
+    }
+
+    #[test]
+    fn a_right_record_has_no_fault() {
+        let report = judged(record("completed", 0.0512, 3, 100_150));
+        assert_eq!(report.faults, [], "{report:?}");
+        assert_eq!(report.blackout_good, Some(true));
+        let summary = Summary::of(&[report]);
+        assert!(summary.good, "{summary:?}");
+    }
+
+    #[test]
+    fn each_wrong_thing_is_a_fault() {
+        let aspects = |record| {
+            judged(record).faults.into_iter().map(|fault| fault.aspect).collect::<Vec<_>>()
+        };
+        assert_eq!(aspects(record("failed", 0.05, 3, 100_000)), [Aspect::Outcome]);
+        assert_eq!(aspects(record("completed", (), 3, 100_000)), [Aspect::Blackout]);
+        assert_eq!(aspects(record("completed", 0.056, 3, 100_000)), [Aspect::Blackout]);
+        assert_eq!(aspects(record("completed", 0.05, 4, 100_000)), [Aspect::Rounds]);
+        assert_eq!(aspects(record("completed", 0.05, 3, 100_300)), [Aspect::Bytes]);
+        let mut split = record("completed", 0.05, 3, 100_000);
+        split["split_brain"] = json!(true);
+        assert_eq!(aspects(split), [Aspect::Outcome]);
+        // Not good, but not so bad as to be a fault by itself.
+        let off = judged(record("completed", 0.053, 3, 100_000));
+        assert_eq!((off.faults.len(), off.blackout_good), (0, Some(false)));
+        assert!(!Summary::of(&[off]).good);
+    }
+
+    #[test]
+    fn no_record_is_one_fault() {
+        let case = Case::new("x", Version::V7_2, Version::V7_2);
+        let mut ran = ran(Value::Null);
+        ran.records.clear();
+        let report = Report::of(&case, &ran);
+        assert_eq!(report.faults.len(), 1);
+        assert!(!Summary::of(&[report]).good);
+    }
+}

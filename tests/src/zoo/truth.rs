@@ -1,0 +1,181 @@
+//! What is true of a migration, by everybody but the observer.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::case::{Case, Resume, Turn};
+use crate::clock::{Standstill, Tick};
+use crate::migration::QemuFigures;
+use crate::qmp::Event;
+
+/// How a migration is to end in the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The guest runs at the destination.
+    Completed,
+    /// It does not, and that was not wanted.
+    Failed,
+    /// Its manager gave it up.
+    Cancelled,
+}
+
+impl Outcome {
+    /// As records name it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What QEMU says at the end; `None` of an end that is gone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Facts {
+    /// `query-migrate` of the source.
+    pub source_status: Option<String>,
+    /// `query-status` of the source.
+    pub source_state: Option<String>,
+    /// `query-status` of the destination.
+    pub destination_state: Option<String>,
+}
+
+impl Facts {
+    /// How such a migration ended, if that is how the ends are.
+    #[must_use]
+    pub fn outcome(&self, case: &Case) -> Outcome {
+        let is = |state: &Option<String>, name: &str| state.as_deref() == Some(name);
+        let completed = is(&self.source_status, "completed");
+        let runs = is(&self.destination_state, "running")
+            || (case.paused && is(&self.destination_state, "paused"));
+        let killed = matches!(case.turn, Turn::Kill(..) | Turn::KillBoth(_));
+        if completed && runs && !killed && case.resume != Resume::Never {
+            Outcome::Completed
+        } else if is(&self.source_status, "cancelled") && is(&self.source_state, "running") {
+            Outcome::Cancelled
+        } else {
+            Outcome::Failed
+        }
+    }
+}
+
+/// How long the guest stood still; seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct TrueBlackout {
+    /// How long.
+    pub seconds: f64,
+    /// So much may be wrong of that: the clock's period at both ends or, where a tick right before
+    /// or right after was late, that.
+    pub uncertainty: f64,
+    /// The guest was idle, and QEMU's events `STOP` and `RESUME` stand for its clock.
+    pub by_events: bool,
+}
+
+impl TrueBlackout {
+    /// By the guest's clock.
+    ///
+    /// # Errors
+    /// When that cannot be trusted.
+    pub fn by_clock(ticks: &[Vec<Tick>; 2]) -> Result<Self> {
+        let standstill = Standstill::between(ticks)?;
+        let late = if standstill.is_disturbed() {
+            standstill.before_stop.max(standstill.after_start)
+        } else {
+            0.0
+        };
+        let uncertainty = late.max(2.0 * standstill.period);
+        Ok(Self { seconds: standstill.seconds, uncertainty, by_events: false })
+    }
+
+    /// By QEMU's events.
+    #[must_use]
+    pub fn by_events([source, destination]: &[Vec<Event>; 2]) -> Option<Self> {
+        let stopped = source.iter().rev().find(|event| event.name == "STOP")?.timestamp;
+        let resumed = destination.iter().find(|event| event.name == "RESUME")?.timestamp;
+        let seconds = resumed.checked_sub(stopped)?.as_secs_f64();
+        Some(Self { seconds, uncertainty: 0.0, by_events: true })
+    }
+}
+
+/// What is true of one migration.
+#[derive(Clone, Debug, Serialize)]
+pub struct Truth {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why that.
+    pub facts: Facts,
+    /// `None` where there is none, or nobody knows.
+    pub blackout: Option<TrueBlackout>,
+    /// Why the guest's clock is not to be trusted.
+    pub blackout_unknown: Option<String>,
+    /// `query-migrate` of a source that completed.
+    pub figures: Option<QemuFigures>,
+    /// What a source that completed has sent, bytes.
+    pub bytes: Option<u64>,
+    /// The guest runs at both ends.
+    pub split_brain: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::Role;
+    use crate::zoo::version::Version;
+    use std::time::Duration;
+
+    fn case(turn: Turn, resume: Resume) -> Case {
+        Case::new("x", Version::V7_2, Version::V7_2)
+            .with(|case| (case.turn, case.resume) = (turn, resume))
+    }
+
+    fn facts(status: &str, source: &str, destination: Option<&str>) -> Facts {
+        Facts {
+            source_status: Some(status.to_owned()),
+            source_state: Some(source.to_owned()),
+            destination_state: destination.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn completed_is_what_runs_at_the_destination() {
+        let plain = case(Turn::None, Resume::Itself);
+        let over = facts("completed", "postmigrate", Some("running"));
+        assert_eq!(over.outcome(&plain), Outcome::Completed);
+        assert_eq!(over.outcome(&case(Turn::None, Resume::Never)), Outcome::Failed);
+        // The source believes so, and the destination could not load it.
+        let lost = facts("completed", "postmigrate", None);
+        assert_eq!(lost.outcome(&plain), Outcome::Failed);
+        let paused = facts("completed", "postmigrate", Some("paused"));
+        assert_eq!(paused.outcome(&plain), Outcome::Failed);
+        assert_eq!(paused.outcome(&plain.with(|case| case.paused = true)), Outcome::Completed);
+    }
+
+    #[test]
+    fn cancelled_is_what_runs_on_at_the_source() {
+        let cancel = case(Turn::Cancel(Duration::ZERO), Resume::Itself);
+        let given_up = facts("cancelled", "running", None);
+        assert_eq!(given_up.outcome(&cancel), Outcome::Cancelled);
+        // Too late.
+        let over = facts("completed", "postmigrate", Some("running"));
+        assert_eq!(over.outcome(&cancel), Outcome::Completed);
+        let failed = facts("failed", "running", None);
+        let killed = case(Turn::Kill(Role::Destination, Duration::ZERO), Resume::Itself);
+        assert_eq!(failed.outcome(&killed), Outcome::Failed);
+    }
+
+    #[test]
+    fn events_tell_of_an_idle_guest() {
+        let event = |name: &str, at| Event {
+            name: name.to_owned(),
+            data: serde_json::Value::Null,
+            timestamp: Duration::from_millis(at),
+        };
+        let ends = [vec![event("STOP", 100)], vec![event("RESUME", 125)]];
+        let found = TrueBlackout::by_events(&ends).unwrap();
+        assert!((found.seconds - 0.025).abs() < 1e-9 && found.by_events);
+        assert_eq!(TrueBlackout::by_events(&[Vec::new(), Vec::new()]), None);
+    }
+}
