@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::zoo::case::Case;
-use dwcp_observer_lab::zoo::cases::{cases, some_cases};
+use dwcp_observer_lab::zoo::cases::{cases, ci_cases, some_cases};
 use dwcp_observer_lab::zoo::judge::{Report, Summary};
 use dwcp_observer_lab::zoo::rig::Zoo;
 use dwcp_observer_lab::zoo::run::run as migrate;
@@ -149,7 +149,7 @@ fn choose(args: &Args) -> Vec<Case> {
         args.cases.is_empty() || args.cases.iter().any(|part| case.name.contains(part))
     };
     match args.part {
-        Part::Ci => cases(args.seed).into_iter().filter(|case| case.ci && wanted(case)).collect(),
+        Part::Ci => ci_cases(args.seed).into_iter().filter(wanted).collect(),
         Part::All if args.cases.is_empty() => some_cases(args.count, args.seed),
         Part::All => cases(args.seed).into_iter().filter(wanted).take(args.count).collect(),
     }

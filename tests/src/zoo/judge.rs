@@ -1,11 +1,12 @@
 //! What the observer says of a migration against what is true, and all of them in sum.
 
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::case::{Case, Turn};
 use super::run::Ran;
-use super::truth::{Outcome, Truth};
+use super::truth::{Outcome, TrueBlackout, Truth};
 
 /// The blackout is good within this, seconds, or this share of the truth.
 const GOOD: f64 = 0.001;
@@ -69,6 +70,10 @@ pub struct Report {
     pub blackout: Option<f64>,
     /// Minus the truth.
     pub blackout_error: Option<f64>,
+    /// The record's stop minus the true one, and the same of its start.
+    pub stop_error: Option<f64>,
+    /// As above.
+    pub start_error: Option<f64>,
     /// Within 1 ms or 3 %; `None` where there is nothing to compare.
     pub blackout_good: Option<bool>,
     /// Which method gave it.
@@ -99,6 +104,11 @@ impl Report {
         let text = |path: &str| record.pointer(path).and_then(Value::as_str).map(str::to_owned);
         let blackout = record.pointer("/blackout/seconds").and_then(Value::as_f64);
         let error = blackout.zip(ran.truth.blackout).map(|(found, truth)| found - truth.seconds);
+        let instant = |path: &str| text(path)?.parse::<Timestamp>().ok();
+        let off = |path: &str, truth: fn(&TrueBlackout) -> u64| {
+            let (found, truth) = (instant(path)?, truth(ran.truth.blackout.as_ref()?));
+            Some((found.as_nanosecond() - i128::from(truth)) as f64 / 1e9)
+        };
         let bytes = record.pointer("/bytes/queued").and_then(Value::as_u64);
         let rounds = record.get("rounds").and_then(Value::as_array);
         let mut report = Self {
@@ -112,6 +122,8 @@ impl Report {
             }),
             blackout,
             blackout_error: error,
+            stop_error: off("/blackout/stopped_at", |truth| truth.stopped_at),
+            start_error: off("/blackout/started_at", |truth| truth.started_at),
             blackout_good: None,
             method: text("/blackout/method"),
             rounds: rounds.map(|rounds| rounds.len() as u64),
@@ -172,9 +184,17 @@ impl Report {
         let off = (error.abs() - truth.uncertainty).max(0.0);
         let worst = if truth.by_events { WORST_IDLE } else { WORST };
         let good = if truth.by_events { WORST_IDLE } else { GOOD };
+        let (stop_error, start_error) = (self.stop_error, self.start_error);
         self.blackout_good = Some(off <= good.max(GOOD_SHARE * truth.seconds));
         self.check(Aspect::Blackout, off <= worst, || {
-            format!("blackout off by {:+.1} ms of {:.1}", 1e3 * error, 1e3 * truth.seconds)
+            let ms = |seconds: Option<f64>| 1e3 * seconds.unwrap_or(f64::NAN);
+            format!(
+                "blackout off by {:+.1} ms of {:.1} (stop {:+.1}, start {:+.1})",
+                1e3 * error,
+                1e3 * truth.seconds,
+                ms(stop_error),
+                ms(start_error)
+            )
         });
     }
 
@@ -288,7 +308,7 @@ impl Summary {
 mod tests {
     use super::*;
     use crate::migration::QemuFigures;
-    use crate::zoo::truth::{Facts, TrueBlackout};
+    use crate::zoo::truth::Facts;
     use crate::zoo::version::Version;
     use serde_json::json;
 
@@ -299,7 +319,13 @@ mod tests {
             transferred: 99_000,
             ..QemuFigures::default()
         };
-        let blackout = TrueBlackout { seconds: 0.050, uncertainty: 0.0002, by_events: false };
+        let blackout = TrueBlackout {
+            seconds: 0.050,
+            uncertainty: 0.0002,
+            by_events: false,
+            stopped_at: 1_000_000_000,
+            started_at: 1_050_000_000,
+        };
         let truth = Truth {
             outcome: Outcome::Completed,
             facts: Facts::default(),

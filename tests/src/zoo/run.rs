@@ -14,6 +14,7 @@ use crate::faults::Loss;
 use crate::migration::{MigrationPlan, QemuFigures};
 use crate::netns::Wire;
 use crate::qemu::{Qemu, Role};
+use crate::qmp::Event;
 
 /// A guest that has not filled its RAM by then hangs.
 const FILL_LIMIT: Duration = Duration::from_secs(60);
@@ -356,20 +357,15 @@ impl<'a> Run<'a> {
         if facts.destination_state.as_deref() != Some("running") || self.case.paused {
             return Ok((None, None));
         }
-        if let Some(clock) = self.clock.take() {
-            return Ok(match TrueBlackout::by_clock(&clock.finish()?) {
-                Ok(blackout) => (Some(blackout), None),
-                Err(error) => (None, Some(format!("{error:#}"))),
-            });
-        }
-        let events = |end: &mut Qemu| {
-            // Events come before the answers that follow them.
-            let _ = end.qmp().execute("query-status", &Value::Null);
-            end.qmp().take_events()
+        let events = [take_events(&mut self.source), take_events(self.destination()?)];
+        let Some(clock) = self.clock.take() else {
+            return Ok((TrueBlackout::by_events(&events), None));
         };
-        let source = events(&mut self.source);
-        let destination = events(self.destination()?);
-        Ok((TrueBlackout::by_events(&[source, destination]), None))
+        let postcopy = self.case.transfer.postcopy_after().is_some();
+        Ok(match TrueBlackout::by_clock(&clock.finish()?, postcopy, &events[1]) {
+            Ok(blackout) => (Some(blackout), None),
+            Err(error) => (None, Some(format!("{error:#}"))),
+        })
     }
 
     /// The records of these ends, as they are.
@@ -410,6 +406,13 @@ fn is_final(record: &Value) -> bool {
     let none = streams.peek().is_none();
     let ended = streams.all(|stream| stream.get("ended_at").is_some_and(|at| !at.is_null()));
     record.get("state").and_then(Value::as_str) == Some("finished") && ended && (closed || none)
+}
+
+/// The events of an end so far; none of an end that is gone.
+fn take_events(end: &mut Qemu) -> Vec<Event> {
+    // Events come before the answers that follow them.
+    let _ = state(end);
+    end.qmp().take_events()
 }
 
 /// `query-status`; `None` of an end that is gone.

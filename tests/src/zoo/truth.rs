@@ -72,32 +72,51 @@ pub struct TrueBlackout {
     pub uncertainty: f64,
     /// The guest was idle, and QEMU's events `STOP` and `RESUME` stand for its clock.
     pub by_events: bool,
+    /// When it last ran at the source, ns since 1970.
+    pub stopped_at: u64,
+    /// When it first ran at the destination, ns since 1970.
+    pub started_at: u64,
 }
 
 impl TrueBlackout {
-    /// By the guest's clock.
+    /// By the guest's clock. In postcopy the first tick may wait for a page, from when QEMU let the
+    /// guest run (`events`: the destination's) on: that is no part of the switch-over.
     ///
     /// # Errors
     /// When that cannot be trusted.
-    pub fn by_clock(ticks: &[Vec<Tick>; 2]) -> Result<Self> {
-        let standstill = Standstill::between(ticks)?;
-        let late = if standstill.is_disturbed() {
-            standstill.before_stop.max(standstill.after_start)
-        } else {
-            0.0
-        };
-        let uncertainty = late.max(2.0 * standstill.period);
-        Ok(Self { seconds: standstill.seconds, uncertainty, by_events: false })
+    pub fn by_clock(ticks: &[Vec<Tick>; 2], postcopy: bool, events: &[Event]) -> Result<Self> {
+        let found = Standstill::between(ticks)?;
+        let late =
+            if found.is_disturbed() { found.before_stop.max(found.after_start) } else { 0.0 };
+        let resumed = event(events, "RESUME").filter(|_| postcopy);
+        let waited = resumed.map_or(0, |at| found.first_on_destination.saturating_sub(at));
+        Ok(Self {
+            seconds: found.seconds,
+            uncertainty: late.max(2.0 * found.period).max(waited as f64 / 1e9),
+            by_events: false,
+            stopped_at: found.last_on_source,
+            started_at: found.first_on_destination,
+        })
     }
 
     /// By QEMU's events.
     #[must_use]
     pub fn by_events([source, destination]: &[Vec<Event>; 2]) -> Option<Self> {
-        let stopped = source.iter().rev().find(|event| event.name == "STOP")?.timestamp;
-        let resumed = destination.iter().find(|event| event.name == "RESUME")?.timestamp;
-        let seconds = resumed.checked_sub(stopped)?.as_secs_f64();
-        Some(Self { seconds, uncertainty: 0.0, by_events: true })
+        let stopped_at = source.iter().rev().find_map(|found| stamp(found, "STOP"))?;
+        let started_at = event(destination, "RESUME")?;
+        let seconds = started_at.checked_sub(stopped_at)? as f64 / 1e9;
+        Some(Self { seconds, uncertainty: 0.0, by_events: true, stopped_at, started_at })
     }
+}
+
+/// When the first of this name happened, ns since 1970.
+fn event(events: &[Event], name: &str) -> Option<u64> {
+    events.iter().find_map(|found| stamp(found, name))
+}
+
+fn stamp(event: &Event, name: &str) -> Option<u64> {
+    let at = u64::try_from(event.timestamp.as_nanos()).ok()?;
+    (event.name == name).then_some(at)
 }
 
 /// What is true of one migration.
@@ -177,5 +196,24 @@ mod tests {
         let found = TrueBlackout::by_events(&ends).unwrap();
         assert!((found.seconds - 0.025).abs() < 1e-9 && found.by_events);
         assert_eq!(TrueBlackout::by_events(&[Vec::new(), Vec::new()]), None);
+    }
+
+    #[test]
+    fn a_wait_for_a_page_is_left_open() {
+        let ticks = |first: u8, at: [u64; 3]| {
+            let tick = |(number, at): (u8, u64)| Tick { at: at * 1_000_000, number };
+            (first..).zip(at).map(tick).collect::<Vec<_>>()
+        };
+        let ends = [ticks(1, [1, 2, 3]), ticks(4, [33, 34, 35])];
+        let resumed = Event {
+            name: "RESUME".to_owned(),
+            data: serde_json::Value::Null,
+            timestamp: Duration::from_millis(8),
+        };
+        let events = [resumed];
+        let precopy = TrueBlackout::by_clock(&ends, false, &events).unwrap();
+        assert!((precopy.uncertainty - 0.002).abs() < 1e-9, "{precopy:?}");
+        let postcopy = TrueBlackout::by_clock(&ends, true, &events).unwrap();
+        assert!((postcopy.uncertainty - 0.025).abs() < 1e-9, "{postcopy:?}");
     }
 }
