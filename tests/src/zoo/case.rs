@@ -204,6 +204,35 @@ impl Case {
         self.inside.ticks() && !self.needs_wire()
     }
 
+    /// What the guest waits for while it stands still for long; by the record's names.
+    #[must_use]
+    pub const fn awaits(&self) -> &'static str {
+        match (self.turn, self.hold) {
+            (Turn::Broken(_), _) => "recovery",
+            (_, Some(_)) => "migrate_continue",
+            (_, None) => "resume",
+        }
+    }
+
+    /// Classes of the reason that the record may give if it does not complete; the first is the best.
+    #[must_use]
+    pub const fn reasons(&self) -> &'static [&'static str] {
+        let postcopy = self.transfer.postcopy_after().is_some();
+        match (self.turn, self.resume) {
+            (Turn::Cancel(_), _) => &["cancelled_by_manager"],
+            (Turn::Refused, _) => &["connection_refused"],
+            (Turn::Unanswered, _) => &["connection_timed_out"],
+            (Turn::Blackhole(_), _) => &["connection_timed_out", "connection_lost"],
+            (Turn::Kill(..), _) if postcopy => &["guest_lost"],
+            (Turn::Kill(Role::Destination, _), _) => &["destination_exited"],
+            (Turn::Kill(Role::Source, _) | Turn::Quit(_), _) => &["source_exited"],
+            (Turn::KillBoth(_), _) => &["source_exited", "destination_exited"],
+            (Turn::LoadFails, _) => &["load_failed"],
+            (_, Resume::Never) => &["not_resumed", "destination_exited"],
+            (Turn::None | Turn::Broken(_) | Turn::BothRun, _) => &[],
+        }
+    }
+
     /// How it migrates.
     #[must_use]
     pub fn plan(&self, port: u16) -> MigrationPlan {

@@ -28,20 +28,29 @@ pub enum Aspect {
     Found,
     /// It has the right outcome.
     Outcome,
+    /// Unless it completed, its reason is of the right class.
+    Reason,
     /// It has the blackout, and not off by more than is allowed to any.
     Blackout,
     /// It has as many rounds as QEMU.
     Rounds,
     /// It has as many bytes as QEMU.
     Bytes,
-    /// It says so while the guest stands still.
+    /// It says so while the guest stands still, and what that waits for.
     Standing,
 }
 
 impl Aspect {
     /// All, in order.
-    pub const ALL: [Self; 6] =
-        [Self::Found, Self::Outcome, Self::Blackout, Self::Rounds, Self::Bytes, Self::Standing];
+    pub const ALL: [Self; 7] = [
+        Self::Found,
+        Self::Outcome,
+        Self::Reason,
+        Self::Blackout,
+        Self::Rounds,
+        Self::Bytes,
+        Self::Standing,
+    ];
 }
 
 /// Something that is wrong.
@@ -62,10 +71,10 @@ pub struct Report {
     pub records: usize,
     /// What is true.
     pub truth: Truth,
-    /// The record's outcome, with its reason where it has one.
+    /// The record's outcome.
     pub outcome: Option<String>,
-    /// Why.
-    pub reason: Option<String>,
+    /// Its class and its words.
+    pub reason: Option<(String, String)>,
     /// The record's blackout.
     pub blackout: Option<f64>,
     /// Minus the truth.
@@ -116,10 +125,7 @@ impl Report {
             records: ran.records.len(),
             truth: ran.truth.clone(),
             outcome: text("/outcome"),
-            reason: record.get("reason").map(|reason| match reason {
-                Value::String(reason) => reason.clone(),
-                other => other.to_string(),
-            }),
+            reason: text("/reason/class").zip(text("/reason/text")),
             blackout,
             blackout_error: error,
             stop_error: off("/blackout/stopped_at", |truth| truth.stopped_at),
@@ -160,9 +166,20 @@ impl Report {
             self.judge_blackout(case);
             self.judge_figures(case);
         }
+        if self.truth.outcome != Outcome::Completed {
+            let class = self.reason.as_ref().map_or("none", |(class, _)| class).to_owned();
+            let right = case.reasons().contains(&class.as_str());
+            self.check(Aspect::Reason, right, || {
+                format!("reason {class}, not {:?}", case.reasons())
+            });
+        }
         if let Some(record) = &ran.standing {
             let active = record.get("state").and_then(Value::as_str) == Some("active");
             self.check(Aspect::Standing, active, || "not active while the guest stood".to_owned());
+            let awaits = record.pointer("/standstill/awaits").and_then(Value::as_str);
+            self.check(Aspect::Standing, awaits == Some(case.awaits()), || {
+                format!("awaits {awaits:?}, truly {}", case.awaits())
+            });
         }
     }
 
@@ -241,7 +258,7 @@ fn is_split(record: &Value) -> bool {
 /// What a reader sees of a guest that stands still.
 fn standing(record: &Value) -> Value {
     let part = |name: &str| (name.to_owned(), record.get(name).cloned().unwrap_or(Value::Null));
-    Value::Object(["state", "verdict", "blackout"].into_iter().map(part).collect())
+    Value::Object(["state", "verdict", "standstill"].into_iter().map(part).collect())
 }
 
 /// How often something was right.
