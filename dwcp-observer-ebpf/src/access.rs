@@ -71,7 +71,7 @@ offsets! {
     TP_MDEV, TP_MIN_RTT, TP_CWND, TP_SSTHRESH, TP_MSS, TP_SND_WND, TP_RCV_WND, TP_MSTAMP, TP_CHRONO_TYPE, TP_CHRONO_START,
     TP_CHRONO_STAT, TP_RACK_RTT,
     TASK_PID, TASK_TGID, TASK_COMM, TASK_LEADER, TASK_STORAGE, TASK_START, TASK_EXEC, TASK_RUN_DELAY, TASK_PCOUNT,
-    TASK_NVCSW, TASK_NIVCSW, TASK_MOVES, TASK_EXIT_CODE, TASK_STATE, TASK_ON_CPU,
+    TASK_NVCSW, TASK_NIVCSW, TASK_MOVES, TASK_EXIT_CODE, TASK_STATE, TASK_ON_CPU, TASK_STACK, REGS_CALL, REGS_SECOND, REGS_THIRD,
     SOCKET_SK, FILE_INODE, FILE_DATA, INODE_MODE,
     SKB_DEV, SKB_PROTOCOL, DEV_NAME, DEV_NET,
 }
@@ -85,3 +85,16 @@ pub static CHRONO_SHIFT: Global<u32> = Global::new(0);
 /// Mask of `chrono_type` after the shift.
 #[unsafe(no_mangle)]
 pub static CHRONO_MASK: Global<u32> = Global::new(0xff);
+
+/// Non-zero: this kernel has `bpf_task_pt_regs` (5.15).
+#[unsafe(no_mangle)]
+pub static REGS_HELPER: Global<u32> = Global::new(0);
+/// Where a task's registers lie on its kernel stack, for kernels without that helper.
+#[unsafe(no_mangle)]
+pub static REGS_ON_STACK: Global<u32> = Global::new(FIELD_ABSENT);
+/// Number of the system call `futex`.
+#[unsafe(no_mangle)]
+pub static CALL_FUTEX: Global<u32> = Global::new(FIELD_ABSENT);
+/// Number of the system call `ioctl`.
+#[unsafe(no_mangle)]
+pub static CALL_IOCTL: Global<u32> = Global::new(FIELD_ABSENT);

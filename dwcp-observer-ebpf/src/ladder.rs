@@ -40,8 +40,8 @@ hooks! {
     "tcp_send_reset" => send_reset_btf, send_reset_raw: |ctx| tcp::on_reset(ctx.arg(0), true);
     "tcp_receive_reset" => recv_reset_btf, recv_reset_raw: |ctx| tcp::on_reset(ctx.arg(0), false);
     "inet_sk_error_report" => sk_error_btf, sk_error_raw: |ctx| tcp::on_error(ctx.arg(0));
-    "sched_switch" => switch_btf, switch_raw: |ctx| sched::on_switch(ctx.arg(1), ctx.arg(2));
-    "sched_wakeup" => wakeup_btf, wakeup_raw: |ctx| sched::on_wakeup(ctx.arg(0));
+    "sched_switch" => switch_btf, switch_raw: |ctx| sched::on_switch(ctx.arg::<u64>(0) & 0xff != 0, ctx.arg(1), ctx.arg(2));
+    "sched_waking" => wakeup_btf, wakeup_raw: |ctx| sched::on_wakeup(ctx.arg(0));
     "sched_wakeup_new" => wakeup_new_btf, wakeup_new_raw: |ctx| sched::on_wakeup(ctx.arg(0));
     "netif_receive_skb_entry" => guest_pkt_btf, guest_pkt_raw: |ctx| netdev::on_receive(ctx.arg(0));
     "task_newtask" => newtask_btf, newtask_raw: |ctx| process::on_newtask(ctx.arg(0), ctx.arg(1));
@@ -157,8 +157,8 @@ unsafe fn socket_of(file: *const u8) -> *const u8 {
 
 /// Tells guest CPUs of KVM apart; works on the current task, which is a typed pointer on this rung, too.
 #[raw_tracepoint(tracepoint = "kvm_userspace_exit")]
-pub fn kvm_exit_raw(_ctx: RawTracePointContext) -> i32 {
-    unsafe { sched::on_kvm_exit() };
+pub fn kvm_exit_raw(ctx: RawTracePointContext) -> i32 {
+    unsafe { sched::on_kvm_exit((ctx.arg::<u64>(1) as i32) < 0) };
     0
 }
 

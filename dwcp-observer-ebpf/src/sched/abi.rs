@@ -34,20 +34,52 @@ pub struct SchedTotals {
 }
 
 /// Last bursts that are kept of a thread that may run a guest CPU; a power of two.
-pub const BURSTS: usize = 16;
+pub const BURSTS: usize = 32;
 /// First activities that are kept of such a thread.
 pub const ACTIVITIES: usize = 8;
 /// Time off CPU that separates two activities, ns.
 pub const ACTIVITY_GAP_NS: u64 = 500_000;
 
+/// Left its CPU blocked, in no system call that tells why.
+pub const LEFT_UNKNOWN: u32 = 0;
+/// Lost its CPU, or gave it up, and could have gone on.
+pub const LEFT_RUNNABLE: u32 = 1;
+/// The same within `ioctl(KVM_RUN)`: the guest could have gone on.
+pub const LEFT_GUEST: u32 = 2;
+/// Waits for a lock: `futex(FUTEX_WAIT)` as the slow path of glibc's mutex calls it.
+pub const LEFT_LOCK: u32 = 3;
+/// Waits on a condition: `futex` as glibc's `pthread_cond_wait` calls it. QEMU's vCPU threads do so whose CPU is halted or stopped (`qemu_wait_io_event`, softmmu/cpus.c, 5.2 to 11.1).
+pub const LEFT_CONDITION: u32 = 4;
+/// Blocked within `ioctl(KVM_RUN)`: the kernel halts the guest's CPU.
+pub const LEFT_HALTED: u32 = 5;
+
+/// Woken by nobody that is known.
+pub const WOKEN_UNKNOWN: u32 = 0;
+/// By the main thread of its process.
+pub const WOKEN_MAIN_LOOP: u32 = 1;
+/// By the thread that drives the migration, or one that moves its data.
+pub const WOKEN_MIGRATION: u32 = 2;
+/// By another thread of its process.
+pub const WOKEN_OTHER: u32 = 3;
+
 /// One stay on a CPU, `CLOCK_MONOTONIC` ns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Burst {
+    /// Woken for it; 0 when it had only lost its CPU.
+    pub woken_ns: u64,
     /// Given the CPU.
     pub on_ns: u64,
     /// Left the CPU.
     pub off_ns: u64,
+    /// Last return from `ioctl(KVM_RUN)` during the stay; 0 none.
+    pub kvm_exit_ns: u64,
+    /// Last such return during the stay for something that the guest did, not for a signal; 0 none.
+    pub kvm_work_ns: u64,
+    /// `LEFT_*`: how it left the CPU.
+    pub left: u32,
+    /// `WOKEN_*`: who woke it.
+    pub woken_by: u32,
 }
 
 /// A burst that is shorter only wakes up for a lock, handles a request to stop, or sets registers: no guest code to speak of.
@@ -65,6 +97,10 @@ pub struct Activity {
     pub off_ns: u64,
     /// Sum of the finished bursts, ns.
     pub cpu_ns: u64,
+    /// `LEFT_*` of the last finished burst.
+    pub left: u32,
+    /// `WOKEN_*` of the first burst.
+    pub woken_by: u32,
 }
 
 /// When a thread that may run a guest CPU was on a CPU: what a blackout is measured by. Written under the run queue's lock.
@@ -81,6 +117,16 @@ pub struct CpuTimes {
     pub activities: u64,
     /// The first activities since the thread is measured.
     pub first: [Activity; ACTIVITIES],
+    /// When it was last woken; 0 since it has left its CPU again.
+    pub woken_ns: u64,
+    /// Who woke it, `WOKEN_*`.
+    pub woken_by: u64,
+    /// Begin of the first burst in which it was within `ioctl(KVM_RUN)`; 0 none yet.
+    pub kvm_began_ns: u64,
+    /// Last return from `ioctl(KVM_RUN)`; 0 none yet.
+    pub kvm_exit_ns: u64,
+    /// Last such return for something that the guest did; 0 none yet.
+    pub kvm_work_ns: u64,
     /// Waits for a CPU that a thread of a migration held, ns; part of `run_delay_ns`.
     pub stolen_ns: u64,
     /// Time blocked, not waiting for a CPU, in stays during which the process asked for a page (postcopy), ns and number.

@@ -1,5 +1,7 @@
 //! Threads of watched processes: the scheduler's own totals, and a histogram of each wait for a CPU.
 
+mod departure;
+
 use core::hint::black_box;
 
 use aya_ebpf::{
@@ -14,8 +16,9 @@ use dwcp_observer_ebpf::{
     hist::{HOST_HIST_RUNQ, Hist, RUNQ_BUCKETS, bucket_of},
     process::COMM_LEN,
     sched::{
-        ACTIVITIES, ACTIVITY_GAP_NS, Activity, BURSTS, Burst, CpuTimes, GUEST_BURST_NS, ROLE_MAIN,
-        ROLE_OTHER, ROLE_STREAM, ROLE_VCPU, ROLES, SchedTotals, Thread,
+        ACTIVITIES, ACTIVITY_GAP_NS, Activity, BURSTS, Burst, CpuTimes, GUEST_BURST_NS, LEFT_GUEST,
+        LEFT_HALTED, ROLE_MAIN, ROLE_OTHER, ROLE_STREAM, ROLE_VCPU, ROLES, SchedTotals, Thread,
+        WOKEN_MAIN_LOOP, WOKEN_MIGRATION, WOKEN_OTHER, WOKEN_UNKNOWN,
     },
 };
 
@@ -131,11 +134,12 @@ pub unsafe fn swept(tag: &TaskTag, task: *const u8, comm: &[u64; 2]) {
     (*thread).waiting = u64::from(runnable && !on_cpu);
 }
 
-/// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next)`, under the run queue's lock.
+/// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next)`, under the run queue's lock; `prev` still is
+/// the running task.
 #[inline(always)]
-pub unsafe fn on_switch(prev: *const u8, next: *const u8) {
+pub unsafe fn on_switch(preempted: bool, prev: *const u8, next: *const u8) {
     let mut clock = Clock { now_ns: 0 };
-    let migrates = departs(prev, &mut clock);
+    let migrates = departs(preempted, prev, &mut clock);
     arrives(next, migrates, &mut clock);
 }
 
@@ -164,7 +168,7 @@ fn may_run_guest(role: u32) -> bool {
 ///
 /// The wait of `prev` before it ran is in its own `sched_info.run_delay` by now (`sched_info_arrive`, kernel/sched/stats.h).
 #[inline(always)]
-unsafe fn departs(prev: *const u8, clock: &mut Clock) -> bool {
+unsafe fn departs(preempted: bool, prev: *const u8, clock: &mut Clock) -> bool {
     let Some(tag) = store::task(prev) else { return false };
     let Some(thread) = record(tag) else { return false };
     // No clock: the sweep stamps totals, and a switch would double its cost by it.
@@ -174,7 +178,8 @@ unsafe fn departs(prev: *const u8, clock: &mut Clock) -> bool {
     tag.run_delay = run_delay;
     let role = (*thread).role;
     if may_run_guest(role) {
-        leave_cpu(&raw mut (*thread).cpu, clock.now());
+        let left = departure::reason(prev, preempted);
+        leave_cpu(&raw mut (*thread).cpu, left, clock.now());
         if tag.after_migration != 0 {
             (*thread).cpu.stolen_ns += waited;
         }
@@ -218,7 +223,9 @@ unsafe fn arrives(next: *const u8, after_migration: bool, clock: &mut Clock) {
     (*cpu).on_ns = now;
     if now.wrapping_sub(off_ns) >= ACTIVITY_GAP_NS && (*cpu).activities <= ACTIVITIES as u64 {
         if let Some(activity) = activity(cpu, (*cpu).activities) {
-            *activity = Activity { began_ns: now, guest_ns: 0, off_ns: 0, cpu_ns: 0 };
+            let woken_by = (*cpu).woken_by as u32;
+            *activity =
+                Activity { began_ns: now, guest_ns: 0, off_ns: 0, cpu_ns: 0, left: 0, woken_by };
         }
         (*cpu).activities += 1;
     }
@@ -244,16 +251,32 @@ unsafe fn last_burst(cpu: *mut CpuTimes) -> *mut Burst {
 }
 
 #[inline(always)]
-unsafe fn leave_cpu(cpu: *mut CpuTimes, now: u64) {
+unsafe fn leave_cpu(cpu: *mut CpuTimes, left: u32, now: u64) {
     let on_ns = (*cpu).on_ns;
+    let (woken_ns, woken_by) = ((*cpu).woken_ns, (*cpu).woken_by as u32);
+    ((*cpu).woken_ns, (*cpu).woken_by) = (0, WOKEN_UNKNOWN.into());
     // It was running already when it was first measured: when that began is not known.
     if on_ns == 0 {
         return;
     }
+    if (*cpu).kvm_began_ns == 0 && (left == LEFT_GUEST || left == LEFT_HALTED) {
+        (*cpu).kvm_began_ns = on_ns;
+    }
+    let within = |at: u64| if at >= on_ns { at } else { 0 };
+    let kvm_exit_ns = within((*cpu).kvm_exit_ns);
+    let kvm_work_ns = within((*cpu).kvm_work_ns);
     let index = black_box((*cpu).bursts as usize) & (BURSTS - 1);
     let burst = (&raw mut (*cpu).recent).cast::<Burst>().add(index);
     // The agent reads along: the burst is whole before it counts.
-    burst.write_volatile(Burst { on_ns, off_ns: now });
+    burst.write_volatile(Burst {
+        woken_ns,
+        on_ns,
+        off_ns: now,
+        kvm_exit_ns,
+        kvm_work_ns,
+        left,
+        woken_by,
+    });
     (&raw mut (*cpu).bursts).write_volatile((*cpu).bursts + 1);
     (*cpu).on_ns = 0;
     if let Some(activity) = activity(cpu, (*cpu).activities.wrapping_sub(1)) {
@@ -262,26 +285,57 @@ unsafe fn leave_cpu(cpu: *mut CpuTimes, now: u64) {
             (*activity).guest_ns = on_ns;
         }
         (*activity).off_ns = now;
+        (*activity).left = left;
         (*activity).cpu_ns += length;
     }
 }
 
-/// `kvm_userspace_exit(u32 reason, int errno)`: the running thread is a guest CPU, whatever its name.
+/// `kvm_userspace_exit(u32 reason, int errno)`: the running thread is a guest CPU, whatever its name, and has just left the guest,
+/// with an error where a signal called it back (`kvm_vcpu_ioctl`, virt/kvm/kvm_main.c).
 #[inline(always)]
-pub unsafe fn on_kvm_exit() {
+pub unsafe fn on_kvm_exit(called_back: bool) {
     let Some(tag) = store::task(current()) else { return };
-    if let Some(thread) = record(tag)
-        && (*thread).role == ROLE_OTHER
-    {
+    let Some(thread) = record(tag) else { return };
+    if (*thread).role == ROLE_OTHER {
         (*thread).role = ROLE_VCPU;
+    }
+    if (*thread).role != ROLE_VCPU {
+        return;
+    }
+    let cpu = &raw mut (*thread).cpu;
+    let now = bpf_ktime_get_ns();
+    (*cpu).kvm_exit_ns = now;
+    if !called_back {
+        (*cpu).kvm_work_ns = now;
+    }
+    if (*cpu).kvm_began_ns == 0 {
+        (*cpu).kvm_began_ns = if (*cpu).on_ns != 0 { (*cpu).on_ns } else { now };
     }
 }
 
-/// `sched_wakeup(struct task_struct *p)` and `sched_wakeup_new`.
+/// `sched_waking(struct task_struct *p)`, in the waker's context, and `sched_wakeup_new`.
 #[inline(always)]
 pub unsafe fn on_wakeup(task: *const u8) {
     let Some(tag) = store::task(task) else { return };
-    if let Some(thread) = record(tag) {
-        add(&raw mut (*thread).wakeups, 1);
+    let Some(thread) = record(tag) else { return };
+    add(&raw mut (*thread).wakeups, 1);
+    let cpu = &raw mut (*thread).cpu;
+    // The first to wake it counts: another may come before it has its CPU. While it is on a CPU it need not be woken.
+    if may_run_guest((*thread).role) && (*cpu).woken_ns == 0 && (*cpu).on_ns == 0 {
+        (*cpu).woken_by = waker((*thread).tgid).into();
+        (*cpu).woken_ns = bpf_ktime_get_ns();
+    }
+}
+
+/// `WOKEN_*` for the running thread, if it is of the process `tgid`.
+#[inline(always)]
+unsafe fn waker(tgid: u32) -> u32 {
+    let Some(tag) = store::task(current()) else { return WOKEN_UNKNOWN };
+    let Some(thread) = record(tag) else { return WOKEN_UNKNOWN };
+    match ((*thread).tgid == tgid, (*thread).role) {
+        (false, _) => WOKEN_UNKNOWN,
+        (_, ROLE_MAIN | ROLE_STREAM) => WOKEN_MIGRATION,
+        _ if (*thread).tid == tgid => WOKEN_MAIN_LOOP,
+        _ => WOKEN_OTHER,
     }
 }

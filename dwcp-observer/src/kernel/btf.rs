@@ -73,7 +73,7 @@ pub struct Layout {
     strings_len: u32,
     /// Byte position of each type; id 0 is void.
     types: Vec<u32>,
-    /// Structs and typedefs by name.
+    /// Structs, unions, enums and typedefs by name.
     named: HashMap<Vec<u8>, u32>,
     /// A module's BTF goes on where the kernel's ends: its numbers and strings begin after the base's.
     base: Option<Arc<Self>>,
@@ -145,7 +145,7 @@ impl Layout {
             let (kind, vlen) = (info >> 24 & 0x1f, info & 0xffff);
             let id = first + types.len() as u32;
             types.push(u32::try_from(at).map_err(|_| "larger than 4 GiB")?);
-            if matches!(kind, KIND_STRUCT | KIND_ENUM | KIND_TYPEDEF) && name != 0 {
+            if matches!(kind, KIND_STRUCT | KIND_UNION | KIND_ENUM | KIND_TYPEDEF) && name != 0 {
                 let text = match &base {
                     Some(base) if name < base_strings => base.name(name),
                     _ => cstr(&data, strings + (name - base_strings) as usize),
@@ -209,7 +209,7 @@ impl Layout {
         }
     }
 
-    /// The number of a struct, enum or typedef.
+    /// The number of a struct, union, enum or typedef.
     fn id_of(&self, name: &str) -> Option<u32> {
         let own = self.named.get(name.as_bytes()).copied();
         own.or_else(|| self.base.as_ref()?.id_of(name))
@@ -306,6 +306,12 @@ impl Layout {
             KIND_ARRAY => self.word(at + 20).checked_mul(self.size(self.word(at + 12), depth + 1)?),
             _ => Some(size),
         }
+    }
+
+    /// How many bytes a struct or union has.
+    #[must_use]
+    pub fn size_of(&self, name: &str) -> Option<u32> {
+        self.size(self.id_of(name)?, 0)
     }
 
     /// The value of an enumerator of a named enum.

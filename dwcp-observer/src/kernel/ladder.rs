@@ -184,7 +184,7 @@ pub const HOOKS: &[Hook] = tracepoints! {
         or way(Rung::Fentry, Object::Typed, ERRORS), way(Rung::Fentry, Object::Probed, ERRORS),
         way(Rung::Kprobe, Object::Probed, &[("error_kprobe", "sock_def_error_report")]);
     "sched_switch", "switch_btf", "switch_raw", false, true, "run-queue wait histogram of migrator threads";
-    "sched_wakeup", "wakeup_btf", "wakeup_raw", false, true, "wake-ups of migrator threads";
+    "sched_waking", "wakeup_btf", "wakeup_raw", false, true, "wake-ups of migrator threads";
     "sched_wakeup_new", "wakeup_new_btf", "wakeup_new_raw", false, true, "first wake-up of new migrator threads";
     "netif_receive_skb_entry", "guest_pkt_btf", "guest_pkt_raw", false, true, "first packet of a guest at its destination";
     "task_newtask", "newtask_btf", "newtask_raw", false, false, "new threads of a migrator at once instead of at the next cycle";

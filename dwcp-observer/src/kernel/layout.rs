@@ -75,6 +75,7 @@ const FIELDS: &[Wanted] = wanted! {
     TASK_MOVES: task_struct, "se.nr_migrations";
     TASK_EXIT_CODE: task_struct, "exit_code";
     TASK_ON_CPU: task_struct, "on_cpu";
+    TASK_STACK: task_struct, "stack";
     SOCKET_SK: socket, "sk";
     FILE_INODE: file, "f_inode";
     FILE_DATA: file, "private_data";
@@ -87,7 +88,8 @@ const FIELDS: &[Wanted] = wanted! {
 
 /// Needed by the object with typed pointers alone, and by the other alone.
 const TYPED_ONLY: [&str; 2] = ["SK_STORAGE", "TASK_STORAGE"];
-const PROBED_ONLY: [&str; 3] = ["FILE_INODE", "FILE_DATA", "INODE_MODE"];
+const PROBED_ONLY: [&str; 5] =
+    ["FILE_INODE", "FILE_DATA", "INODE_MODE", "TASK_STACK", "REGS_ON_STACK"];
 
 /// Whether the programs of an object read a field.
 fn needs(object: Object, global: &str) -> bool {
@@ -137,6 +139,7 @@ impl Globals {
             "SOCK_DONE_BIT",
             btf.enumerator("sock_flags", "SOCK_DONE").unwrap_or(FIELD_ABSENT),
         ));
+        values.extend(registers(btf));
         Self { values, missing }
     }
 
@@ -152,6 +155,31 @@ impl Globals {
         let missing = self.missing.iter().filter(|(global, _)| needs(object, global));
         missing.map(|(_, field)| field.clone()).collect()
     }
+}
+
+/// Where the system call that a thread is in shows, and the numbers of those that tell why it waits. A kernel that does not tell
+/// leaves them absent: then nobody knows why.
+fn registers(btf: &Layout) -> [(&'static str, u32); 7] {
+    let field = |path| btf.field("pt_regs", path).map_or(FIELD_ABSENT, |field| field.offset);
+    let helper = btf.enumerator("bpf_func_id", "BPF_FUNC_task_pt_regs").is_some();
+    let on_stack = btf.size_of("thread_union").zip(btf.size_of("pt_regs"));
+    let [call, second, third] = match cfg!(target_arch = "aarch64") {
+        true => [field("syscallno"), field("regs.1"), field("regs.2")],
+        false => [field("orig_ax"), field("si"), field("dx")],
+    };
+    let number = |call: libc::c_long| u32::try_from(call).unwrap_or(FIELD_ABSENT);
+    [
+        ("REGS_HELPER", u32::from(helper)),
+        (
+            "REGS_ON_STACK",
+            on_stack.and_then(|(stack, regs)| stack.checked_sub(regs)).unwrap_or(FIELD_ABSENT),
+        ),
+        ("REGS_CALL", call),
+        ("REGS_SECOND", second),
+        ("REGS_THIRD", third),
+        ("CALL_FUTEX", number(libc::SYS_futex)),
+        ("CALL_IOCTL", number(libc::SYS_ioctl)),
+    ]
 }
 
 #[cfg(test)]

@@ -403,7 +403,7 @@ metrics! {
         absent: "finished for longer than 15 s, or over the cap";
     THREAD_WAIT = Gauge "dwcp_v3_migration_thread_runqueue_wait_seconds" ["migration_id", "end", "role"] "seconds",
         "Time that one end's threads of a role waited for a CPU during the migration so far.",
-        "sched_wakeup, sched_switch",
+        "sched_waking, sched_switch",
         absent: "finished for longer than 15 s, or over the cap";
 
     // The observer itself.

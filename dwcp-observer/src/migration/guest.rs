@@ -4,6 +4,7 @@ use dwcp_observer_ebpf::sched::CpuTimes;
 
 use super::{
     blackout::{self, Breakdown, Edges, Instants, Method},
+    cpus::{self, Arrival, StopMarks},
     fate::{self, Still},
     live::{EndState, Live},
     record::{Role, ThreadRole},
@@ -111,17 +112,18 @@ fn choose(
             end.probed() && (told.is_some() || end.probed_since(live.started_ns))
         })
     };
+    let asked_ns = asked_to_stop(live).or(functions.stopped_ns).unwrap_or_default();
     let stopped = instant(
         tells(Role::Source, functions.stopped_ns),
         functions.stopped_ns,
-        |paused| blackout::last_ran(&cpus(Role::Source), Some(paused)),
+        |paused_ns| cpus::stopped(&cpus(Role::Source), StopMarks { asked_ns, paused_ns }),
         scheduling.stopped_ns,
     );
     // Run on at the source: then its own function tells.
     let started = instant(
         functions.started_ns.is_some() || tells(Role::Destination, None),
         functions.started_ns,
-        |resumed| blackout::ran_once_allowed(&cpus(Role::Destination), resumed, now_ns),
+        |resumed| cpus::started(&cpus(Role::Destination), resumed, was_halted(live), now_ns),
         scheduling.started_ns,
     );
     let known = || [stopped, started].into_iter().flatten();
@@ -156,7 +158,7 @@ pub fn start_is_awaited(live: &Live, now_ns: u64) -> bool {
     let Some(end) = live.end(Role::Destination) else { return false };
     let cpus = guest_cpus(end);
     end.timeline.resumed_ns.is_some_and(|resumed| {
-        !cpus.is_empty() && blackout::ran_once_allowed(&cpus, resumed, now_ns).is_none()
+        !cpus.is_empty() && cpus::started(&cpus, resumed, was_halted(live), now_ns).is_none()
     })
 }
 
@@ -168,14 +170,47 @@ fn by_scheduling(
     now_ns: u64,
 ) -> Instants {
     let over = live.life.is_finished();
-    let stopped_ns = source.and_then(|end| blackout::last_ran(&guest_cpus(end), None));
+    let ran = source.map(guest_cpus).unwrap_or_default();
+    let stopped_ns = cpus::stopped_alone(&ran);
+    let halted = stopped_ns.map(|_| cpus::some_halted_alone(&ran));
+    let arrival = |end: &EndState| Arrival {
+        after_ns: stopped_ns.unwrap_or_default(),
+        waits_for_manager: waits_for_manager(end),
+        halted,
+        kvm: [source, destination].into_iter().flatten().any(runs_under_kvm),
+        now_ns,
+    };
     let started_ns =
-        destination.and_then(|end| blackout::first_ran(&guest_cpus(end), stopped_ns, now_ns));
+        destination.and_then(|end| cpus::started_alone(&guest_cpus(end), arrival(end)));
     // A source whose guest CPUs are off at this very moment has not stopped: the destination runs, or the streams are closed.
     if started_ns.is_none() && !(over && destination.is_none()) {
         return Instants::default();
     }
     Instants { stopped_ns, started_ns }
+}
+
+/// When the source's guest was asked to stop, by its functions.
+fn asked_to_stop(live: &Live) -> Option<u64> {
+    Some(live.end(Role::Source)?.timeline.stop?.asked.at_ns)
+}
+
+/// Whether a CPU of the guest was halted when the source's functions asked it to stop.
+fn was_halted(live: &Live) -> bool {
+    let halted = |end: &EndState| {
+        asked_to_stop(live).is_some_and(|asked_ns| cpus::some_halted(&guest_cpus(end), asked_ns))
+    };
+    live.end(Role::Source).is_some_and(halted)
+}
+
+/// QEMU was told to leave its guest standing until its manager lets it run.
+fn waits_for_manager(end: &EndState) -> bool {
+    end.facts.cmdline.iter().any(|word| matches!(word.as_str(), "-S" | "--S"))
+}
+
+/// QEMU names a guest CPU's thread after what runs it (`kvm_start_vcpu_thread`, accel/kvm/kvm-accel-ops.c).
+fn runs_under_kvm(end: &EndState) -> bool {
+    let mut cpus = end.threads.values().filter(|thread| thread.role == ThreadRole::Vcpu);
+    cpus.any(|cpu| cpu.reading.cpu.kvm_exit_ns != 0 || cpu.reading.comm.ends_with("/KVM"))
 }
 
 fn guest_cpus(end: &EndState) -> Vec<CpuTimes> {

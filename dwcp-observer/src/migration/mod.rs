@@ -3,6 +3,7 @@
 pub mod account;
 pub mod blackout;
 pub mod build;
+pub mod cpus;
 mod ends;
 pub mod fate;
 pub mod guest;
