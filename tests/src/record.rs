@@ -35,7 +35,8 @@ pub struct Record {
     pub ended_at: Option<String>,
     /// Seconds.
     pub duration_seconds: f64,
-    /// Totals, bytes.
+    /// Totals, bytes; zeros where no connection was seen.
+    #[serde(default)]
     pub bytes: Bytes,
     /// Connections.
     pub streams: Vec<Stream>,
@@ -93,7 +94,7 @@ pub struct End {
 }
 
 /// Payload totals, bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Bytes {
     /// Written by the source.
     pub queued: u64,

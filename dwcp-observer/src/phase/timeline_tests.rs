@@ -173,6 +173,62 @@ fn a_change_that_does_not_happen_is_not_recorded() {
 }
 
 #[test]
+fn a_destination_under_s_is_left_standing_until_its_manager_lets_it_run() {
+    let marks = [
+        (MarkKind::State, 10, [IN, 0, 4]),
+        (MarkKind::Loaded, 50, [0; 3]),
+        (MarkKind::RunState, 51, [0, 0, 4]),
+        (MarkKind::State, 53, [IN, 4, 8]),
+        (MarkKind::Continue, 900, [0; 3]),
+        (MarkKind::RunState, 901, [0, 0, 9]),
+        (MarkKind::Resume, 902, [0; 3]),
+    ];
+    let waits = timeline(V7_2, &marks[..4]);
+    assert_eq!((waits.left_standing_ns, waits.resumed_ns), (Some(51), None));
+    assert!(!waits.paused_by_operator);
+    let runs = timeline(V7_2, &marks);
+    assert_eq!((runs.resumed_ns, runs.requested(Request::Cont)), (Some(902), Some(900)));
+}
+
+#[test]
+fn a_source_that_is_let_run_after_it_completed_keeps_its_stop() {
+    let mut marks = SOURCE.to_vec();
+    marks.push((MarkKind::Resume, 500, [0; 3]));
+    let found = timeline(V7_2, &marks);
+    assert_eq!(found.restarted_ns, Some(500));
+    assert_eq!(found.ran_on().map(|(stop, at)| (stop.paused_ns, at)), Some((Some(62), 500)));
+}
+
+#[test]
+fn the_request_that_an_attempt_follows_from_is_its_own() {
+    let mut marks = vec![(MarkKind::Migrate, 9, [0; 3])];
+    marks.extend_from_slice(SOURCE);
+    let first = timeline(V7_2, &marks);
+    assert_eq!(first.requested(Request::Migrate), Some(9));
+    // A snapshot passes the same states, and nobody asked for a migration.
+    marks.push((MarkKind::State, 100, [OUT, 0, 1]));
+    assert_eq!(timeline(V7_2, &marks).requested(Request::Migrate), None);
+    marks.insert(marks.len() - 1, (MarkKind::Migrate, 99, [0; 3]));
+    assert_eq!(timeline(V7_2, &marks).requested(Request::Migrate), Some(99));
+}
+
+#[test]
+fn the_throttle_is_the_last_one() {
+    let steps = [(MarkKind::Throttle, 20, [0, 0, 20]), (MarkKind::Throttle, 30, [0, 0, 99])];
+    assert_eq!(timeline(V7_2, &steps).throttle_percent(), Some(99));
+    assert_eq!(timeline(V7_2, &[]).throttle_percent(), None);
+    let stopped = [steps[0], (MarkKind::Throttle, 30, [0; 3])];
+    assert_eq!(timeline(V7_2, &stopped).throttle_percent(), None);
+}
+
+#[test]
+fn what_is_heard_first_belongs_to_the_attempt_that_is_under_way() {
+    let found = timeline(V7_2, &SOURCE[6..]);
+    assert_eq!((found.attempt, found.state()), (1, Some(MigratorState::Completed)));
+    assert_eq!(found.stop.and_then(|stop| stop.paused_ns), Some(62));
+}
+
+#[test]
 fn without_a_version_the_order_tells_completed_from_failed() {
     let completed = timeline(None, SOURCE);
     assert_eq!(completed.state(), Some(MigratorState::Completed));

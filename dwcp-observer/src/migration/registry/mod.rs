@@ -161,6 +161,7 @@ impl Registry {
             account::advance(live, observation, &self.options.mode, &paths, totals);
         }
         self.retire(observation, &mut actions);
+        self.watch_for_split_brains();
         self.release(observation, &mut actions);
         actions
     }

@@ -42,6 +42,19 @@ pub(super) struct Known {
     pub(super) timeline: Timeline,
     /// Attempts that are on record already.
     pub(super) told_attempt: u64,
+    /// Its guest has moved to a process of this host: by which migration.
+    pub(super) departed: Option<Departed>,
+}
+
+/// A guest that has moved away.
+#[derive(Clone, Debug)]
+pub(super) struct Departed {
+    /// The migration.
+    pub(super) id: String,
+    /// The attempt of the source's process that it was.
+    pub(super) attempt: u64,
+    /// Slot and generation of the destination's process.
+    pub(super) to: (u32, u32),
 }
 
 impl Registry {
@@ -72,6 +85,7 @@ impl Registry {
                     coverage: None,
                     timeline: Timeline::default(),
                     told_attempt: 0,
+                    departed: None,
                 };
                 self.processes.insert(reading.slot, known);
                 continue;

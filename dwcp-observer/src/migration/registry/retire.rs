@@ -12,6 +12,7 @@ use super::{
         record::{Migration, Outcome, Role},
     },
     Registry,
+    processes::Departed,
 };
 use crate::{publish::Entry, tcp::FlowReading};
 
@@ -40,6 +41,7 @@ impl Registry {
                 history: Arc::clone(&live.history),
                 settled: true,
             });
+            self.note_departure(&live);
             for (role, end) in live.roles() {
                 if let Some(known) = self.processes.get_mut(&end.process) {
                     known.overflow_base = end.overflow;
@@ -60,6 +62,58 @@ impl Registry {
             }
         }
         self.finished.truncate(self.options.max_finished);
+    }
+
+    /// Keeps in mind that the source's guest runs elsewhere on this host from now on.
+    fn note_departure(&mut self, live: &Live) {
+        let completed =
+            live.outcome.as_ref().is_some_and(|found| found.outcome == Outcome::Completed);
+        let destination = live.end(Role::Destination).map(|end| end.process);
+        let to = destination
+            .and_then(|slot| Some((slot, self.processes.get(&slot)?.reading.generation)));
+        let source = live.end(Role::Source).filter(|_| completed);
+        let known = source.and_then(|end| {
+            let attempt = end.timeline.attempt;
+            Some((self.processes.get_mut(&end.process)?, attempt))
+        });
+        if let (Some(to), Some((known, attempt))) = (to, known) {
+            known.departed = Some(Departed { id: live.id.clone(), attempt, to });
+        }
+    }
+
+    /// A guest that is let run where it came from while it still runs where it went, long after the migration: both write to the
+    /// same disks.
+    pub(super) fn watch_for_split_brains(&mut self) {
+        let lives = |(slot, generation): (u32, u32)| {
+            self.processes.get(&slot).is_some_and(|known| {
+                known.reading.generation == generation && known.reading.exited_ns.is_none()
+            })
+        };
+        let restarted: Vec<(u32, String)> = self
+            .processes
+            .iter()
+            .filter_map(|(slot, known)| {
+                let departed = known.departed.as_ref()?;
+                let again = known.timeline.restarted_ns.is_some()
+                    && known.timeline.attempt == departed.attempt;
+                (again && lives(departed.to)).then(|| (*slot, departed.id.clone()))
+            })
+            .collect();
+        for (slot, id) in restarted {
+            if let Some(known) = self.processes.get_mut(&slot) {
+                known.departed = None;
+            }
+            let Some(entry) = self.finished.iter_mut().find(|entry| entry.record.id == id) else {
+                continue;
+            };
+            if entry.record.split_brain {
+                continue;
+            }
+            log::error!("migration {id}: the guest was let run at its source, too: split brain");
+            entry.record =
+                Arc::new(Migration { split_brain: true, ..entry.record.as_ref().clone() });
+            self.totals.split_brains += 1;
+        }
     }
 
     /// Frees slots of what is gone and was taken in.

@@ -35,12 +35,14 @@ use crate::{
 };
 
 mod rdma;
+mod words;
 
 const SECOND: u64 = 1_000_000_000;
 const START: u64 = 100 * SECOND;
 
+/// Processes by id, and whether their phase functions are probed.
 #[derive(Default)]
-struct Proc(HashMap<u32, ProcessFacts>);
+struct Proc(HashMap<u32, ProcessFacts>, Option<Coverage>);
 
 impl World for Proc {
     fn facts(&mut self, pid: u32) -> Option<ProcessFacts> {
@@ -53,7 +55,8 @@ impl World for Proc {
         None
     }
     fn phases(&mut self, _pid: u32) -> Option<Coverage> {
-        Some(Coverage::Unprobed("no functions here".to_owned()))
+        let unprobed = || Coverage::Unprobed("no functions here".to_owned());
+        Some(self.1.clone().unwrap_or_else(unprobed))
     }
     fn watch_taps(&mut self, _pid: u32) -> Vec<TapKey> {
         Vec::new()
@@ -102,7 +105,7 @@ fn world(processes: &[u32]) -> Proc {
         ],
         ..ProcessFacts::default()
     };
-    Proc(processes.iter().map(|slot| (1000 + slot, facts(*slot))).collect())
+    Proc(processes.iter().map(|slot| (1000 + slot, facts(*slot))).collect(), None)
 }
 
 fn process(slot: u32) -> ProcessReading {
