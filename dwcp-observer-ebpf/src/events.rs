@@ -1,7 +1,13 @@
 //! Wakes the agent: lifecycle only, never a measurement.
 
-use aya_ebpf::{macros::map, maps::RingBuf};
-use dwcp_observer_ebpf::{Event, counters::Counter, phase::Mark};
+use core::ffi::c_void;
+
+use aya_ebpf::{helpers::generated::bpf_probe_read_user_str, macros::map, maps::RingBuf};
+use dwcp_observer_ebpf::{
+    EVENT_TEXT, Event,
+    counters::Counter,
+    phase::{Mark, TEXT_LEN, Text},
+};
 
 use crate::counters::bump;
 
@@ -26,4 +32,42 @@ pub fn emit_mark(mark: Mark) {
     };
     entry.write(mark);
     entry.submit(0);
+}
+
+/// Hands a text of the running process on; `text` is an address in its memory.
+#[inline(always)]
+pub unsafe fn emit_text(head: TextHead, text: u64) {
+    let Some(mut entry) = EVENTS.reserve::<Text>(0) else {
+        bump(Counter::EventsFull);
+        return;
+    };
+    let to = entry.as_mut_ptr();
+    (*to).kind = EVENT_TEXT;
+    (*to).slot = head.slot;
+    (*to).generation = head.generation;
+    (*to).tid = head.tid;
+    (*to).at_ns = head.at_ns;
+    let read = bpf_probe_read_user_str(
+        (&raw mut (*to).text).cast(),
+        TEXT_LEN as u32,
+        text as *const c_void,
+    );
+    if read <= 0 {
+        bump(Counter::TextUnread);
+        entry.discard(0);
+    } else {
+        entry.submit(0);
+    }
+}
+
+/// What stands before a text.
+pub struct TextHead {
+    /// Slot of the process.
+    pub slot: u32,
+    /// Generation of that slot.
+    pub generation: u32,
+    /// Thread that passed.
+    pub tid: u32,
+    /// `CLOCK_MONOTONIC` ns.
+    pub at_ns: u64,
 }

@@ -1,10 +1,13 @@
 //! One program per hook and rung. Names are at most 15 characters: the kernel cuts them there.
 
 use aya_ebpf::{
+    EbpfContext as _,
     macros::{raw_tracepoint, uprobe, uretprobe},
     programs::{ProbeContext, RawTracePointContext, RetProbeContext},
 };
-use dwcp_observer_ebpf::phase::MarkKind;
+use dwcp_observer_ebpf::phase::{
+    MarkKind, PLACE_ERROR, PLACE_LIMIT, PLACE_LIMITED, PLACE_PAGE, PLACE_UNTHROTTLE,
+};
 
 use crate::{netdev, phase, process, sched, tcp};
 
@@ -163,11 +166,11 @@ pub fn kvm_exit_raw(ctx: RawTracePointContext) -> i32 {
 }
 
 macro_rules! uprobes {
-    ($($name:ident: |$ctx:ident| $body:expr;)*) => {
+    ($($name:ident: $place:expr;)*) => {
         $(
             #[uprobe]
-            pub fn $name($ctx: ProbeContext) -> u32 {
-                unsafe { $body };
+            pub fn $name(ctx: ProbeContext) -> u32 {
+                unsafe { phase::on_place($place, arguments(&ctx)) };
                 0
             }
         )*
@@ -175,37 +178,64 @@ macro_rules! uprobes {
 }
 
 macro_rules! uretprobes {
-    ($($name:ident: $body:expr;)*) => {
+    ($($name:ident: $place:expr;)*) => {
         $(
             #[uretprobe]
             pub fn $name(_ctx: RetProbeContext) -> u32 {
-                unsafe { $body };
+                unsafe { phase::on_place($place, [0; 3]) };
                 0
             }
         )*
     };
 }
 
+/// All entries, where the kernel has cookies (5.15): by one link of an executable (6.6), or by a perf event for each.
+#[uprobe]
+pub fn qemu_entry(ctx: ProbeContext) -> u32 {
+    unsafe { phase::on_cookie(ctx.as_ptr(), arguments(&ctx)) };
+    0
+}
+
+/// All returns.
+#[uretprobe]
+pub fn qemu_return(ctx: RetProbeContext) -> u32 {
+    unsafe { phase::on_cookie(ctx.as_ptr(), [0; 3]) };
+    0
+}
+
+// One program for each place, where the kernel has no cookies.
 uprobes! {
-    qemu_state: |ctx| phase::on_mark(MarkKind::State, [0, 1, 2].map(|index| argument(&ctx, index)));
-    qemu_runstate: |ctx| phase::on_mark(MarkKind::RunState, [0, 0, argument(&ctx, 0)]);
-    qemu_pause: |_ctx| phase::on_mark(MarkKind::Pause, [0; 3]);
-    qemu_resume: |_ctx| phase::on_mark(MarkKind::Resume, [0; 3]);
-    qemu_sync: |_ctx| phase::on_mark(MarkKind::Sync, [0; 3]);
-    qemu_last_pass: |_ctx| phase::on_mark(MarkKind::LastPass, [0; 3]);
-    qemu_device: |_ctx| phase::on_mark(MarkKind::Device, [0; 3]);
-    qemu_loaded: |_ctx| phase::on_mark(MarkKind::Loaded, [0; 3]);
-    qemu_limit: |_ctx| phase::on_rate_limit(true);
-    qemu_page: |_ctx| phase::on_page_request();
+    qemu_state: MarkKind::State as u32;
+    qemu_runstate: MarkKind::RunState as u32;
+    qemu_pause: MarkKind::Pause as u32;
+    qemu_resume: MarkKind::Resume as u32;
+    qemu_sync: MarkKind::Sync as u32;
+    qemu_last_pass: MarkKind::LastPass as u32;
+    qemu_device: MarkKind::Device as u32;
+    qemu_loaded: MarkKind::Loaded as u32;
+    qemu_cont: MarkKind::Continue as u32;
+    qemu_vm_start: MarkKind::VmStart as u32;
+    qemu_stop: MarkKind::Halt as u32;
+    qemu_migrate: MarkKind::Migrate as u32;
+    qemu_go_on: MarkKind::MigrateContinue as u32;
+    qemu_cancel: MarkKind::Cancel as u32;
+    qemu_postcopy: MarkKind::StartPostcopy as u32;
+    qemu_recover: MarkKind::Recover as u32;
+    qemu_throttle: MarkKind::Throttle as u32;
+    qemu_unthrottle: PLACE_UNTHROTTLE;
+    qemu_announce: MarkKind::Announce as u32;
+    qemu_limit: PLACE_LIMIT;
+    qemu_page: PLACE_PAGE;
+    qemu_error: PLACE_ERROR;
 }
 
 uretprobes! {
-    qemu_paused: phase::on_mark(MarkKind::Paused, [0; 3]);
-    qemu_sent: phase::on_mark(MarkKind::Sent, [0; 3]);
-    qemu_limited: phase::on_rate_limit(false);
+    qemu_paused: MarkKind::Paused as u32;
+    qemu_sent: MarkKind::Sent as u32;
+    qemu_limited: PLACE_LIMITED;
 }
 
 #[inline(always)]
-fn argument(ctx: &ProbeContext, index: usize) -> u32 {
-    ctx.arg::<u64>(index).unwrap_or_default() as u32
+fn arguments(ctx: &ProbeContext) -> phase::Arguments {
+    [0, 1, 2].map(|index| ctx.arg::<u64>(index).unwrap_or_default())
 }

@@ -241,6 +241,8 @@ pub struct KernelStatus {
     pub rtt: Histogram,
     /// Waits for a CPU by thread role, seconds.
     pub runqueue: Vec<(ThreadRole, Histogram)>,
+    /// Time from a process' start to the probes on its phase functions, seconds; `None` where they are not probed.
+    pub probe_delay: Option<Histogram>,
 }
 
 impl KernelStatus {

@@ -19,12 +19,14 @@ use dwcp_observer::{
     kernel::{
         Kernel, LoadError, LoadOptions,
         ladder::{Allowed, HOOKS, Rung},
-        stats,
     },
-    phase::FUNCTIONS,
+    phase::{self, FUNCTIONS, attach::Coverage, programs::SHARED, reader},
     tcp::FlowReading,
 };
-use dwcp_observer_ebpf::process::{CommRule, PORT_WORDS};
+use dwcp_observer_ebpf::{
+    phase::MarkKind,
+    process::{CommRule, PORT_WORDS},
+};
 
 fn options(rungs: Allowed) -> LoadOptions {
     LoadOptions {
@@ -34,6 +36,8 @@ fn options(rungs: Allowed) -> LoadOptions {
         rungs,
         btf_path: None,
         phase_functions: true,
+        phase_rungs: reader::Rung::ALL,
+        reader: env!("CARGO_BIN_EXE_dwcp-observer").into(),
         log_lifecycle: false,
     }
 }
@@ -66,23 +70,22 @@ impl Drop for Reaped {
 #[test]
 fn every_program_of_every_rung_loads_and_attaches() {
     for rung in [Rung::TpBtf, Rung::RawTp] {
-        let mut kernel = load(Allowed::Only(rung), &[], &[0; PORT_WORDS]);
+        let kernel = load(Allowed::Only(rung), &[], &[0; PORT_WORDS]);
         for probe in kernel.probes() {
             let hook = HOOKS.iter().find(|hook| hook.name == probe.probe);
             let expected = match hook.map(|hook| hook.ways) {
                 Some(ways) if ways.iter().any(|way| way.rung == rung) => rung.as_str(),
                 // One rung, whatever is pinned.
                 Some(ways) => ways[0].rung.as_str(),
-                None if probe.probe.ends_with(":return") => "uretprobe",
-                None => "uprobe",
+                None => probe.rung.filter(|rung| rung.starts_with('u')).unwrap_or("uprobe_multi"),
             };
             assert_eq!(probe.rung, Some(expected), "{}: {:?}", probe.probe, probe.reason);
         }
-        let programs = stats::programs(kernel.ebpf()).unwrap();
+        let programs = kernel.program_stats();
         assert_eq!(
             programs.len(),
-            HOOKS.len() + FUNCTIONS.len(),
-            "exactly one program per hook and phase function is in the kernel"
+            HOOKS.len() + SHARED.len(),
+            "exactly one program per hook, and two for all phase functions, are in the kernel"
         );
         for program in programs {
             println!(
@@ -92,6 +95,66 @@ fn every_program_of_every_rung_loads_and_attaches() {
                 program.verified_instructions
             );
             assert!(program.verified_instructions > 0);
+        }
+    }
+}
+
+/// A guest that its operator stops and lets run on.
+fn stop_and_continue(qemu: &mut Child) {
+    let input = qemu.stdin.as_mut().unwrap();
+    for command in ["qmp_capabilities", "stop", "cont"] {
+        writeln!(input, "{{\"execute\": \"{command}\"}}").unwrap();
+    }
+}
+
+/// QEMU with its control on its standard input.
+fn qemu() -> Reaped {
+    let arguments = ["-nodefaults", "-display", "none", "-m", "32", "-qmp", "stdio"];
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null());
+    Reaped(qemu.spawn().unwrap())
+}
+
+#[test]
+fn phase_functions_are_marked_once_on_every_rung() {
+    for (object, rung) in [Rung::TpBtf, Rung::RawTp]
+        .into_iter()
+        .flat_map(|object| reader::Rung::ALL.iter().map(move |rung| (object, rung)))
+    {
+        let options = LoadOptions {
+            phase_rungs: std::slice::from_ref(rung),
+            ..options(Allowed::Only(object))
+        };
+        let rules = [rule("qemu-system-x86", 1)];
+        let mut kernel = Kernel::load(&options, &rules, &[0; PORT_WORDS]).unwrap();
+        let mut events = kernel.take_events().unwrap();
+        let mut qemu = qemu();
+        let pid = qemu.0.id();
+        let process = loop {
+            let mut known = kernel.processes().into_iter();
+            if let Some(process) = known.find(|process| process.tgid == pid) {
+                break process;
+            }
+        };
+        let coverage = loop {
+            kernel.collect_phases();
+            if let Some(coverage) = kernel.probe_phases(&process) {
+                break coverage;
+            }
+        };
+        let Coverage::Probed { missing, version, .. } = coverage else { panic!("{coverage:?}") };
+        println!("{object:?} {rung:?}: QEMU {version:?}, {} without {missing:?}", FUNCTIONS.len());
+        stop_and_continue(&mut qemu.0);
+        let mut marks = Vec::new();
+        while !marks.contains(&MarkKind::Resume) || !marks.contains(&MarkKind::Continue) {
+            while let Some(item) = events.next() {
+                let mark = phase::decode(&item).filter(|mark| mark.process == process.slot);
+                marks.extend(mark.map(|mark| mark.kind));
+            }
+        }
+        for kind in [MarkKind::Halt, MarkKind::Pause, MarkKind::Paused, MarkKind::Continue] {
+            let count = marks.iter().filter(|mark| **mark == kind).count();
+            assert_eq!(count, 1, "{object:?} {rung:?} {kind:?}: {marks:?}");
         }
     }
 }

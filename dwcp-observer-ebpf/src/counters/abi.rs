@@ -39,6 +39,8 @@ counters! {
     HelperBusy = "helpers:busy",
     /// An RTT sample of zero or beyond the histogram's range.
     RttDiscarded = "rtt:discarded",
+    /// A migrator's words of an error could not be read from its memory.
+    TextUnread = "texts:unread",
     /// A run-queue wait that went backwards or beyond the histogram's range.
     RunqDiscarded = "runqueue:discarded",
 }

@@ -88,6 +88,25 @@ pub struct Mark {
 
 const _: () = assert!(size_of::<Mark>() == 48);
 
+/// Places that leave no mark, beside the numbers of [`MarkKind`]: `migration_rate_limit` is entered.
+pub const PLACE_LIMIT: u32 = 100;
+/// `migration_rate_limit` returns.
+pub const PLACE_LIMITED: u32 = 101;
+/// `migrate_send_rp_req_pages`: a postcopy destination asks for a page.
+pub const PLACE_PAGE: u32 = 102;
+/// `migrate_set_error`, `migrate_error_propagate`: an error's [`Text`].
+pub const PLACE_ERROR: u32 = 103;
+/// `cpu_throttle_stop`: a [`MarkKind::Throttle`] of 0 per cent.
+pub const PLACE_UNTHROTTLE: u32 = 104;
+
+/// What a probe tells its program (`bpf_get_attach_cookie`): the executable that it was placed for, and the place. Several
+/// executables may be one file below (overlay mounts of one image): each passage then runs the probes of all of them, and only
+/// those of the process' own count.
+#[must_use]
+pub const fn cookie(executable: u32, place: u32) -> u64 {
+    (executable as u64) << 32 | place as u64
+}
+
 /// Most bytes of an error's text that are kept.
 pub const TEXT_LEN: usize = 200;
 

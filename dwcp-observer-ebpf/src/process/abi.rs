@@ -55,6 +55,10 @@ pub struct Process {
     pub page_requests: u64,
     /// When it last asked for one, `CLOCK_MONOTONIC` ns.
     pub page_request_ns: u64,
+    /// Written by the agent: number of the executable whose probes count for this process; 0 while it is not probed.
+    pub executable: u32,
+    /// Keeps the layout free of padding.
+    pub reserved: u32,
 }
 
 /// Totals of the flows of one process that have no record of their own.

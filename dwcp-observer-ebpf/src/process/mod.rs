@@ -111,6 +111,7 @@ pub unsafe fn adopt(leader: *const u8, rule: u32, comm: &[u64; 2]) -> Option<&'s
         (*process).limited_since_ns = 0;
         (*process).page_requests = 0;
         (*process).page_request_ns = 0;
+        (*process).executable = 0;
         (&raw mut (*process).state).write_volatile(SLOT_LIVE);
         levels::raise(LEVEL_PROCESSES, slot);
         emit(EVENT_PROCESS, slot, tgid);

@@ -20,6 +20,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::{
     config::{Config, LogLevel, Rung},
     kernel::ladder::{self, Allowed},
+    phase::reader,
 };
 
 const AFTER: &str = "\
@@ -145,6 +146,9 @@ impl Settings {
 /// Parses the arguments and runs the command. Exit codes: 0 done, 1 failed, 2 wrong arguments or configuration.
 #[must_use]
 pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == reader::COMMAND) {
+        return reader::main();
+    }
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
@@ -192,6 +196,8 @@ fn load_options(config: &Config) -> crate::kernel::LoadOptions {
         rungs: allowed(config.probes.rung),
         btf_path: config.probes.btf_path.clone(),
         phase_functions: config.probes.phase_functions,
+        phase_rungs: reader::Rung::ALL,
+        reader: "/proc/self/exe".into(),
         log_lifecycle: config.log_level >= LogLevel::Debug,
     }
 }

@@ -1,6 +1,7 @@
 //! The one-second cycle: reads the kernel side, advances the registry, publishes.
 
 mod wake;
+mod watchdog;
 mod world;
 
 use std::{
@@ -12,13 +13,17 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use dwcp_observer_ebpf::hist::{HOST_HIST_RTT, HOST_HIST_RUNQ, HostHist};
+use dwcp_observer_ebpf::{
+    EVENT_PROCESS,
+    hist::{HOST_HIST_RTT, HOST_HIST_RUNQ, HostHist},
+};
 use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval_at};
 
 pub use self::wake::pollable;
 use self::{
     wake::{listen, readable, wait},
+    watchdog::Watchdog,
     world::Live,
 };
 use crate::{
@@ -29,7 +34,7 @@ use crate::{
     component,
     config::ProgramStats as StatsMode,
     history::Event,
-    identify::rules::RuleSet,
+    identify::rules::{RuleSet, may_be_qemu},
     kernel::{Kernel, ProcessReading, clock_error_seconds, clock_ns, decode_event, stats},
     ledger::{Ledger, Second},
     migration::{
@@ -52,6 +57,8 @@ use crate::{
 const PERIOD: Duration = Duration::from_secs(1);
 /// A lifecycle event is looked at this long after it came, together with those that follow it.
 const GATHER: Duration = Duration::from_millis(10);
+/// While a look is due, events are read this often.
+const NOTICE: Duration = Duration::from_millis(5);
 /// Least time between two looks outside the cycle, and how many times the last look's own duration it is at least: however many
 /// events come, looks take at most a tenth of a core.
 const LEAST_GAP: Duration = Duration::from_millis(50);
@@ -177,8 +184,11 @@ impl Cycle {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut early: Option<tokio::time::Instant> = None;
         let mut connections = None;
+        let watchdog = Watchdog::from_environment();
+        let phases = self.kernel.phases_fd().and_then(listen);
         let mut last_early = tokio::time::Instant::now();
         let mut stats_until: Option<tokio::time::Instant> = None;
+        let mut gathered: Option<tokio::time::Instant> = None;
         loop {
             tokio::select! {
                 biased;
@@ -192,12 +202,25 @@ impl Cycle {
                     }
                     self.find_by_proc();
                     self.drain(events.get_mut());
+                    // Readers that do not answer are given up.
+                    self.kernel.collect_phases();
                     self.look(true);
+                    watchdog.alive();
                     // RDMA may come later than the observer.
                     connections = connections.or_else(|| self.rdma.wake_fd().and_then(listen));
                 }
                 () = readable(connections.as_ref()), if early.is_none() => {
                     early = Some(self.next_look(last_early));
+                }
+                // A new migrator is probed before the look that others wait for.
+                () = wait(gathered) => {
+                    self.drain(events.get_mut());
+                    gathered = early.map(|_| tokio::time::Instant::now() + NOTICE);
+                }
+                () = readable(phases.as_ref()) => {
+                    if self.kernel.collect_phases() && early.is_none() {
+                        early = Some(self.next_look(last_early));
+                    }
                 }
                 () = wait(stats_until) => {
                     self.stats_fd = None;
@@ -215,6 +238,7 @@ impl Cycle {
                     self.drain(guard.get_inner_mut());
                     guard.clear_ready();
                     early = Some(self.next_look(last_early));
+                    gathered = Some(tokio::time::Instant::now() + NOTICE);
                 }
             }
         }
@@ -257,6 +281,12 @@ impl Cycle {
                 self.texts.push(text);
             } else if let Some(event) = decode_event(&item) {
                 log::trace!("kernel event {event:?}");
+                if event.kind == EVENT_PROCESS {
+                    self.kernel.probe_new(event.slot, |process| {
+                        process::scan_facts(process.tgid)
+                            .is_some_and(|facts| may_be_qemu(process.rule, &facts))
+                    });
+                }
             }
         }
     }
@@ -387,7 +417,7 @@ impl Cycle {
                 Some((role, host(HOST_HIST_RUNQ + sched::role_number(role), 1e-9, 10..=34)?))
             })
             .collect();
-        let mut programs = stats::programs(self.kernel.ebpf()).unwrap_or_default();
+        let mut programs = self.kernel.program_stats();
         if let Some(ebpf) = self.rdma.ebpf() {
             programs.extend(stats::programs(ebpf).unwrap_or_default());
         }
@@ -405,6 +435,7 @@ impl Cycle {
             maps: self.kernel.map_use(),
             rtt,
             runqueue,
+            probe_delay: self.kernel.probe_delay().cloned(),
         }
     }
 

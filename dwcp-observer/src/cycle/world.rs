@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use dwcp_observer_ebpf::netdev::{Tap, TapKey};
 
 use crate::{
-    identify::facts::{ProcessFacts, ThreadFacts},
-    kernel::Kernel,
+    identify::{
+        facts::{ProcessFacts, ThreadFacts},
+        rules::may_be_qemu,
+    },
+    kernel::{Kernel, ProcessReading},
     migration::{look::World, quantiles::quantiles, record::Quantiles},
     netdev,
     phase::attach::Coverage,
@@ -29,8 +32,11 @@ impl World for Live<'_> {
         quantiles(&self.0.flow_rtt(slot)?, 1e-6)
     }
 
-    fn phases(&mut self, pid: u32) -> Option<Coverage> {
-        self.0.probe_phases(pid)
+    fn phases(&mut self, process: &ProcessReading, facts: &ProcessFacts) -> Option<Coverage> {
+        if !may_be_qemu(process.rule, facts) {
+            return Some(Coverage::Unprobed("is not QEMU's".to_owned()));
+        }
+        self.0.probe_phases(process)
     }
 
     fn watch_taps(&mut self, pid: u32) -> Vec<TapKey> {

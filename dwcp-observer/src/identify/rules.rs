@@ -173,6 +173,16 @@ fn kind_by_name(process: &ProcessFacts) -> Option<Kind> {
         .or_else(|| find(table::EXECUTABLES, file_name(process.exe.as_deref()?)))
 }
 
+/// Whether a process' executable may have QEMU's functions: by the rule that adopted it, its name or its executable's. A rule of the
+/// configuration counts, since it names what the operator migrates; a port does not.
+#[must_use]
+pub fn may_be_qemu(rule_number: u32, process: &ProcessFacts) -> bool {
+    rule_number == Kind::Qemu.number()
+        || rule_number >= FIRST_USER_RULE
+        || kind_by_name(process) == Some(Kind::Qemu)
+        || process.exe.as_deref().is_some_and(|path| file_name(path).contains("qemu-system"))
+}
+
 /// Whether a process is one of the programs that never move a guest; its name.
 pub(super) fn other_program(process: &ProcessFacts) -> Option<&str> {
     let names = [process.exe.as_deref().map(file_name), Some(process.comm.as_str())];

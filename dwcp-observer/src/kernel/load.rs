@@ -22,7 +22,10 @@ use super::{
     prealloc,
     refusal::{self, brief, is_absent},
 };
-use crate::publish::ProbeStatus;
+use crate::{
+    phase::{self, prober::Programs, reader},
+    publish::ProbeStatus,
+};
 
 /// The eBPF objects, built by `cargo xtask build-ebpf`.
 const TYPED: &[u8] =
@@ -51,6 +54,10 @@ pub struct LoadOptions {
     pub btf_path: Option<PathBuf>,
     /// Whether phase functions are probed.
     pub phase_functions: bool,
+    /// How they may be placed, best first.
+    pub phase_rungs: &'static [reader::Rung],
+    /// What is started to read an executable (`phase::reader`): the observer itself.
+    pub reader: PathBuf,
     /// Whether the kernel side writes lifecycle lines to the log.
     pub log_lifecycle: bool,
 }
@@ -89,6 +96,8 @@ pub enum LoadError {
 pub struct Loaded<T> {
     /// Maps, programs and their links: dropping it detaches everything.
     pub ebpf: Ebpf,
+    /// Programs of phase functions, and one row per place.
+    pub phases: (Option<Programs>, Vec<ProbeStatus>),
     /// What the caller made of the maps before anything was attached.
     pub prepared: T,
     /// What is attached for good.
@@ -285,20 +294,25 @@ pub fn open(object: Object, options: &LoadOptions, system: &System) -> Result<Eb
     for (name, value) in system.globals.of(object) {
         loader.override_global(name, value, true);
     }
-    let bytes = match object {
-        Object::Typed => Cow::Borrowed(TYPED),
-        Object::Probed if system.layout.has("bpf_mem_alloc") => Cow::Borrowed(PROBED),
-        Object::Probed => {
-            prealloc::preallocated(PROBED, &HASHES).map_or(Cow::Borrowed(PROBED), Cow::Owned)
-        }
-    };
-    loader.load(&bytes).map_err(|error| {
+    loader.load(&bytes_of(object, system)).map_err(|error| {
         if refusal::denied(&error) {
             LoadError::Permission
         } else {
             LoadError::Object(refusal::of_maps(error))
         }
     })
+}
+
+/// The object as this kernel takes it.
+#[must_use]
+pub fn bytes_of(object: Object, system: &System) -> Cow<'static, [u8]> {
+    match object {
+        Object::Typed => Cow::Borrowed(TYPED),
+        Object::Probed if system.layout.has("bpf_mem_alloc") => Cow::Borrowed(PROBED),
+        Object::Probed => {
+            prealloc::preallocated(PROBED, &HASHES).map_or(Cow::Borrowed(PROBED), Cow::Owned)
+        }
+    }
 }
 
 fn attempt<T>(
@@ -308,6 +322,12 @@ fn attempt<T>(
     object: Object,
 ) -> Result<Loaded<T>, LoadError> {
     let mut ebpf = open(object, options, system)?;
+    // While the object still has all of its maps.
+    let phases = if options.phase_functions {
+        phase::programs::load(&mut ebpf, &bytes_of(object, system), options.phase_rungs)
+    } else {
+        (None, Vec::new())
+    };
     let prepared = prepare(&mut ebpf)?;
     let mut climbed = Climbed::default();
     for hook in HOOKS {
@@ -315,7 +335,16 @@ fn attempt<T>(
     }
     let Climbed { probes, links, on_demand } = climbed;
     let missing_fields = system.globals.missing(object);
-    Ok(Loaded { ebpf, prepared, links, on_demand, probes, missing_fields, refused: Vec::new() })
+    Ok(Loaded {
+        ebpf,
+        phases,
+        prepared,
+        links,
+        on_demand,
+        probes,
+        missing_fields,
+        refused: Vec::new(),
+    })
 }
 
 /// `aya_log_common::Level::Debug`; the agent's log level decides what is printed.

@@ -13,8 +13,13 @@ mod slots;
 pub mod stats;
 pub mod survey;
 pub mod sys;
+pub mod uprobe;
 
-use std::{collections::BTreeSet, io, os::fd::AsFd as _};
+use std::{
+    collections::BTreeSet,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use aya::{
     Ebpf,
@@ -32,13 +37,16 @@ pub use self::{
     maps::MapError,
     records::ProcessReading,
 };
-use self::{records::Maps, sys::poke};
+use self::{
+    records::Maps,
+    sys::{peek, poke},
+};
 use crate::{
     phase::{
-        self, FUNCTIONS,
-        attach::{Attacher, Coverage},
+        FUNCTIONS,
+        attach::{Attacher, Candidate, Coverage},
     },
-    publish::ProbeStatus,
+    publish::{Histogram, ProbeStatus, ProgramStats},
     tcp::Clock,
 };
 
@@ -79,13 +87,20 @@ impl Kernel {
         for field in &loaded.missing_fields {
             log::warn!("this kernel has no {field}: what rests on it is missing from the output");
         }
-        let mut ebpf = loaded.ebpf;
+        let ebpf = loaded.ebpf;
         let mut probes = loaded.probes;
         let congestion =
             probes.iter().any(|probe| probe.probe == "tcp_cong_state_set" && probe.rung.is_some());
-        if options.phase_functions {
-            probes.extend(phase::attach::load(&mut ebpf));
-        }
+        let (programs, rows) = loaded.phases;
+        probes.extend(rows);
+        let phases = match programs.map(|it| Attacher::new(options.reader.clone(), it)).transpose()
+        {
+            Ok(phases) => phases,
+            Err(error) => {
+                log::warn!("phase functions are not probed: {error}");
+                None
+            }
+        };
         let mut kernel = Self {
             ebpf,
             _links: loaded.links,
@@ -97,7 +112,7 @@ impl Kernel {
             jiffy_ns: host::jiffy_ns(),
             congestion,
             filters: true,
-            phases: options.phase_functions.then(Attacher::default),
+            phases,
         };
         kernel.sweep_tasks();
         kernel.sweep_sockets(None);
@@ -156,14 +171,57 @@ impl Kernel {
         sys::run_iterator(fd.as_fd(), process)
     }
 
-    /// Probes the phase functions of a process' executable, if that has not been done. `None` when the process is gone.
-    pub fn probe_phases(&mut self, pid: u32) -> Option<Coverage> {
+    /// Probes the phase functions of a process' executable, if that has not been done. `None` while they are being looked for, and when
+    /// the process is gone.
+    pub fn probe_phases(&mut self, process: &ProcessReading) -> Option<Coverage> {
         let Some(phases) = &mut self.phases else {
             return Some(Coverage::Unprobed("is not probed, by the configuration".to_owned()));
         };
-        let coverage = phases.attach(&mut self.ebpf, pid);
+        let candidate = Candidate {
+            slot: process.slot,
+            pid: process.tgid,
+            started_boottime_ns: process.start_boottime_ns,
+        };
+        let coverage = phases.attach(candidate, &mut owner(&mut self.maps));
         self.mark_phases();
         coverage
+    }
+
+    /// What becomes readable with news of phase functions.
+    #[must_use]
+    pub fn phases_fd(&self) -> Option<OwnedFd> {
+        self.phases.as_ref()?.wake_fd().try_clone_to_owned().ok()
+    }
+
+    /// Takes such news in; true when there was some.
+    pub fn collect_phases(&mut self) -> bool {
+        let Some(phases) = &mut self.phases else { return false };
+        let news = phases.collect(&mut owner(&mut self.maps));
+        self.mark_phases();
+        news
+    }
+
+    /// Probes a process at once that has just been adopted, before the next look.
+    pub fn probe_new(&mut self, slot: u32, wanted: impl Fn(&ProcessReading) -> bool) {
+        let reading = self.maps.process(slot).filter(|reading| slot != 0 && wanted(reading));
+        if let Some(reading) = reading {
+            self.probe_phases(&reading);
+        }
+    }
+
+    /// Figures of every loaded program.
+    #[must_use]
+    pub fn program_stats(&self) -> Vec<ProgramStats> {
+        let mut all = stats::programs(&self.ebpf).unwrap_or_default();
+        let shared = self.phases.iter().flat_map(Attacher::shared_programs);
+        all.extend(shared.filter_map(|fd| stats::program(fd).ok()));
+        all
+    }
+
+    /// Time from a process' start to its probes, seconds; `None` where phase functions are not probed.
+    #[must_use]
+    pub fn probe_delay(&self) -> Option<&Histogram> {
+        self.phases.as_ref().map(Attacher::delay)
     }
 
     /// Whether the phase functions of some executable are probed.
@@ -225,6 +283,17 @@ impl Kernel {
             if self.on_demand.iter().any(|(_, hook)| *hook == probe.probe) {
                 probe.attached = wanted;
             }
+        }
+    }
+}
+
+/// Tells the kernel side whose probes count for the process in a slot.
+fn owner(maps: &mut Maps) -> impl FnMut(u32, u32, u32) {
+    |slot, pid, executable| {
+        if let Some(record) = maps.processes.slot(slot)
+            && peek!(record, tgid) == pid
+        {
+            poke!(record, executable, executable);
         }
     }
 }

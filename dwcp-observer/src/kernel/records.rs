@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     netdev,
+    phase::attach::Attacher,
     publish::MapUse,
     sched::{self, ThreadReading},
     tcp::{self, Clock, FlowReading},
@@ -108,6 +109,14 @@ impl Maps {
             wanted: take(ebpf, "WANTED")?,
             taps: take(ebpf, "TAPS")?,
         })
+    }
+}
+
+impl Maps {
+    /// The process in a slot, if there is one.
+    pub(super) fn process(&mut self, slot: u32) -> Option<ProcessReading> {
+        let record = self.processes.slot(slot)?;
+        (peek!(record, state) != SLOT_FREE).then(|| read_process(slot, record))
     }
 }
 
@@ -231,9 +240,6 @@ impl Kernel {
         if let Some(record) = self.maps.processes.slot(slot)
             && peek!(record, state) == SLOT_CLOSED
         {
-            if let Some(phases) = &mut self.phases {
-                phases.detach(peek!(record, tgid));
-            }
             let generation = peek!(record, generation);
             poke!(record, generation, generation.wrapping_add(1));
             poke!(record, state, SLOT_FREE);
@@ -245,6 +251,7 @@ impl Kernel {
     #[must_use]
     pub fn losses(&self) -> Vec<(&'static str, u64)> {
         let banks = self.maps.counters.get(&0, 0).ok();
+        let executables = self.phases.iter().flat_map(Attacher::losses);
         Counter::ALL
             .iter()
             .map(|counter| {
@@ -255,6 +262,7 @@ impl Kernel {
                     .sum();
                 (counter.label(), sum)
             })
+            .chain(executables)
             .collect()
     }
 

@@ -1,10 +1,49 @@
 //! The kernel's own figures of the loaded programs.
 
-use std::os::fd::OwnedFd;
+use std::{
+    ffi::c_char,
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+};
 
 use aya::{Ebpf, programs::ProgramError, sys::Stats};
+use aya_obj::generated::bpf_prog_info;
 
+use super::sys::call;
 use crate::publish::ProgramStats;
+
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+
+/// `union bpf_attr`, `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct GetInfo {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// Figures of a program that is not the object's own.
+///
+/// # Errors
+/// What `BPF_OBJ_GET_INFO_BY_FD` says.
+pub fn program(fd: BorrowedFd<'_>) -> io::Result<ProgramStats> {
+    // SAFETY: zero is valid for all fields of the record.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let mut attributes = GetInfo {
+        fd: fd.as_raw_fd().cast_unsigned(),
+        length: size_of::<bpf_prog_info>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    call(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    let name = info.name.iter().take_while(|letter| **letter != 0);
+    let name = name.map(|letter: &c_char| char::from(letter.cast_unsigned())).collect();
+    Ok(ProgramStats {
+        name,
+        run_time_ns: info.run_time_ns,
+        run_count: info.run_cnt,
+        verified_instructions: info.verified_insns,
+    })
+}
 
 /// Figures of every loaded program.
 ///
@@ -30,6 +69,6 @@ pub fn programs(ebpf: &Ebpf) -> Result<Vec<ProgramStats>, ProgramError> {
 ///
 /// # Errors
 /// The kernel is older than 5.8 or refuses.
-pub fn enable() -> Result<OwnedFd, std::io::Error> {
-    aya::sys::enable_stats(Stats::RunTime).map_err(std::io::Error::other)
+pub fn enable() -> io::Result<OwnedFd> {
+    aya::sys::enable_stats(Stats::RunTime).map_err(io::Error::other)
 }

@@ -89,15 +89,17 @@ fn all_of(object: Object, ebpf: &mut Ebpf, system: &System) -> Vec<Tried> {
             }
         }
     }
-    for function in phase::FUNCTIONS {
-        let one = match ebpf.program_mut(function.program) {
-            Some(found) => match load::load_program(found, function.symbol, &system.btf) {
+    let shared = phase::programs::SHARED.map(|program| (program, "every function"));
+    let own = phase::FUNCTIONS.iter().map(|function| (function.program, function.symbol()));
+    for (program, target) in shared.into_iter().chain(own) {
+        let one = match ebpf.program_mut(program) {
+            Some(found) => match load::load_program(found, target, &system.btf) {
                 Ok(()) => (Outcome::Loaded, None),
                 Err(error) => (Outcome::Refused, Some(refusal::brief(&error))),
             },
             None => (Outcome::Refused, Some("not in the object".to_owned())),
         };
-        tried.push(entry(object, function.program, function.symbol, "uprobe", one, ebpf));
+        tried.push(entry(object, program, target, "uprobe", one, ebpf));
     }
     tried
 }

@@ -8,7 +8,7 @@ use std::{
     ptr::NonNull,
 };
 
-const BPF_LINK_CREATE: libc::c_int = 28;
+pub(super) const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_ITER_CREATE: libc::c_int = 33;
 const BPF_TRACE_ITER: u32 = 28;
 
@@ -40,17 +40,23 @@ struct IterCreate {
     flags: u32,
 }
 
-fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<OwnedFd> {
-    // SAFETY: the attributes are a live, properly sized part of `union bpf_attr`; the kernel zero-extends it.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>())
-    };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let fd = i32::try_from(fd).map_err(|_| io::Error::other("bpf(2) returned no descriptor"))?;
+/// A call that returns a descriptor.
+pub(super) fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<OwnedFd> {
+    let fd = call(command, attributes)?;
     // SAFETY: the kernel has just handed out this descriptor, nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Any call; what it returns.
+pub(super) fn call<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> {
+    // SAFETY: the attributes are a live, properly sized part of `union bpf_attr`; the kernel zero-extends it.
+    let done = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>())
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    i32::try_from(done).map_err(|_| io::Error::other("bpf(2) returned no descriptor"))
 }
 
 /// Runs an iterator program to its end, over all tasks or over one process (kernel 6.1 and later).

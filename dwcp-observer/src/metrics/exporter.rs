@@ -395,6 +395,12 @@ fn kernel(kernel: &KernelStatus, families: &mut Vec<MetricFamily>) {
     }
     family.finish(families);
 
+    if let Some(delay) = &kernel.probe_delay {
+        let mut family = Family::new(&table::PROBE_DELAY);
+        family.add_histogram(&[], delay);
+        family.finish(families);
+    }
+
     let mut slots = Family::new(&table::MAP_SLOTS);
     let mut used = Family::new(&table::MAP_SLOTS_USED);
     for map in &kernel.maps {

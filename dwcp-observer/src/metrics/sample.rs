@@ -380,6 +380,7 @@ fn kernel() -> KernelStatus {
         losses: vec![("flows:no_slot", 3), ("events:ring_full", 0)],
         maps: vec![MapUse { map: "flows", used: 2, capacity: 1024 }],
         rtt: histogram(&[0.0001, 0.001, 0.01], &[0.00005, 0.0005, 0.5]),
+        probe_delay: Some(histogram(&[0.02, 0.1], &[0.012, 0.05])),
         runqueue: vec![(ThreadRole::Vcpu, histogram(&[0.0001, 0.001], &[0.0002]))],
     }
 }

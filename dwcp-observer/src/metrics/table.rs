@@ -434,6 +434,10 @@ metrics! {
         "Information lost in the kernel side, by where and why.",
         "loss counters of the eBPF programs",
         absent: "before the first cycle";
+    PROBE_DELAY = Histogram "dwcp_observer_phase_probe_delay_seconds" [] "seconds",
+        "Time from the start of a migrator (or of the observer, if that was later) until its phase functions were probed; what it did before left no mark.",
+        "task_struct.start_boottime, uprobe links",
+        absent: "phase functions are not probed, by the configuration or for want of rights";
     MAP_SLOTS = Gauge "dwcp_observer_map_slots" ["map"] "slots",
         "Slots of a record array.",
         "configuration",

@@ -36,8 +36,8 @@ pub trait World {
     fn threads(&mut self, pid: u32) -> Vec<ThreadFacts>;
     /// RTT quantiles of a flow that still holds its slot.
     fn flow_rtt(&self, slot: u32) -> Option<Quantiles>;
-    /// Probes a process' phase functions; `None` when it is gone.
-    fn phases(&mut self, pid: u32) -> Option<Coverage>;
+    /// Probes a process' phase functions; `None` while they are looked for, and when it is gone.
+    fn phases(&mut self, process: &ProcessReading, facts: &ProcessFacts) -> Option<Coverage>;
     /// Watches the tap devices of a process, from now on.
     fn watch_taps(&mut self, pid: u32) -> Vec<TapKey>;
     /// What a watched device has carried.

@@ -1,31 +1,36 @@
-//! Places the phase probes: once per executable, for all processes that run it, now and later.
+//! Which processes are probed since when: one set of probes per executable, placed when its first process may migrate, taken off when
+//! its last one ends. Nothing here waits: executables are read by [`super::prober`], probes are taken off by a thread of their own.
 
 use std::{
     collections::HashMap,
-    fs::File,
-    os::fd::AsRawFd as _,
-    path::{Path, PathBuf},
-    sync::Arc,
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::{Arc, mpsc},
+    thread,
 };
 
-use aya::{
-    Ebpf,
-    programs::{
-        ProbeKind, Program, ProgramError,
-        uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope},
-    },
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, epoll, poll},
+    fs::{AtFlags, Mode, OFlags, StatxFlags},
+    process::{Pid, PidfdFlags, pidfd_open},
 };
 
 use super::{
     FUNCTIONS,
-    binary::{self, BinaryError, FileId},
+    prober::{Done, Prober, Programs, Room},
+    reader::{Answer, Rung},
     states::{Names, Version},
 };
-use crate::{kernel::clock_ns, publish::ProbeStatus};
+use crate::{kernel::clock_ns, publish::Histogram};
 
-/// Executables that are probed at the same time; beyond, the scheduler's method measures alone. Few, since the observer's exit waits
-/// for each of their probes: see [`Attacher::evict`].
-const MAX_BINARIES: usize = 8;
+/// Executables that are probed at the same time: far more than a host runs, few enough that nobody fills the kernel with probes.
+const MAX_EXECUTABLES: usize = 256;
+/// Threads that close links at the same time; each waits for the same grace periods.
+const CLOSERS: usize = 16;
+/// Buckets of the time from a process' start to its probes, seconds.
+const DELAY_BUCKETS: [f64; 10] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0];
+/// Marks readers in the epoll set, where other numbers are process ids.
+const READER: u64 = u64::MAX;
 
 /// What is known of a process' phase functions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,143 +50,342 @@ pub enum Coverage {
     Unprobed(String),
 }
 
+/// Identifies an executable whatever its path: device and inode. Two mounts of one image are two.
+type FileId = (u32, u32, u64);
+
+/// A process that is to be probed.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// Its place in the kernel's array.
+    pub slot: u32,
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// When it started, `CLOCK_BOOTTIME` ns.
+    pub started_boottime_ns: u64,
+}
+
+/// Tells the kernel side that the probes of an executable count for the process in a slot.
+pub type Own<'a> = dyn FnMut(u32, u32, u32) + 'a;
+
 /// Attached probes, by executable.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Attacher {
-    binaries: HashMap<FileId, Probed>,
+    prober: Prober,
+    wake: OwnedFd,
+    executables: HashMap<FileId, Executable>,
+    processes: HashMap<u32, Process>,
+    last_number: u32,
+    closer: Option<(mpsc::Sender<Vec<OwnedFd>>, thread::JoinHandle<()>)>,
+    /// When the observer began, `CLOCK_BOOTTIME` ns: processes before were not waited for.
+    begun_boottime_ns: u64,
+    /// What was not probed for want of room, and executables that did not answer.
+    losses: [u64; 2],
+    delay: Histogram,
 }
 
 #[derive(Debug)]
-struct Probed {
-    coverage: Coverage,
-    /// Dropping them detaches.
-    links: Vec<UProbeLink>,
-    /// Processes that run it.
-    pids: Vec<u32>,
+struct Executable {
+    number: u32,
+    state: State,
+    processes: usize,
+}
+
+#[derive(Debug)]
+enum State {
+    /// It is being read.
+    Asked,
+    Probed(Probes),
+    Unprobed(String),
+}
+
+#[derive(Debug)]
+struct Probes {
+    version: Option<Version>,
+    names: Arc<Names>,
+    missing: Vec<&'static str>,
+    links: Vec<OwnedFd>,
+}
+
+#[derive(Debug)]
+struct Process {
+    file: FileId,
+    /// Readable once the process has ended with all of its threads.
+    alive: OwnedFd,
+    candidate: Candidate,
+    /// Since when its probes count, `CLOCK_MONOTONIC` ns.
+    since_ns: Option<u64>,
 }
 
 impl Attacher {
-    /// Probes the executable of a process that may migrate. `None` when the process is gone.
-    pub fn attach(&mut self, ebpf: &mut Ebpf, pid: u32) -> Option<Coverage> {
-        // The link leads to the file that runs, in whatever mount namespace, also after an upgrade has replaced its path. Held open,
-        // it stays reachable when the process ends in the middle of this.
-        let file = File::open(format!("/proc/{pid}/exe")).ok()?;
-        let id = binary::identify(&file).ok()?;
-        if let Some(probed) = self.binaries.get_mut(&id) {
-            if !probed.pids.contains(&pid) {
-                probed.pids.push(pid);
-            }
-            return Some(probed.coverage.clone());
-        }
-        if self.binaries.len() >= MAX_BINARIES && !self.evict() {
-            return Some(Coverage::Unprobed(format!(
-                "{MAX_BINARIES} other executables are probed already"
-            )));
-        }
-        let mut links = Vec::new();
-        let coverage = place(ebpf, &file, &mut links)
-            .unwrap_or_else(|error| Coverage::Unprobed(error.to_string()));
-        self.binaries.insert(id, Probed { coverage: coverage.clone(), links, pids: vec![pid] });
-        Some(coverage)
-    }
-
-    /// A process is gone. The probes of its executable stay, for the next process that runs it.
-    pub fn detach(&mut self, pid: u32) {
-        for probed in self.binaries.values_mut() {
-            probed.pids.retain(|known| *known != pid);
-        }
-    }
-
-    /// Makes room by an executable that nobody runs any more. True when there was one.
+    /// Nothing is probed yet.
     ///
-    /// Removing a uprobe waits for grace periods of the kernel under a lock (`perf_uprobe_destroy`, `event_mutex`): 100 ms for each
-    /// on Linux 6.18, one after the other. The cycle does not wait for that.
-    fn evict(&mut self) -> bool {
-        let unused = self.binaries.iter().find(|(_, probed)| probed.pids.is_empty());
-        let Some(id) = unused.map(|(id, _)| *id) else { return false };
-        let Some(Probed { links, .. }) = self.binaries.remove(&id) else { return false };
-        let detach = std::thread::Builder::new().name("detach".to_owned());
-        if let Err(error) = detach.spawn(move || drop(links)) {
-            log::debug!("probes are removed at once: {error}");
+    /// # Errors
+    /// No epoll set or no thread can be had.
+    pub fn new(reader: std::path::PathBuf, programs: Programs) -> io::Result<Self> {
+        let (sender, receiver) = mpsc::channel::<Vec<OwnedFd>>();
+        let closer = thread::Builder::new().name("detach".to_owned()).spawn(move || {
+            while let Ok(mut links) = receiver.recv() {
+                links.extend(receiver.try_iter().flatten());
+                close(links);
+            }
+        })?;
+        Ok(Self {
+            prober: Prober::new(reader, programs),
+            wake: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            executables: HashMap::new(),
+            processes: HashMap::new(),
+            last_number: 0,
+            closer: Some((sender, closer)),
+            begun_boottime_ns: clock_ns(libc::CLOCK_BOOTTIME),
+            losses: [0; 2],
+            delay: Histogram::new(Arc::from(DELAY_BUCKETS)),
+        })
+    }
+
+    /// Probes the executable of a process that may migrate. `None` while it is being read, and when the process is gone.
+    pub fn attach(&mut self, candidate: Candidate, own: &mut Own<'_>) -> Option<Coverage> {
+        let pid = candidate.pid;
+        if self.processes.get(&pid).is_some_and(|process| ended(&process.alive)) {
+            self.forget(pid);
         }
-        true
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.candidate = candidate;
+        } else if let Err(refusal) = self.admit(candidate)? {
+            return Some(Coverage::Unprobed(refusal));
+        }
+        self.settle(pid, own);
+        self.coverage(pid)
+    }
+
+    /// Takes a process in, and has its executable read if that has not been done. `None`: gone, or not now.
+    fn admit(&mut self, candidate: Candidate) -> Option<Result<(), String>> {
+        let pid = i32::try_from(candidate.pid).ok().and_then(Pid::from_raw)?;
+        // Opened before the executable, it tells for good whose executable that was.
+        let alive = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let (file, exe) = identify(candidate.pid).ok()?;
+        if !self.executables.contains_key(&file) {
+            match self.prober.room() {
+                Room::Later => return None,
+                Room::Stuck => {
+                    return Some(Err(self.lose(1, "is not read: too many others do not answer")));
+                }
+                Room::Free if self.executables.len() >= MAX_EXECUTABLES => {
+                    return Some(Err(self.lose(0, "is not probed: too many others are")));
+                }
+                Room::Free => {}
+            }
+            self.ask(file, exe.as_fd());
+        }
+        let data = epoll::EventData::new_u64(candidate.pid.into());
+        epoll::add(&self.wake, &alive, data, epoll::EventFlags::IN).ok()?;
+        if let Some(executable) = self.executables.get_mut(&file) {
+            executable.processes += 1;
+        }
+        self.processes.insert(candidate.pid, Process { file, alive, candidate, since_ns: None });
+        Some(Ok(()))
+    }
+
+    fn lose(&mut self, which: usize, why: &str) -> String {
+        self.losses[which] += 1;
+        why.to_owned()
+    }
+
+    fn ask(&mut self, file: FileId, exe: BorrowedFd<'_>) {
+        self.last_number = self.last_number.wrapping_add(1).max(1);
+        let number = self.last_number;
+        let state = match self.prober.start(number, exe) {
+            Ok(socket) => {
+                let data = epoll::EventData::new_u64(READER);
+                if let Err(error) = epoll::add(&self.wake, socket, data, epoll::EventFlags::IN) {
+                    log::debug!("a reader's answer is looked for each second: {error}");
+                }
+                State::Asked
+            }
+            Err(error) => State::Unprobed(format!("cannot be read: no process for it ({error})")),
+        };
+        self.executables.insert(file, Executable { number, state, processes: 0 });
+    }
+
+    /// Becomes readable when [`Self::collect`] has something to do.
+    #[must_use]
+    pub fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// Takes in what readers have answered and which processes have ended. True when something is known that was not.
+    pub fn collect(&mut self, own: &mut Own<'_>) -> bool {
+        for pid in self.ended() {
+            self.forget(pid);
+        }
+        let done = self.prober.done();
+        let news = !done.is_empty();
+        for done in done {
+            self.take_in(done);
+        }
+        if news {
+            for pid in self.processes.keys().copied().collect::<Vec<_>>() {
+                self.settle(pid, own);
+            }
+        }
+        news
+    }
+
+    /// Processes that have ended since the last look.
+    fn ended(&self) -> Vec<u32> {
+        let mut pids = Vec::new();
+        let mut events = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(0),
+        }; 64];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let found = epoll::wait(&self.wake, &mut events[..], Some(&now)).unwrap_or_default();
+        for event in &events[..found] {
+            pids.extend(u32::try_from({ event.data }.u64()).ok());
+        }
+        pids
+    }
+
+    fn take_in(&mut self, done: Done) {
+        self.losses[1] += u64::from(done.late);
+        let mut asked = self.executables.values_mut();
+        let Some(executable) = asked.find(|known| known.number == done.executable) else {
+            // Its last process has ended meanwhile.
+            self.detach(done.links);
+            return;
+        };
+        executable.state = match done.answer {
+            Answer::Probed { binary, missing } => {
+                let mut missing: Vec<_> = missing
+                    .iter()
+                    .filter_map(|place| Some(FUNCTIONS.get(*place)?.symbol()))
+                    .collect();
+                missing.dedup();
+                let names = Arc::new(binary.meaning());
+                State::Probed(Probes { version: binary.version, names, missing, links: done.links })
+            }
+            Answer::Refused(reason) => State::Unprobed(reason),
+        };
+    }
+
+    /// From now on the probes of its executable count for a process.
+    fn settle(&mut self, pid: u32, own: &mut Own<'_>) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let Some(executable) = self.executables.get(&process.file) else { return };
+        if !matches!(executable.state, State::Probed(_)) {
+            return;
+        }
+        own(process.candidate.slot, pid, executable.number);
+        if process.since_ns.is_none() {
+            process.since_ns = Some(clock_ns(libc::CLOCK_MONOTONIC));
+            let since = process.candidate.started_boottime_ns.max(self.begun_boottime_ns);
+            let delay_ns = clock_ns(libc::CLOCK_BOOTTIME).saturating_sub(since);
+            self.delay.observe(delay_ns as f64 * 1e-9);
+            log::debug!("process {pid} is probed {delay_ns} ns after it was there to be probed");
+        }
+    }
+
+    fn coverage(&self, pid: u32) -> Option<Coverage> {
+        let process = self.processes.get(&pid)?;
+        match &self.executables.get(&process.file)?.state {
+            State::Asked => None,
+            State::Unprobed(reason) => Some(Coverage::Unprobed(reason.clone())),
+            State::Probed(probes) => Some(Coverage::Probed {
+                version: probes.version,
+                names: Arc::clone(&probes.names),
+                since_ns: process.since_ns?,
+                missing: probes.missing.clone(),
+            }),
+        }
+    }
+
+    /// A process has ended. With the last one of its executable its probes go: they keep the file and its file system busy.
+    fn forget(&mut self, pid: u32) {
+        let Some(process) = self.processes.remove(&pid) else { return };
+        let Some(executable) = self.executables.get_mut(&process.file) else { return };
+        executable.processes = executable.processes.saturating_sub(1);
+        if executable.processes == 0
+            && let Some(Executable { state: State::Probed(probes), .. }) =
+                self.executables.remove(&process.file)
+        {
+            self.detach(probes.links);
+        }
+    }
+
+    fn detach(&self, links: Vec<OwnedFd>) {
+        if let Some((closer, _)) = &self.closer
+            && let Err(mpsc::SendError(links)) = closer.send(links)
+        {
+            close(links);
+        }
     }
 
     /// Whether some executable is probed.
     #[must_use]
     pub fn is_attached(&self) -> bool {
-        self.binaries.values().any(|probed| matches!(probed.coverage, Coverage::Probed { .. }))
+        self.executables.values().any(|known| matches!(known.state, State::Probed(_)))
+    }
+
+    /// The programs that serve all places, where they are not the object's own.
+    pub fn shared_programs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let programs = self.prober.programs();
+        let shared = if programs.rung == Rung::Multi { programs.fds.as_slice() } else { &[] };
+        shared.iter().map(|fd| fd.as_fd())
+    }
+
+    /// What was not probed, by reason.
+    #[must_use]
+    pub const fn losses(&self) -> [(&'static str, u64); 2] {
+        [("executables:full", self.losses[0]), ("executables:silent", self.losses[1])]
+    }
+
+    /// Time from a process' start to its probes, seconds.
+    #[must_use]
+    pub const fn delay(&self) -> &Histogram {
+        &self.delay
     }
 }
 
-/// Loads the programs, which are attached when a migrator appears. One row per place, as for the hooks of the ladder.
-pub fn load(ebpf: &mut Ebpf) -> Vec<ProbeStatus> {
-    let rows = FUNCTIONS.iter().map(|function| {
-        let (rung, loaded) = match ebpf.program_mut(function.program) {
-            Some(Program::UProbe(program)) => {
-                let rung = match program.kind() {
-                    ProbeKind::Entry => "uprobe",
-                    ProbeKind::Return => "uretprobe",
-                };
-                (rung, program.load().map_err(|error| error.to_string()))
-            }
-            _ => ("uprobe", Err("not in the object".to_owned())),
-        };
-        ProbeStatus {
-            probe: function.place,
-            purpose: function.purpose,
-            required: false,
-            rung: loaded.is_ok().then_some(rung),
-            attached: false,
-            reason: loaded.err(),
+impl Drop for Attacher {
+    fn drop(&mut self) {
+        let links = self.executables.drain().filter_map(|(_, executable)| match executable.state {
+            State::Probed(probes) => Some(probes.links),
+            State::Asked | State::Unprobed(_) => None,
+        });
+        close(links.flatten().collect());
+        if let Some((sender, closer)) = self.closer.take() {
+            drop(sender);
+            let _ = closer.join();
         }
+    }
+}
+
+/// Takes probes off: each link waits for the same grace periods, so that many at a time cost hardly more than one.
+fn close(mut links: Vec<OwnedFd>) {
+    thread::scope(|scope| {
+        let share = links.len().div_ceil(CLOSERS).max(1);
+        while links.len() > share {
+            let part = links.split_off(links.len() - share);
+            if let Err(error) = thread::Builder::new().spawn_scoped(scope, move || drop(part)) {
+                log::debug!("probes are taken off one after the other: {error}");
+            }
+        }
+        drop(links);
     });
-    rows.collect()
 }
 
-fn place(
-    ebpf: &mut Ebpf,
-    file: &File,
-    links: &mut Vec<UProbeLink>,
-) -> Result<Coverage, BinaryError> {
-    let binary = binary::read(file)?;
-    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    let mut missing = Vec::new();
-    for function in FUNCTIONS {
-        let placed = match binary.offsets.get(function.symbol) {
-            None => Err("is not exported".to_owned()),
-            Some(offset) => attach(ebpf, function.program, *offset, &path)
-                .map_err(|error| format!("{:#}", anyhow::Error::new(error))),
-        };
-        match placed {
-            Ok(link) => links.push(link),
-            Err(reason) if function.required => {
-                links.clear();
-                return Ok(Coverage::Unprobed(format!("{}: {reason}", function.symbol)));
-            }
-            Err(_) => missing.push(function.symbol),
-        }
-    }
-    missing.dedup();
-    let since_ns = clock_ns(libc::CLOCK_MONOTONIC);
-    Ok(Coverage::Probed {
-        version: binary.version,
-        names: Arc::new(binary.names),
-        since_ns,
-        missing,
-    })
+/// Whether a process has ended with all of its threads.
+fn ended(alive: &OwnedFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(alive, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
-fn attach(
-    ebpf: &mut Ebpf,
-    program: &str,
-    offset: u64,
-    path: &Path,
-) -> Result<UProbeLink, ProgramError> {
-    let Some(Program::UProbe(program)) = ebpf.program_mut(program) else {
-        return Err(ProgramError::UnexpectedProgramType);
-    };
-    let location = UProbeAttachLocation::AbsoluteOffset(offset);
-    let id = program.attach(location, path, UProbeScope::AllProcesses)?;
-    program.take_link(id)
+/// The executable of a process, and a descriptor that names it. Neither asks its file system anything: `O_PATH` opens nothing, and the
+/// inode answers from what it knows (`AT_STATX_DONT_SYNC`; FUSE: `fuse_update_get_attr`, Linux 6.18). The link leads to the file that
+/// runs, in whatever mount namespace, also after an upgrade has replaced its path.
+fn identify(pid: u32) -> io::Result<(FileId, OwnedFd)> {
+    let path = format!("/proc/{pid}/exe");
+    let exe = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let found = rustix::fs::statx(&exe, "", flags, StatxFlags::INO)?;
+    Ok(((found.stx_dev_major, found.stx_dev_minor, found.stx_ino), exe))
 }

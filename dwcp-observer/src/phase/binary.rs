@@ -1,20 +1,13 @@
-//! Reads a migrator's executable: where its phase functions are and which version it is.
+//! Reads a migrator's executable: where its phase functions are, which version it is, and what its numbers mean.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    io::{self, Read as _, Seek as _, SeekFrom},
-    os::unix::fs::MetadataExt as _,
-};
+use std::{fs::File, io, os::unix::fs::FileExt as _};
 
-use object::{
-    Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache,
-    read::elf::{ElfFile64, FileHeader as _},
-};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
     FUNCTIONS,
+    elf::{Elf, ElfError},
     states::{Names, Version},
 };
 
@@ -22,147 +15,171 @@ use super::{
 const VERSION_MARK: &[u8] = b"QEMU emulator version ";
 /// Read at a time when looking for the version.
 const CHUNK: usize = 256 << 10;
-/// Largest executable that is searched for its version.
-const MAX_SEARCH: u64 = 256 << 20;
-
-/// Identifies an executable whatever its path: device and inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FileId {
-    device: u64,
-    inode: u64,
-}
+/// Constants that are searched for the version, bytes.
+const MAX_SEARCH: u64 = 64 << 20;
+/// Tables of names (`QEnumLookup`, include/qapi/util.h): migration states, run states.
+const LOOKUPS: [&str; 2] = ["MigrationStatus_lookup", "RunState_lookup"];
+/// Exported by versions whose loop counts the rounds.
+const LOOP_COUNTS: &[u8] = b"qemu_savevm_query_pending_final";
+/// Names in such a table, at most; QEMU 11.1 has 17 and 16.
+const MAX_NAMES: i32 = 64;
+/// Longest name.
+const NAME_LEN: usize = 48;
 
 /// What an executable offers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Binary {
-    /// File offset of each exported phase function.
-    pub offsets: HashMap<&'static str, u64>,
+    /// File offset of each phase function that is exported: its place in [`FUNCTIONS`] and the offset.
+    pub offsets: Vec<(usize, u64)>,
     /// QEMU's version; `None` when the executable does not say.
     pub version: Option<Version>,
-    /// What its numbers mean.
-    pub names: Names,
+    /// Names of migration states, then of run states, in order of their numbers; empty where they are not exported.
+    pub names: [Vec<String>; 2],
+    /// Its rounds are counted by the loop of the migration: see [`Names::counts_rounds_in_loop`].
+    pub rounds_in_loop: bool,
 }
 
 /// Why an executable cannot be used.
 #[derive(Debug, Error)]
 pub enum BinaryError {
     /// It cannot be read.
-    #[error("cannot read the executable: {0}")]
-    Read(#[from] io::Error),
-    /// Not a 64-bit ELF file.
-    #[error("not a 64-bit ELF executable: {0}")]
-    Elf(#[from] object::Error),
+    #[error(transparent)]
+    Elf(#[from] ElfError),
     /// It exports no phase function.
     #[error("exports none of QEMU's phase functions (statically linked, or fully stripped)")]
     NoSymbols,
 }
 
-/// The identity of an executable.
-///
-/// # Errors
-/// What `fstat(2)` says.
-pub fn identify(file: &File) -> io::Result<FileId> {
-    let meta = file.metadata()?;
-    Ok(FileId { device: meta.dev(), inode: meta.ino() })
+impl Binary {
+    /// What its numbers mean.
+    #[must_use]
+    pub fn meaning(&self) -> Names {
+        let [migration, run] = &self.names;
+        Names::of_binary(migration, run, self.version).with_rounds_in_loop(self.rounds_in_loop)
+    }
 }
 
-/// Looks for the phase functions among the exported symbols.
+/// What is wanted of an executable's symbols.
+enum Wanted {
+    Function(&'static str),
+    Lookup(usize),
+    LoopCounts,
+}
+
+/// Looks for the phase functions and the names of states among the exported symbols.
 ///
 /// # Errors
 /// [`BinaryError`].
 pub fn read(file: &File) -> Result<Binary, BinaryError> {
-    let mut file = file.try_clone()?;
-    // Reads what it needs: the file may be far larger than its symbol table.
-    let cache = ReadCache::new(file.try_clone()?);
-    let elf = ElfFile64::<object::Endianness, _>::parse(&cache)?;
-    let endian = elf.endian();
-    let segments: Vec<(u64, u64, u64)> = elf
-        .segments()
-        .map(|segment| {
-            let (offset, size) = segment.file_range();
-            (segment.address(), offset, size)
-        })
-        .collect();
-    let mut offsets = HashMap::new();
-    for symbol in elf.dynamic_symbols() {
-        let Ok(name) = symbol.name() else { continue };
-        let Some(function) = FUNCTIONS.iter().find(|function| function.symbol == name) else {
-            continue;
-        };
-        if symbol.address() == 0 {
-            continue;
-        }
-        let segment = segments.iter().find(|(address, _, size)| {
-            (*address..address.saturating_add(*size)).contains(&symbol.address())
-        });
-        if let Some((address, offset, _)) = segment {
-            offsets.insert(function.symbol, symbol.address() - address + offset);
+    let elf = Elf::open(file)?;
+    let (mut functions, mut lookups) = (Vec::new(), [None; 2]);
+    let mut rounds_in_loop = false;
+    for (symbol, address) in elf.symbols(wanted)? {
+        match symbol {
+            Wanted::LoopCounts => rounds_in_loop = true,
+            Wanted::Lookup(index) => lookups[index] = Some(address),
+            Wanted::Function(name) => functions.extend(Some(name).zip(elf.offset(address))),
         }
     }
-    // Only the type is asked for, so that an object file or a core dump is told apart.
-    let kind = elf.elf_header().e_type(endian);
-    if offsets.is_empty() || !matches!(kind, object::elf::ET_EXEC | object::elf::ET_DYN) {
+    let offsets = offsets(&functions);
+    // Another program may have a `vm_start` of its own.
+    if !offsets.iter().any(|(place, _)| FUNCTIONS[*place].required) {
         return Err(BinaryError::NoSymbols);
     }
-    let version = find_version(&mut file)?;
-    Ok(Binary { offsets, version, names: Names::of_version(version) })
+    Ok(Binary {
+        offsets,
+        version: find_version(file, elf.constants()).map_err(ElfError::from)?,
+        // The table by version stands in for what cannot be read.
+        names: read_names(&elf, lookups).unwrap_or_default(),
+        rounds_in_loop,
+    })
 }
 
-/// The version that QEMU prints for `-version`.
-fn find_version(file: &mut File) -> io::Result<Option<Version>> {
-    let mut buffer = vec![0; CHUNK];
-    let mut kept = 0;
-    let mut total = 0;
-    file.seek(SeekFrom::Start(0))?;
-    loop {
-        let read = file.read(&mut buffer[kept..])?;
-        let filled = kept + read;
-        let window = &buffer[..filled];
-        if let Some(at) = memchr::memmem::find(window, VERSION_MARK) {
-            let text = &window[at + VERSION_MARK.len()..];
-            if text.len() >= 16 || read == 0 {
-                return Ok(Version::parse(&String::from_utf8_lossy(&text[..text.len().min(16)])));
-            }
-        }
-        total += read as u64;
-        if read == 0 || total > MAX_SEARCH {
-            return Ok(None);
-        }
-        // What may be the begin of the mark, or the mark without its number, goes before the next chunk.
-        kept = filled.min(VERSION_MARK.len() + 16);
-        buffer.copy_within(filled - kept..filled, 0);
+fn wanted(name: &[u8]) -> Option<Wanted> {
+    if let Some(index) = LOOKUPS.iter().position(|lookup| lookup.as_bytes() == name) {
+        return Some(Wanted::Lookup(index));
     }
+    if name == LOOP_COUNTS {
+        return Some(Wanted::LoopCounts);
+    }
+    let symbols = FUNCTIONS.iter().flat_map(|function| function.symbols);
+    let mut symbols = symbols.filter(|symbol| symbol.as_bytes() == name);
+    symbols.next().map(|symbol| Wanted::Function(symbol))
+}
+
+/// The offset of each place: of the first of its symbols that is there.
+fn offsets(functions: &[(&str, u64)]) -> Vec<(usize, u64)> {
+    let of = |symbol: &str| functions.iter().find(|(name, _)| *name == symbol);
+    let places = FUNCTIONS.iter().enumerate();
+    places
+        .filter_map(|(place, function)| {
+            Some((place, function.symbols.iter().find_map(|symbol| of(symbol))?.1))
+        })
+        .collect()
+}
+
+/// `struct QEnumLookup`: `const char *const *array`, `const unsigned char *special_features` or `features`, `const int size`.
+fn read_names(elf: &Elf<'_>, lookups: [Option<u64>; 2]) -> Result<[Vec<String>; 2], ElfError> {
+    let heads: Vec<_> = lookups.map(|at| at.map_or(0..0, |at| at..at.saturating_add(8))).into();
+    let mut arrays = Vec::new();
+    for (at, head) in lookups.iter().zip(elf.pointers(&heads)?) {
+        let size = match at {
+            Some(at) => i32::from_ne_bytes(elf.number(at.saturating_add(16))?),
+            None => 0,
+        };
+        let size = if (0..=MAX_NAMES).contains(&size) { u64::from(size.unsigned_abs()) } else { 0 };
+        let array = head.first().copied().unwrap_or_default();
+        arrays.push(array..array.saturating_add(size * 8));
+    }
+    let mut names = elf.pointers(&arrays)?.into_iter().map(|pointers| {
+        // A number that this build leaves out has no name.
+        let name = |pointer: u64| {
+            if pointer == 0 { Ok(String::new()) } else { elf.text::<NAME_LEN>(pointer) }
+        };
+        pointers.into_iter().map(name).collect::<Result<Vec<_>, _>>()
+    });
+    let mut next = || names.next().transpose().map(Option::unwrap_or_default);
+    Ok([next()?, next()?])
+}
+
+/// The version that QEMU prints for `-version`, within these parts of the file.
+fn find_version(
+    file: &File,
+    parts: impl Iterator<Item = (u64, u64)>,
+) -> io::Result<Option<Version>> {
+    let mut buffer = vec![0; CHUNK];
+    let mut left = MAX_SEARCH;
+    for (mut at, size) in parts {
+        let end = at.saturating_add(size.min(left));
+        left -= size.min(left);
+        while at < end {
+            let length = (end - at).min(CHUNK as u64) as usize;
+            let read = file.read_at(&mut buffer[..length], at)?;
+            let last = at + read as u64 >= end || read == 0;
+            if let Some(version) = version_in(&buffer[..read], last) {
+                return Ok(Some(version));
+            }
+            // What may be the begin of the mark, or the mark without its number, is looked at again.
+            let step = read.saturating_sub(VERSION_MARK.len() + 16);
+            if step == 0 {
+                break;
+            }
+            at += step as u64;
+        }
+    }
+    Ok(None)
+}
+
+/// `last`: nothing follows the window, in which the number may be cut short otherwise.
+fn version_in(window: &[u8], last: bool) -> Option<Version> {
+    let at = memchr::memmem::find(window, VERSION_MARK)?;
+    let text = &window[at + VERSION_MARK.len()..];
+    if text.len() < 16 && !last {
+        return None;
+    }
+    Version::parse(&String::from_utf8_lossy(&text[..text.len().min(16)]))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_executable_without_phase_functions_says_so() {
-        let found = read(&File::open("/proc/self/exe").unwrap());
-        assert!(matches!(found, Err(BinaryError::NoSymbols)), "{found:?}");
-    }
-
-    #[test]
-    fn what_is_no_executable_says_so() {
-        let found = read(&File::open("/proc/self/status").unwrap());
-        assert!(matches!(found, Err(BinaryError::Elf(_))), "{found:?}");
-    }
-
-    #[test]
-    fn the_version_is_found_across_chunks() {
-        let path = std::env::temp_dir().join(format!("dwcp-version-{}", std::process::id()));
-        for at in [0, CHUNK - 60, CHUNK - 10, CHUNK - 1, CHUNK + 5] {
-            let mut content = vec![b'x'; at];
-            content.extend_from_slice(VERSION_MARK);
-            content.extend_from_slice(b"9.2.3 (Debian)\n and more after it");
-            std::fs::write(&path, &content).unwrap();
-            let found = find_version(&mut File::open(&path).unwrap()).unwrap();
-            assert_eq!(found, Some(Version { major: 9, minor: 2 }), "at {at}");
-        }
-        std::fs::write(&path, vec![b'x'; 3 * CHUNK]).unwrap();
-        assert_eq!(find_version(&mut File::open(&path).unwrap()).unwrap(), None);
-        std::fs::remove_file(path).unwrap();
-    }
-}
+#[path = "binary_tests.rs"]
+mod tests;

@@ -1,25 +1,36 @@
 //! A migrator's own phase functions, by uprobe on exported symbols: where they are, what they tell.
 //!
-//! [`binary`] finds the functions in an executable, [`attach`] places the probes, [`states`] names QEMU's numbers, [`timeline`]
-//! makes spans of the marks. All of it needs nothing from the migrator: a stripped executable of a distribution exports them.
+//! [`binary`] finds the functions in an executable ([`elf`]) and [`reader`] places the probes, in a process of its own that [`prober`]
+//! starts and bounds; [`attach`] keeps which process is probed since when. [`states`] names QEMU's numbers, [`timeline`] makes spans of
+//! the marks. All of it needs nothing from the migrator: a stripped executable of a distribution exports them.
 
 pub mod attach;
 pub mod binary;
+pub mod elf;
+pub mod prober;
+pub mod programs;
+pub mod reader;
 pub mod states;
 pub mod timeline;
 
 use std::mem::offset_of;
 
-use dwcp_observer_ebpf::phase::{Mark, MarkKind, Text};
+use dwcp_observer_ebpf::phase::{
+    Mark, MarkKind, PLACE_ERROR, PLACE_LIMIT, PLACE_LIMITED, PLACE_PAGE, PLACE_UNTHROTTLE, Text,
+};
 
-/// A place in a phase function and the program that marks it.
+/// A place in a phase function and the programs that mark it.
 #[derive(Debug)]
 pub struct Function {
-    /// Exported symbol.
-    pub symbol: &'static str,
+    /// Exported symbol, and what other versions call it; the first that is there counts.
+    pub symbols: &'static [&'static str],
     /// The place as probes are named in metrics and in `check`.
     pub place: &'static str,
-    /// eBPF program: a uprobe, or a uretprobe.
+    /// The place as it is told to a program that serves all: the number of a [`MarkKind`], or one of `PLACE_*`.
+    pub number: u32,
+    /// At the return instead of the entry.
+    pub at_return: bool,
+    /// eBPF program of this place alone, for kernels without cookies.
     pub program: &'static str,
     /// What it tells.
     pub purpose: &'static str,
@@ -27,11 +38,21 @@ pub struct Function {
     pub required: bool,
 }
 
+impl Function {
+    /// The name in most versions.
+    #[must_use]
+    pub const fn symbol(&self) -> &'static str {
+        self.symbols[0]
+    }
+}
+
 macro_rules! functions {
-    ($($symbol:literal $($return:literal)? => $program:literal, $required:literal, $purpose:literal;)*) => {
+    ($($symbol:literal $(| $other:literal)* $(, $return:literal)? => $number:expr, $program:literal, $required:literal, $purpose:literal;)*) => {
         &[$(Function {
-            symbol: $symbol,
+            symbols: &[$symbol $(, $other)*],
             place: concat!("qemu:", $symbol $(, $return)?),
+            number: $number as u32,
+            at_return: !concat!($($return)?).is_empty(),
             program: $program,
             purpose: $purpose,
             required: $required,
@@ -39,21 +60,33 @@ macro_rules! functions {
     };
 }
 
-/// Every phase function. All are in QEMU 7.2's `.dynsym`; what another version lacks is reported and costs only its own figure.
+/// Every phase function, as QEMU 5.2 to 11.1 export them; what a version lacks is reported and costs only its own figure.
 pub const FUNCTIONS: &[Function] = functions! {
-    "migrate_set_state" => "qemu_state", true, "states of the migration";
-    "runstate_set" => "qemu_runstate", true, "tells a migration's stop from an operator's";
-    "pause_all_vcpus" => "qemu_pause", true, "the guest is to stop";
-    "pause_all_vcpus" ":return" => "qemu_paused", true, "the guest stands still";
-    "resume_all_vcpus" => "qemu_resume", true, "the guest runs";
-    "memory_global_dirty_log_sync" => "qemu_sync", false, "rounds over RAM";
-    "qemu_savevm_state_complete_precopy" => "qemu_last_pass", false, "begin of the last pass over RAM";
-    "qemu_savevm_state_complete_precopy" ":return" => "qemu_sent", false, "end of sending";
-    "qemu_savevm_state_complete_precopy_non_iterable" => "qemu_device", false, "begin of the device state";
-    "cpu_synchronize_all_post_init" => "qemu_loaded", false, "device state is loaded";
-    "migration_rate_limit" => "qemu_limit", false, "begin of a stay in the rate limiter";
-    "migration_rate_limit" ":return" => "qemu_limited", false, "end of a stay in the rate limiter";
-    "migrate_send_rp_req_pages" => "qemu_page", false, "page requests of a postcopy destination";
+    "migrate_set_state" => MarkKind::State, "qemu_state", true, "states of the migration";
+    "runstate_set" => MarkKind::RunState, "qemu_runstate", true, "tells a migration's stop from an operator's";
+    "pause_all_vcpus" => MarkKind::Pause, "qemu_pause", true, "the guest is to stop";
+    "pause_all_vcpus", ":return" => MarkKind::Paused, "qemu_paused", true, "the guest stands still";
+    "resume_all_vcpus" => MarkKind::Resume, "qemu_resume", true, "the guest runs";
+    "memory_global_dirty_log_sync" => MarkKind::Sync, "qemu_sync", false, "rounds over RAM";
+    "qemu_savevm_state_complete_precopy" => MarkKind::LastPass, "qemu_last_pass", false, "begin of the last pass over RAM";
+    "qemu_savevm_state_complete_precopy", ":return" => MarkKind::Sent, "qemu_sent", false, "end of sending";
+    "qemu_savevm_state_complete_precopy_non_iterable" | "qemu_savevm_state_non_iterable" => MarkKind::Device, "qemu_device", false, "begin of the device state";
+    "cpu_synchronize_all_post_init" => MarkKind::Loaded, "qemu_loaded", false, "device state is loaded";
+    "qmp_cont" => MarkKind::Continue, "qemu_cont", false, "the manager lets the guest run";
+    "vm_start" => MarkKind::VmStart, "qemu_vm_start", false, "QEMU lets the guest run";
+    "qmp_stop" => MarkKind::Halt, "qemu_stop", false, "the operator stops the guest";
+    "qmp_migrate" => MarkKind::Migrate, "qemu_migrate", false, "the manager asks for a migration";
+    "qmp_migrate_continue" => MarkKind::MigrateContinue, "qemu_go_on", false, "the manager lets the switch-over begin";
+    "qmp_migrate_cancel" => MarkKind::Cancel, "qemu_cancel", false, "the manager cancels";
+    "qmp_migrate_start_postcopy" => MarkKind::StartPostcopy, "qemu_postcopy", false, "the manager goes over to postcopy";
+    "qmp_migrate_recover" => MarkKind::Recover, "qemu_recover", false, "the manager recovers a broken postcopy";
+    "cpu_throttle_set" => MarkKind::Throttle, "qemu_throttle", false, "guest CPUs are slowed down to converge";
+    "cpu_throttle_stop" => PLACE_UNTHROTTLE, "qemu_unthrottle", false, "they are no longer";
+    "qemu_announce_self" => MarkKind::Announce, "qemu_announce", false, "the guest is announced to the network";
+    "migration_rate_limit" => PLACE_LIMIT, "qemu_limit", false, "begin of a stay in the rate limiter";
+    "migration_rate_limit", ":return" => PLACE_LIMITED, "qemu_limited", false, "end of a stay in the rate limiter";
+    "migrate_send_rp_req_pages" => PLACE_PAGE, "qemu_page", false, "page requests of a postcopy destination";
+    "migrate_set_error" | "migrate_error_propagate" => PLACE_ERROR, "qemu_error", false, "QEMU's own words of an error";
 };
 
 /// A mark, decoded.

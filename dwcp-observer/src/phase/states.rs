@@ -15,7 +15,9 @@
 //! newest of the table, and the order of marks decides where two versions disagree: see [`crate::phase::timeline`].
 
 /// A version of QEMU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct Version {
     /// Major number.
     pub major: u32,
@@ -182,6 +184,8 @@ pub struct Names {
     run: Vec<Option<RunState>>,
     /// Neither the executable nor its version told: the newest table is guessed.
     guessed: bool,
+    /// Rounds are counted by the loop of the migration: see [`Self::counts_rounds_in_loop`].
+    rounds_in_loop: bool,
 }
 
 impl Default for Names {
@@ -200,7 +204,23 @@ impl Names {
             migration: declared.map(|(state, _)| Some(*state)).collect(),
             run: RUN_STATES.iter().copied().map(Some).collect(),
             guessed: version.is_none(),
+            rounds_in_loop: false,
         }
+    }
+
+    /// Of an executable whose rounds are counted by the loop of the migration.
+    #[must_use]
+    pub const fn with_rounds_in_loop(mut self, in_loop: bool) -> Self {
+        self.rounds_in_loop = in_loop;
+        self
+    }
+
+    /// Whether `dirty-sync-count` counts the loop's rounds instead of syncs of the dirty bitmap. Up to QEMU 10.0 each sync counts
+    /// (`migration_bitmap_sync`); in 11.1 the loop counts when it has asked what is left (`qemu_savevm_query_pending_iter`), and the sync
+    /// after the guest was stopped (`qemu_savevm_query_pending_final`) is none.
+    #[must_use]
+    pub const fn counts_rounds_in_loop(&self) -> bool {
+        self.rounds_in_loop
     }
 
     /// By the executable's own tables, in order of their numbers; one that is empty is taken from the version's.

@@ -155,6 +155,7 @@ impl Timeline {
                 }
             }
             MarkKind::Resume => self.resumes(mark.at_ns),
+            MarkKind::Sync if self.stop.is_some() && self.names.counts_rounds_in_loop() => {}
             MarkKind::Sync => {
                 self.syncs += 1;
                 if self.rounds.len() < MAX_ROUNDS {

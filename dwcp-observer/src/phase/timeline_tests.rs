@@ -65,6 +65,29 @@ fn a_precopy_source_stops_its_guest_once() {
     assert_eq!(found.sent.map(|sent| sent.at_ns), Some(75));
 }
 
+/// Recorded: QEMU 11.1.3 said `dirty-sync-count` 2.
+#[test]
+fn the_sync_after_the_stop_is_no_round_where_the_loop_counts() {
+    let marks = [
+        (MarkKind::State, 10, [OUT, 0, 1]),
+        (MarkKind::Sync, 11, [0; 3]),
+        (MarkKind::State, 12, [OUT, 1, 4]),
+        (MarkKind::Sync, 50, [0; 3]),
+        (MarkKind::RunState, 60, [0, 0, 7]),
+        (MarkKind::Pause, 61, [0; 3]),
+        (MarkKind::Paused, 62, [0; 3]),
+        (MarkKind::State, 63, [OUT, 4, 15]),
+        (MarkKind::Sync, 64, [0; 3]),
+        (MarkKind::LastPass, 65, [0; 3]),
+    ];
+    let names = Names::of_version(Some(Version { major: 11, minor: 1 })).with_rounds_in_loop(true);
+    let mut found = Timeline::new(Arc::new(names));
+    for (kind, at_ns, numbers) in marks {
+        found.push(&mark(kind, at_ns, numbers));
+    }
+    assert_eq!((found.syncs, found.rounds.len()), (2, 2));
+}
+
 #[test]
 fn a_destination_loads_and_lets_the_guest_run() {
     let found = timeline(

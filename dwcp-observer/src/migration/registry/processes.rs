@@ -121,12 +121,18 @@ impl Registry {
 
     /// Probes new processes, and takes in what their phase functions told.
     pub(super) fn update_phases(&mut self, observation: &Observation, world: &mut impl World) {
-        for (_, known) in self.processes.iter_mut().filter(|(slot, known)| {
+        for (slot, known) in self.processes.iter_mut().filter(|(slot, known)| {
             **slot != 0 && known.coverage.is_none() && known.reading.exited_ns.is_none()
         }) {
-            known.coverage = world.phases(known.facts.pid);
+            known.coverage = world.phases(&known.reading, &known.facts);
             if let Some(Coverage::Probed { names, .. }) = &known.coverage {
                 known.timeline = Timeline::new(Arc::clone(names));
+            }
+            // Its executable may have been read while it migrated already.
+            let ends = self.live.iter_mut().flat_map(|live| live.ends.iter_mut());
+            for end in ends.filter(|end| end.process == *slot && end.coverage.is_none()) {
+                end.coverage.clone_from(&known.coverage);
+                end.timeline.clone_from(&known.timeline);
             }
         }
         let by_queue_pairs = sent_by_queue_pairs(observation, &self.live);

@@ -54,7 +54,7 @@ impl World for Proc {
     fn flow_rtt(&self, _slot: u32) -> Option<Quantiles> {
         None
     }
-    fn phases(&mut self, _pid: u32) -> Option<Coverage> {
+    fn phases(&mut self, _: &ProcessReading, _: &ProcessFacts) -> Option<Coverage> {
         let unprobed = || Coverage::Unprobed("no functions here".to_owned());
         Some(self.1.clone().unwrap_or_else(unprobed))
     }
