@@ -198,7 +198,7 @@ impl Report {
             });
             return;
         };
-        let off = (error.abs() - truth.uncertainty).max(0.0);
+        let off = truth.off_by(error);
         let worst = if truth.by_events { WORST_IDLE } else { WORST };
         let good = if truth.by_events { WORST_IDLE } else { GOOD };
         let (stop_error, start_error) = (self.stop_error, self.start_error);

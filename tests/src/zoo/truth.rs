@@ -67,8 +67,8 @@ impl Facts {
 pub struct TrueBlackout {
     /// How long.
     pub seconds: f64,
-    /// So much may be wrong of that: the clock's period at both ends or, where a tick right before
-    /// or right after was late, that.
+    /// It may have been shorter by so much: the clock's period at both ends or, where a tick right
+    /// before or right after was late, that. A guest that ticked ran, so it was never longer.
     pub uncertainty: f64,
     /// The guest was idle, and QEMU's events `STOP` and `RESUME` stand for its clock.
     pub by_events: bool,
@@ -79,39 +79,66 @@ pub struct TrueBlackout {
 }
 
 impl TrueBlackout {
-    /// By the guest's clock. In postcopy the first tick may wait for a page, from when QEMU let the
-    /// guest run (`events`: the destination's) on: that is no part of the switch-over.
+    /// By the guest's clock. In postcopy the first tick may wait for a page, and what ticks in a Linux
+    /// may have to wait for others there: `events` of both ends say how long at most.
     ///
     /// # Errors
     /// When that cannot be trusted.
-    pub fn by_clock(ticks: &[Vec<Tick>; 2], postcopy: bool, events: &[Event]) -> Result<Self> {
+    pub fn by_clock(
+        ticks: &[Vec<Tick>; 2],
+        waits: Waits,
+        [source, destination]: &[Vec<Event>; 2],
+    ) -> Result<Self> {
         let found = Standstill::between(ticks)?;
         let late =
             if found.is_disturbed() { found.before_stop.max(found.after_start) } else { 0.0 };
-        let resumed = event(events, "RESUME").filter(|_| postcopy);
-        let waited = resumed.map_or(0, |at| found.first_on_destination.saturating_sub(at));
+        let stopped = last_event(source, "STOP").filter(|_| waits.before);
+        let resumed = first_event(destination, "RESUME").filter(|_| waits.after);
+        let before = stopped.map_or(0, |at| at.saturating_sub(found.last_on_source));
+        let after = resumed.map_or(0, |at| found.first_on_destination.saturating_sub(at));
+        let waited = before.saturating_add(after) as f64 / 1e9;
         Ok(Self {
             seconds: found.seconds,
-            uncertainty: late.max(2.0 * found.period).max(waited as f64 / 1e9),
+            uncertainty: late.max(2.0 * found.period).max(waited),
             by_events: false,
             stopped_at: found.last_on_source,
             started_at: found.first_on_destination,
         })
     }
 
+    /// How far an error is beyond what the truth leaves open; seconds.
+    #[must_use]
+    pub fn off_by(&self, error: f64) -> f64 {
+        if error < 0.0 { (-error - self.uncertainty).max(0.0) } else { error }
+    }
+
     /// By QEMU's events.
     #[must_use]
     pub fn by_events([source, destination]: &[Vec<Event>; 2]) -> Option<Self> {
-        let stopped_at = source.iter().rev().find_map(|found| stamp(found, "STOP"))?;
-        let started_at = event(destination, "RESUME")?;
+        let stopped_at = last_event(source, "STOP")?;
+        let started_at = first_event(destination, "RESUME")?;
         let seconds = started_at.checked_sub(stopped_at)? as f64 / 1e9;
         Some(Self { seconds, uncertainty: 0.0, by_events: true, stopped_at, started_at })
     }
 }
 
+/// Where the guest may have run without ticking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waits {
+    /// Before its stop.
+    pub before: bool,
+    /// After its start.
+    pub after: bool,
+}
+
 /// When the first of this name happened, ns since 1970.
-fn event(events: &[Event], name: &str) -> Option<u64> {
+fn first_event(events: &[Event], name: &str) -> Option<u64> {
     events.iter().find_map(|found| stamp(found, name))
+}
+
+/// When the last of this name happened, ns since 1970.
+fn last_event(events: &[Event], name: &str) -> Option<u64> {
+    events.iter().rev().find_map(|found| stamp(found, name))
 }
 
 fn stamp(event: &Event, name: &str) -> Option<u64> {
@@ -210,10 +237,16 @@ mod tests {
             data: serde_json::Value::Null,
             timestamp: Duration::from_millis(8),
         };
-        let events = [resumed];
-        let precopy = TrueBlackout::by_clock(&ends, false, &events).unwrap();
+        let events = [Vec::new(), vec![resumed]];
+        let never = Waits { before: false, after: false };
+        let precopy = TrueBlackout::by_clock(&ends, never, &events).unwrap();
         assert!((precopy.uncertainty - 0.002).abs() < 1e-9, "{precopy:?}");
-        let postcopy = TrueBlackout::by_clock(&ends, true, &events).unwrap();
+        let postcopy =
+            TrueBlackout::by_clock(&ends, Waits { after: true, ..never }, &events).unwrap();
         assert!((postcopy.uncertainty - 0.025).abs() < 1e-9, "{postcopy:?}");
+        // A record may be that much shorter, and no longer.
+        assert!((postcopy.off_by(-0.030) - 0.005).abs() < 1e-9);
+        assert!((postcopy.off_by(-0.020)).abs() < 1e-9);
+        assert!((postcopy.off_by(0.020) - 0.020).abs() < 1e-9);
     }
 }
