@@ -338,7 +338,8 @@ mod tests {
         };
         let blackout = TrueBlackout {
             seconds: 0.050,
-            uncertainty: 0.0002,
+            shorter: 0.0002,
+            longer: 0.0001,
             by_events: false,
             stopped_at: 1_000_000_000,
             started_at: 1_050_000_000,

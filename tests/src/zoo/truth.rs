@@ -67,9 +67,12 @@ impl Facts {
 pub struct TrueBlackout {
     /// How long.
     pub seconds: f64,
-    /// It may have been shorter by so much: the clock's period at both ends or, where a tick right
-    /// before or right after was late, that. A guest that ticked ran, so it was never longer.
-    pub uncertainty: f64,
+    /// It may have been shorter by so much: the clock's period at both ends, or what the first tick
+    /// waited for.
+    pub shorter: f64,
+    /// It may have been longer by so much: the last tick was late, as where the guest's `out` waited
+    /// for QEMU's lock. Then the guest itself last ran before that wait.
+    pub longer: f64,
     /// The guest was idle, and QEMU's events `STOP` and `RESUME` stand for its clock.
     pub by_events: bool,
     /// When it last ran at the source, ns since 1970.
@@ -99,7 +102,8 @@ impl TrueBlackout {
         let waited = before.saturating_add(after) as f64 / 1e9;
         Ok(Self {
             seconds: found.seconds,
-            uncertainty: late.max(2.0 * found.period).max(waited),
+            shorter: late.max(2.0 * found.period).max(waited),
+            longer: if late > 0.0 { found.before_stop } else { found.period },
             by_events: false,
             stopped_at: found.last_on_source,
             started_at: found.first_on_destination,
@@ -109,7 +113,8 @@ impl TrueBlackout {
     /// How far an error is beyond what the truth leaves open; seconds.
     #[must_use]
     pub fn off_by(&self, error: f64) -> f64 {
-        if error < 0.0 { (-error - self.uncertainty).max(0.0) } else { error }
+        let open = if error < 0.0 { self.shorter } else { self.longer };
+        (error.abs() - open).max(0.0)
     }
 
     /// By QEMU's events.
@@ -118,7 +123,7 @@ impl TrueBlackout {
         let stopped_at = last_event(source, "STOP")?;
         let started_at = first_event(destination, "RESUME")?;
         let seconds = started_at.checked_sub(stopped_at)? as f64 / 1e9;
-        Some(Self { seconds, uncertainty: 0.0, by_events: true, stopped_at, started_at })
+        Some(Self { seconds, shorter: 0.0, longer: 0.0, by_events: true, stopped_at, started_at })
     }
 }
 
@@ -240,13 +245,13 @@ mod tests {
         let events = [Vec::new(), vec![resumed]];
         let never = Waits { before: false, after: false };
         let precopy = TrueBlackout::by_clock(&ends, never, &events).unwrap();
-        assert!((precopy.uncertainty - 0.002).abs() < 1e-9, "{precopy:?}");
+        assert!((precopy.shorter - 0.002).abs() < 1e-9, "{precopy:?}");
         let postcopy =
             TrueBlackout::by_clock(&ends, Waits { after: true, ..never }, &events).unwrap();
-        assert!((postcopy.uncertainty - 0.025).abs() < 1e-9, "{postcopy:?}");
-        // A record may be that much shorter, and no longer.
+        assert!((postcopy.shorter - 0.025).abs() < 1e-9, "{postcopy:?}");
+        // A record may be that much shorter, but not longer by more than a period.
         assert!((postcopy.off_by(-0.030) - 0.005).abs() < 1e-9);
         assert!((postcopy.off_by(-0.020)).abs() < 1e-9);
-        assert!((postcopy.off_by(0.020) - 0.020).abs() < 1e-9);
+        assert!((postcopy.off_by(0.020) - 0.019).abs() < 1e-9);
     }
 }
