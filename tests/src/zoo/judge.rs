@@ -103,6 +103,8 @@ pub struct Report {
     pub judged: Vec<Aspect>,
     /// The records, where something is wrong.
     pub record: Vec<Value>,
+    /// What the observer had printed at last, where it has no record.
+    pub printed: Vec<String>,
 }
 
 impl Report {
@@ -140,8 +142,12 @@ impl Report {
             faults: Vec::new(),
             judged: Vec::new(),
             record: Vec::new(),
+            printed: Vec::new(),
         };
         report.judge(case, ran);
+        if ran.records.is_empty() {
+            report.printed = ran.printed.lines().rev().take(40).map(str::to_owned).collect();
+        }
         if !report.faults.is_empty() || report.blackout_good == Some(false) {
             report.record.clone_from(&ran.records);
         }
@@ -353,7 +359,13 @@ mod tests {
             bytes: Some(100_000),
             split_brain: false,
         };
-        Ran { truth, records: vec![record], standing: None, told_after: 0.1 }
+        Ran {
+            truth,
+            records: vec![record],
+            standing: None,
+            told_after: 0.1,
+            printed: String::new(),
+        }
     }
 
     fn record(outcome: &str, blackout: impl Into<Value>, rounds: usize, bytes: u64) -> Value {

@@ -36,6 +36,8 @@ pub struct Ran {
     pub standing: Option<Value>,
     /// From the end of the migration to the record's, seconds.
     pub told_after: f64,
+    /// What the observer has printed so far.
+    pub printed: String,
 }
 
 /// Both ends, and what goes on.
@@ -86,7 +88,8 @@ pub fn run(zoo: &Zoo, case: &Case) -> Result<Ran> {
         bytes,
         split_brain: case.turn == Turn::BothRun,
     };
-    Ok(Ran { truth, records, standing: run.standing, told_after })
+    let printed = zoo.observer.output();
+    Ok(Ran { truth, records, standing: run.standing, told_after, printed })
 }
 
 impl<'a> Run<'a> {
