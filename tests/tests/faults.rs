@@ -116,6 +116,11 @@ fn a_guest_that_nobody_resumes_is_told() {
 }
 
 #[test]
+fn a_guest_that_runs_twice_is_told() {
+    check(Fault::ResumedTwice);
+}
+
+#[test]
 fn a_paused_postcopy_is_told() {
     check(Fault::PostcopyPaused);
 }

@@ -216,6 +216,8 @@ impl Exporter {
         }
         family.finish(families);
 
+        single(&table::SPLIT_BRAINS, Some(totals.split_brains as f64), families);
+
         let mut family = Family::new(&table::VERDICT_SECONDS);
         for ((state, cause), seconds) in &totals.verdicts {
             let cause = cause.map_or("unknown", Cause::as_str);

@@ -82,6 +82,7 @@ struct Live {
     eta: Family,
     standstill: Family,
     guest_throttle: Family,
+    split_brain: Family,
     balance: Family,
     phase: Family,
     rounds: Family,
@@ -107,6 +108,7 @@ impl Live {
             eta: Family::new(&table::MIGRATION_ETA),
             standstill: Family::new(&table::MIGRATION_STANDSTILL),
             guest_throttle: Family::new(&table::MIGRATION_GUEST_THROTTLE),
+            split_brain: Family::new(&table::MIGRATION_SPLIT_BRAIN),
             balance: Family::new(&table::MIGRATION_BALANCE),
             phase: Family::new(&table::MIGRATION_PHASE),
             rounds: Family::new(&table::MIGRATION_ROUNDS),
@@ -165,6 +167,10 @@ impl Live {
     fn course(&mut self, id: &str, record: &Migration) {
         if let Some(verdict) = &record.verdict {
             self.verdict(id, verdict);
+        }
+        let both = has_end(record, Role::Source) && has_end(record, Role::Destination);
+        if both {
+            self.split_brain.add(&[id], f64::from(u8::from(record.split_brain)));
         }
         for phase in &record.phases {
             self.phase.add(&[id, phase.phase.as_str()], phase.seconds);
@@ -238,6 +244,7 @@ impl Live {
             self.eta,
             self.standstill,
             self.guest_throttle,
+            self.split_brain,
             self.balance,
             self.phase,
             self.rounds,

@@ -108,6 +108,9 @@ metrics! {
     REASONS = Counter "dwcp_v3_migration_reasons_total" ["reason"] "migrations",
         "Finished migrations that did not complete, by why.",
         "migration records; the reason's text is in the record";
+    SPLIT_BRAINS = Counter "dwcp_v3_split_brains_total" [] "migrations",
+        "Finished migrations whose guest was let run at both ends.",
+        "migration records";
     VERDICT_SECONDS = Counter "dwcp_v3_verdict_seconds_total" ["state", "cause"] "seconds",
         "Seconds of running migrations by how they went and why; each migration counts for itself.",
         "verdict of each cycle",
@@ -365,6 +368,10 @@ metrics! {
         "Share of their time for which the migrator holds the guest's CPUs back so that the rounds shrink (auto-converge).",
         "uprobe on cpu_throttle_set",
         absent: "it does not, not probed, source on another host, not running, or over the cap";
+    MIGRATION_SPLIT_BRAIN = Gauge "dwcp_v3_migration_split_brain" ["migration_id"] "1 yes, 0 no",
+        "Whether the guest of one migration was let run at both ends.",
+        "uprobes on the migrator's phase functions of both ends",
+        absent: "not both ends are here, finished for longer than 15 s, or over the cap";
     MIGRATION_BALANCE = Gauge "dwcp_v3_migration_stream_balance" ["migration_id", "index"] "ratio",
         "How even the streams of one migration were in the last second: max_over_mean, jain, scaling_efficiency.",
         "tcp_sock.bytes_acked",

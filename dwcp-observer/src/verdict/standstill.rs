@@ -5,8 +5,9 @@ use super::{
     inputs::{Awaited, Role, Second, Standing},
 };
 
-/// A manager that has not answered after this time does not answer: it takes milliseconds, over a slow path some hundred.
-const PROMPT_SECONDS: f64 = 2.0;
+/// A manager that has not answered after this time does not answer: it takes milliseconds, over a slow path some hundred. With the
+/// second that a tick may be late it is said within three.
+const PROMPT_SECONDS: f64 = 1.5;
 
 /// What is said of such a guest.
 #[derive(Clone, Copy, Debug, PartialEq)]

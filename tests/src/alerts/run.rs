@@ -224,6 +224,7 @@ impl<'a> Scene<'a> {
             Scenario::DirtyStorm => rigged(Fault::DirtyStorm, 224, None, 4),
             Scenario::NotResumed => rigged(Fault::NotResumed, 256, None, 2),
             Scenario::HeldBeforeSwitchOver => rigged(Fault::HeldBeforeSwitchOver, 256, None, 2),
+            Scenario::ResumedTwice => rigged(Fault::ResumedTwice, 256, None, 2),
             Scenario::PostcopyPaused => rigged(Fault::PostcopyPaused, 768, None, 4),
             Scenario::RandomDrop => rigged(Fault::RandomDrop, 1536, Some(LONG_RATE), 4),
             // Longer before: what is usual must be known.

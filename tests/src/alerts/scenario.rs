@@ -29,6 +29,8 @@ pub enum Scenario {
     HeldBeforeSwitchOver,
     /// The connection of a postcopy breaks.
     PostcopyPaused,
+    /// The guest is let run at both ends.
+    ResumedTwice,
     /// The network loses 5 % of the packets.
     RandomDrop,
     /// One path of a migration with four streams becomes slow.
@@ -75,6 +77,7 @@ impl Scenario {
             Self::NotResumed => &["DWCPv3GuestNotResumed"],
             Self::HeldBeforeSwitchOver => &["DWCPv3MigrationAwaitsContinue"],
             Self::PostcopyPaused => &["DWCPv3PostcopyPaused"],
+            Self::ResumedTwice => &["DWCPv3SplitBrain"],
             Self::RandomDrop => &["DWCPv3RetransmitStorm"],
             Self::SlowPath => &["DWCPv3StreamImbalance"],
             Self::BandwidthCut => &[

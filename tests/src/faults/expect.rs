@@ -47,6 +47,8 @@ pub enum Fault {
     NotResumed,
     /// The connection of a postcopy breaks; later it is recovered.
     PostcopyPaused,
+    /// The manager lets the guest run at both ends.
+    ResumedTwice,
 }
 
 /// What the observer is to say.
@@ -66,7 +68,7 @@ pub struct Expectation {
     pub reason: &'static str,
 }
 
-const EXPECTATIONS: [Expectation; 21] = [
+const EXPECTATIONS: [Expectation; 22] = [
     Expectation {
         fault: Fault::Clean,
         states: &["healthy", "slow"],
@@ -240,6 +242,14 @@ const EXPECTATIONS: [Expectation; 21] = [
         outcome: "completed",
         reason: "the guest is at the destination, a part of its memory is not, and nothing brings it",
     },
+    Expectation {
+        fault: Fault::ResumedTwice,
+        states: &[],
+        cause: "",
+        words: "",
+        outcome: "completed",
+        reason: "all has arrived; that it runs twice is told apart",
+    },
 ];
 
 impl Fault {
@@ -297,6 +307,7 @@ impl Fault {
             Self::HeldBeforeSwitchOver => "held-before-switch-over",
             Self::NotResumed => "not-resumed",
             Self::PostcopyPaused => "postcopy-paused",
+            Self::ResumedTwice => "resumed-twice",
         }
     }
 }

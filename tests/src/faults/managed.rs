@@ -50,6 +50,21 @@ pub(super) fn break_postcopy(pair: &mut Pair, wire: &Wire, port: u16) -> Result<
     Ok(())
 }
 
+/// Whether the source holds its guest's CPUs back.
+pub(super) fn is_throttled(pair: &mut Pair) -> Result<bool> {
+    let answer = pair.source.qmp().execute("query-migrate", &Value::Null)?;
+    Ok(answer["cpu-throttle-percentage"].as_u64().is_some_and(|percent| percent > 0))
+}
+
+/// Lets the guest run at both ends once it has arrived, as a manager does that has lost track.
+pub(super) fn resume_both(pair: &mut Pair) -> Result<()> {
+    pair.wait_until(Duration::from_secs(30), |figures| figures.status == "completed")?;
+    for end in [&mut pair.destination, &mut pair.source] {
+        end.qmp().execute("cont", &Value::Null)?;
+    }
+    Ok(())
+}
+
 /// Lets it go on.
 pub(super) fn go_on(pair: &mut Pair, fault: Fault, plan: &MigrationPlan) -> Result<()> {
     match fault {

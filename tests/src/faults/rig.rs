@@ -107,7 +107,7 @@ impl Rig {
         } else {
             None
         };
-        let pair = if fault == Fault::NotResumed {
+        let pair = if matches!(fault, Fault::NotResumed | Fault::ResumedTwice) {
             managed::start_stopped(&spec)?
         } else {
             Pair::start(&spec)?
@@ -142,6 +142,11 @@ impl Rig {
             // Both are to come to their end at once.
             Fault::HeldBeforeSwitchOver | Fault::NotResumed => {
                 self.shaper = None;
+                None
+            }
+            Fault::ResumedTwice => {
+                self.shaper = None;
+                managed::resume_both(&mut self.pair)?;
                 None
             }
             Fault::PostcopyPaused => {
@@ -220,12 +225,12 @@ impl Rig {
     /// # Errors
     /// When the source is gone.
     pub fn shows(&mut self, fault: Fault) -> Result<bool> {
-        let figures = self.pair.figures()?;
         Ok(match fault {
-            Fault::DirtyStorm | Fault::AutoConverge => figures.dirty_sync_count >= 2,
-            Fault::HeldBeforeSwitchOver => figures.status == "pre-switchover",
-            Fault::NotResumed => figures.status == "completed",
-            Fault::PostcopyPaused => figures.status == "postcopy-paused",
+            Fault::DirtyStorm => self.pair.figures()?.dirty_sync_count >= 2,
+            Fault::AutoConverge => managed::is_throttled(&mut self.pair)?,
+            Fault::HeldBeforeSwitchOver => self.pair.figures()?.status == "pre-switchover",
+            Fault::NotResumed => self.pair.figures()?.status == "completed",
+            Fault::PostcopyPaused => self.pair.figures()?.status == "postcopy-paused",
             _ => true,
         })
     }

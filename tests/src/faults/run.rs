@@ -167,7 +167,10 @@ impl RunReport {
         let record = watch.wait_outcome()?;
         self.outcome = record["outcome"].as_str().unwrap_or_default().to_owned();
         self.outcome_seconds = Some(ended.elapsed().as_secs_f64());
-        self.outcome_right = self.outcome == expected.outcome;
+        // Of a guest that runs twice that is said as well, and of no other.
+        let twice = record["split_brain"] == true;
+        self.outcome_right =
+            self.outcome == expected.outcome && twice == (fault == Fault::ResumedTwice);
         self.record = record;
         Ok(())
     }
