@@ -21,6 +21,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
+use crate::netns::Wire;
 use crate::qemu::Role;
 
 /// How long datagrams may wait in the sockets; reading them seldom costs the guest least.
@@ -65,7 +66,19 @@ impl GuestClock {
     /// # Errors
     /// When a socket cannot be had; the large receive buffers need root.
     pub fn start() -> Result<Self> {
-        let sockets = [socket()?, socket()?];
+        Self::read([socket(0)?, socket(0)?])
+    }
+
+    /// Begins to receive on this port of each end's own loopback.
+    ///
+    /// # Errors
+    /// As [`Self::start`], or when the port is taken there.
+    pub fn start_on(wire: &Wire, port: u16) -> Result<Self> {
+        let at = |role| wire.end(role).within(|| socket(port));
+        Self::read([at(Role::Source)?, at(Role::Destination)?])
+    }
+
+    fn read(sockets: [UdpSocket; 2]) -> Result<Self> {
         let ports = ClockPorts {
             source: sockets[0].local_addr()?.port(),
             destination: sockets[1].local_addr()?.port(),
@@ -124,8 +137,9 @@ impl Drop for GuestClock {
     }
 }
 
-fn socket() -> Result<UdpSocket> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+/// 0 for a port of the kernel's choice.
+fn socket(port: u16) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, port))?;
     socket.set_nonblocking(true)?;
     for (option, value) in
         [(libc::SO_RCVBUFFORCE, BUFFER_BYTES), (libc::SO_TIMESTAMPNS, 1 as libc::c_int)]

