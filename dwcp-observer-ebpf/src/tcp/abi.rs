@@ -37,6 +37,10 @@ pub const FLOW_FOUND_OPEN: u32 = 1 << 2;
 pub const FLOW_FIN_SENT: u32 = 1 << 3;
 /// A port rule matched the local or the peer's port.
 pub const FLOW_PORT_MATCH: u32 = 1 << 5;
+/// The first payload on the flow was sent from this end.
+pub const FLOW_SENT_FIRST: u32 = 1 << 6;
+/// The first payload on the flow came from the peer.
+pub const FLOW_RECEIVED_FIRST: u32 = 1 << 7;
 
 /// The socket's own counters and gauges at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,8 +16,9 @@ use dwcp_observer_ebpf::{
     hist::{HOST_HIST_RTT, Hist, RTT_BUCKETS, bucket_of},
     tcp::{
         CA_STATES, FLOW_ACTIVE_OPEN, FLOW_FIN_SENT, FLOW_FOUND_OPEN, FLOW_PASSIVE_OPEN,
-        FLOW_PORT_MATCH, Flow, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1,
-        TCP_LAST_ACK, TCP_LISTEN, TCP_STATES, TCP_SYN_RECV, TCP_SYN_SENT,
+        FLOW_PORT_MATCH, FLOW_RECEIVED_FIRST, FLOW_SENT_FIRST, Flow, TCP_CLOSE, TCP_CLOSE_WAIT,
+        TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_LISTEN, TCP_STATES, TCP_SYN_RECV,
+        TCP_SYN_SENT,
     },
 };
 
@@ -317,6 +318,9 @@ unsafe fn move_data(
         // A sweep that came in the middle of this very call took its data for older ones.
         if tag.flags & FLOW_FOUND_OPEN != 0 && found_open(sk, sent_now, received_now) == 0 {
             tag.flags &= !FLOW_FOUND_OPEN;
+        }
+        if tag.flags & FLOW_FOUND_OPEN == 0 {
+            tag.flags |= if received_now == 0 { FLOW_SENT_FIRST } else { FLOW_RECEIVED_FIRST };
         }
         if tag.slot == NO_SLOT && tag.process != process {
             // It was counted where it was opened; it belongs where its data are.

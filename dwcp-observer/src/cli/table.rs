@@ -191,6 +191,7 @@ pub(super) fn render_detail(record: &Value) -> String {
     parts(record, &mut output);
     phases(record, &mut output);
     streams(record, &mut output);
+    disks(record, &mut output);
     if text(record, "transport") == "rdma" {
         queue_pairs(record, &mut output);
     }
@@ -334,6 +335,29 @@ fn streams(record: &Value, output: &mut String) {
     }
 }
 
+/// Disks that are copied along.
+fn disks(record: &Value, output: &mut String) {
+    let Some(storage) = record.get("storage") else { return };
+    let mut table = Table::new(&["FROM", "TO", "DELIVERED", "START UTC", "STATE"]);
+    table.right(&[2]);
+    for stream in array(storage, "streams") {
+        table.row(vec![
+            text(stream, "local"),
+            text(stream, "peer"),
+            amount(count(stream, "bytes_delivered")),
+            clock(&text(stream, "started_at")),
+            if stream.get("ended_at").is_some() { "closed" } else { "open" }.to_owned(),
+        ]);
+    }
+    section("DISKS COPIED ALONG", &table, output);
+    let lag = count(storage, "lag_bytes");
+    let lag = lag.map_or_else(String::new, |lag| format!(", {} not acknowledged yet", bytes(lag)));
+    let now = number(storage, "throughput_bytes_per_second");
+    let rate = per_second(now.or_else(|| number(storage, "mean_throughput_bytes_per_second")));
+    let took = duration(number(storage, "seconds"));
+    let _ = writeln!(output, "in {took}, at {rate}{lag}");
+}
+
 fn qp_state(stream: &Value) -> String {
     stream.get("queue_pair").map_or_else(|| NONE.to_owned(), |qp| text(qp, "qp_state"))
 }
@@ -465,6 +489,9 @@ fn history(record: &Value, output: &mut String) {
 }
 
 fn vm_name(record: &Value) -> String {
+    if let Some(process) = record.get("dumped_process") {
+        return format!("{} (pid {})", text(process, "name"), integer(process, "pid"));
+    }
     record.get("vm").map_or_else(|| NONE.to_owned(), |vm| text(vm, "name"))
 }
 

@@ -24,6 +24,10 @@ impl World for Live<'_> {
         process::facts(pid)
     }
 
+    fn tracer(&mut self, pid: u32) -> Option<u32> {
+        process::tracer_of(pid)
+    }
+
     fn threads(&mut self, pid: u32) -> Vec<ThreadFacts> {
         process::threads(pid)
     }

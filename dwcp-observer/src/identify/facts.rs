@@ -45,6 +45,8 @@ pub struct FlowFacts {
     pub active_open: Option<bool>,
     /// Process that called `connect()`, where it is another one (a manager that passed the descriptor on).
     pub opener_pid: Option<u32>,
+    /// This end sent the first payload; `None`: not known.
+    pub spoke_first: Option<bool>,
     /// Thread that last sent; 0 none.
     pub send_tid: u32,
     /// Thread that last received; 0 none.

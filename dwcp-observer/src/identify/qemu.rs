@@ -42,6 +42,9 @@ const SERVICES: &[(u16, u16, &str)] = &[
     (24007, 24008, "Gluster"),
 ];
 
+/// NBD's own port.
+const NBD_PORT: u16 = 10809;
+
 /// Threads that send only migration data.
 const SENDERS: &[&str] = &["live_migration", "mig/src/main", "multifdsend_", "mig/src/send_"];
 /// Threads that receive only migration data.
@@ -82,6 +85,10 @@ pub(super) fn gather(
     if flow.rdma {
         return queue_pair(case, process, flow);
     }
+    if let Some(refusal) = greeted(process, flow) {
+        *case = Case::default();
+        return refusal;
+    }
     by_thread_name(case, process, flow);
     by_sibling(case, flow, context.siblings);
     if case.decided {
@@ -100,6 +107,22 @@ pub(super) fn gather(
         _ => {}
     }
     refusal(process, flow, called && incoming.is_some())
+}
+
+/// The end that is called spoke first. NBD's server greets (`NBDMAGIC`), as those of VNC and ssh do; the destination of a migration waits
+/// for the source's header, or for its `ClientHello` (migration/migration.c, `migration_ioc_process_incoming`, 7.2).
+fn greeted(process: &ProcessFacts, flow: &FlowFacts) -> Option<Refusal> {
+    if flow.active_open? == flow.spoke_first? {
+        return None;
+    }
+    let reason = "the end that was called spoke first, as NBD's server does".to_owned();
+    Some(match service(process, flow) {
+        Some(reason) if service_port(flow, |port| port == NBD_PORT).is_none() => {
+            Refusal::Never(reason)
+        }
+        // A disk may be copied along with a guest: it stays in sight.
+        _ => Refusal::Yet(reason),
+    })
 }
 
 /// QEMU itself connects queue pairs for migrations alone. A paravirtual RDMA device would for its guest, a Gluster disk for its data.

@@ -14,7 +14,7 @@ use super::{
     table,
 };
 use crate::{
-    migration::record::{Migration, Role, State, Stream, ThreadRole, Transport},
+    migration::record::{Bytes, Migration, Role, State, Stream, ThreadRole, Transport},
     publish::Published,
     verdict::{Cause, Fractions, Verdict},
 };
@@ -75,6 +75,8 @@ struct Live {
     info: Family,
     bytes: Family,
     throughput: Family,
+    storage_bytes: Family,
+    storage_throughput: Family,
     start: Family,
     streams: Family,
     verdict: Family,
@@ -101,6 +103,8 @@ impl Live {
             info: Family::new(&table::MIGRATION_INFO),
             bytes: Family::new(&table::MIGRATION_BYTES),
             throughput: Family::new(&table::MIGRATION_THROUGHPUT),
+            storage_bytes: Family::new(&table::MIGRATION_STORAGE_BYTES),
+            storage_throughput: Family::new(&table::MIGRATION_STORAGE_THROUGHPUT),
             start: Family::new(&table::MIGRATION_START),
             streams: Family::new(&table::MIGRATION_STREAMS),
             verdict: Family::new(&table::MIGRATION_VERDICT),
@@ -136,14 +140,15 @@ impl Live {
         let labels = [id, vm, uuid, &record.migrator, role, transport, mode_label(record.mode)];
         self.info.add(&labels, 1.0);
         if let Some(bytes) = &record.bytes {
-            for (kind, bytes) in [
-                ("queued", bytes.queued),
-                ("delivered", bytes.delivered),
-                ("received", bytes.received),
-                ("retransmitted", bytes.retransmitted),
-            ] {
+            for (kind, bytes) in kinds(bytes) {
                 self.bytes.add(&[id, kind], bytes as f64);
             }
+        }
+        if let Some(storage) = &record.storage {
+            for (kind, bytes) in kinds(&storage.bytes) {
+                self.storage_bytes.add(&[id, kind], bytes as f64);
+            }
+            self.storage_throughput.add_some(&[id], storage.throughput_bytes_per_second);
         }
         self.throughput.add_some(&[id], record.throughput_bytes_per_second);
         self.start.add(&[id], seconds_since_1970(record.started_at));
@@ -237,6 +242,8 @@ impl Live {
             self.info,
             self.bytes,
             self.throughput,
+            self.storage_bytes,
+            self.storage_throughput,
             self.start,
             self.streams,
             self.verdict,
@@ -259,6 +266,16 @@ impl Live {
             family.finish(families);
         }
     }
+}
+
+/// The values of the label `kind`.
+const fn kinds(bytes: &Bytes) -> [(&'static str, u64); 4] {
+    [
+        ("queued", bytes.queued),
+        ("delivered", bytes.delivered),
+        ("received", bytes.received),
+        ("retransmitted", bytes.retransmitted),
+    ]
 }
 
 fn has_end(record: &Migration, role: Role) -> bool {

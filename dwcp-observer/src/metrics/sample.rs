@@ -20,8 +20,8 @@ use crate::{
         record::{
             Blackout, BlackoutParts, ByMethod, Bytes, CongestionTimes, End, Evidence, Migration,
             Mode, Outcome, Phase, PhaseName, ReasonClass, Role, Round, Sample, SampleBytes,
-            SocketCounters, State, Stream, StreamBytes, StreamRole, TcpStream, Thread, ThreadRole,
-            Transport, Vm,
+            SocketCounters, State, Storage, Stream, StreamBytes, StreamRole, TcpStream, Thread,
+            ThreadRole, Transport, Vm,
         },
     },
     process::host::HostUsage,
@@ -164,6 +164,8 @@ pub(crate) fn active(id: &str) -> Migration {
         throughput_bytes_per_second: Some(950_000.0),
         mean_throughput_bytes_per_second: None,
         streams: vec![stream(StreamRole::Main, 40000), stream(StreamRole::Multifd, 40001)],
+        dumped_process: None,
+        storage: Some(storage(bytes)),
         registered_memory: Vec::new(),
         streams_without_detail: 0,
         threads: vec![
@@ -461,5 +463,18 @@ pub(crate) fn process_usage() -> ProcessUsage {
         max_fds: Some(1024),
         start_time_seconds: Some(1_795_350_500.0),
         threads: Some(3),
+    }
+}
+
+fn storage(bytes: Bytes) -> Storage {
+    Storage {
+        started_at: at() - seconds(9),
+        ended_at: None,
+        seconds: 9.0,
+        bytes,
+        throughput_bytes_per_second: Some(80_000.0),
+        mean_throughput_bytes_per_second: None,
+        lag_bytes: Some(0),
+        streams: Vec::new(),
     }
 }

@@ -340,6 +340,14 @@ metrics! {
         "Rate of delivered (source) or received (destination) bytes of one migration over the last cycle.",
         "tcp_sock counters",
         absent: "not running, or over the cap";
+    MIGRATION_STORAGE_BYTES = Gauge "dwcp_v3_migration_storage_bytes" ["migration_id", "kind"] "bytes",
+        "Payload of the disks that are copied along with one migration, none of which is in its own bytes.",
+        "tcp_sock counters",
+        absent: "no disk is copied along, finished for longer than 15 s, or over the cap";
+    MIGRATION_STORAGE_THROUGHPUT = Gauge "dwcp_v3_migration_storage_throughput_bytes_per_second" ["migration_id"] "bytes/s",
+        "Rate at which the disks of one migration are copied, over the last cycle.",
+        "tcp_sock counters",
+        absent: "no disk is being copied along, or over the cap";
     MIGRATION_START = Gauge "dwcp_v3_migration_start_time_seconds" ["migration_id"] "seconds since 1970",
         "First connection of one migration.",
         "socket state changes",

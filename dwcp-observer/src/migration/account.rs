@@ -3,7 +3,7 @@
 use super::{
     blackout::Method,
     build::{self, errno_name},
-    fate, guest,
+    dump, fate, guest,
     live::{EndState, EndTotals, Live, StreamFlow, Tick},
     machine::Life,
     neighbours::{self, PathUse},
@@ -332,6 +332,7 @@ fn ending(live: &Live, now_ns: u64, rested: bool) -> Ending {
             .sum();
     }
     ending.postcopy = fate::is_postcopy(live);
+    ending.by_exit = dump::ends_by_exit(&live.migrator);
     ending.paused_all_along = fate::paused_all_along(live);
     ending.source = live.end(Role::Source).map(|end| end_ending(live, Role::Source, end, rested));
     ending.destination =
@@ -380,6 +381,7 @@ fn end_ending(live: &Live, role: Role, end: &EndState, rested: bool) -> EndEndin
         died: exited.clone().filter(|_| exited_early(live, role, end)),
         exited,
         error: end.timeline.error.clone(),
+        exit_code: dump::exit_code(live, end),
     }
 }
 

@@ -2,6 +2,7 @@
 //! end is held up, and when it came.
 
 use super::{
+    dump,
     live::{EndState, Live},
     record::{Awaited, Role},
 };
@@ -85,6 +86,9 @@ pub fn is_held(live: &Live, closed_ns: u64, now_ns: u64) -> bool {
     if let Some(Still { awaits: Awaited::Resume | Awaited::Recovery, .. }) = still(live) {
         return live.ends.iter().all(|end| end.exited_ns.is_none());
     }
+    if dump::ends_by_exit(&live.migrator) {
+        return dump::is_held(live, closed_ns, now_ns);
+    }
     let loads = closed_ns != 0 && now_ns.saturating_sub(closed_ns) < LOADING_NS;
     match (live.end(Role::Source), live.end(Role::Destination)) {
         (Some(source), _) if is_at_work(source) => closed_ns == 0 || loads,
@@ -123,6 +127,9 @@ pub fn over_ns(live: &Live) -> u64 {
 /// What settled the guest's fate apart from connections, ns; 0 when nothing did.
 #[must_use]
 pub fn settled_ns(live: &Live) -> u64 {
+    if dump::ends_by_exit(&live.migrator) {
+        return dump::exited_ns(live);
+    }
     let of_end = |(role, end): (Role, &EndState)| {
         let timeline = &end.timeline;
         let late = timeline.resumed_ns.filter(|_| timeline.left_standing_ns.is_some());

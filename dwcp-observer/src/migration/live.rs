@@ -14,7 +14,7 @@ use super::{
     history::History,
     machine::{Life, Patience, Streams},
     outcome::Judgement,
-    record::{Evidence, Mode, Quantiles, Role, ThreadRole, Transport, Version},
+    record::{DumpedProcess, Evidence, Mode, Quantiles, Role, ThreadRole, Transport, Version},
     second,
 };
 use crate::{
@@ -62,10 +62,14 @@ pub struct EndState {
     pub process: u32,
     /// What `/proc` told.
     pub facts: ProcessFacts,
+    /// The process that it dumps.
+    pub dumped: Option<DumpedProcess>,
     /// Role by evidence, until the bytes tell.
     pub hinted: Option<Role>,
     /// Flows by identity.
     pub flows: BTreeMap<FlowKey, StreamFlow>,
+    /// Connections over which disks are copied along, no streams: NBD.
+    pub storage: BTreeMap<FlowKey, FlowReading>,
     /// Threads by id.
     pub threads: BTreeMap<u32, EndThread>,
     /// Totals of closed flows whose detail was given up.
@@ -315,6 +319,10 @@ pub struct Live {
     pub peak_rate: f64,
     /// Rate over the last cycle, bytes/s.
     pub rate: Option<f64>,
+    /// When the copies of disks were last looked at, `CLOCK_MONOTONIC` ns, and what they had delivered by then, bytes.
+    pub storage_tick: Option<(u64, u64)>,
+    /// Their rate over the last cycle, bytes/s.
+    pub storage_rate: Option<f64>,
     /// What the first tick saw.
     pub first_tick: Option<Tick>,
     /// What the last tick saw.

@@ -32,6 +32,8 @@ use crate::{
 pub trait World {
     /// Facts about a process; `None` when it is gone.
     fn facts(&mut self, pid: u32) -> Option<ProcessFacts>;
+    /// The process that traces it; `None` when none does.
+    fn tracer(&mut self, pid: u32) -> Option<u32>;
     /// Its threads now.
     fn threads(&mut self, pid: u32) -> Vec<ThreadFacts>;
     /// RTT quantiles of a flow that still holds its slot.

@@ -4,6 +4,7 @@ pub mod account;
 pub mod blackout;
 pub mod build;
 pub mod cpus;
+pub mod dump;
 mod ends;
 pub mod fate;
 pub mod guest;

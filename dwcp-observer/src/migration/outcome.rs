@@ -22,6 +22,8 @@ pub struct EndEnding {
     pub died: Option<String>,
     /// The same, whenever it exited.
     pub exited: Option<String>,
+    /// How it exited, as `wait(2)` tells, where its exit tells how its work went.
+    pub exit_code: Option<u32>,
     /// What it said first of what went wrong.
     pub error: Option<String>,
 }
@@ -35,6 +37,8 @@ pub struct Ending {
     pub destination: Option<EndEnding>,
     /// Guest CPUs of the destination ran after those of the source had stopped, by the scheduler.
     pub handed_over: bool,
+    /// Its programs end with their work, and their exit tells how it went.
+    pub by_exit: bool,
     /// The guest was moved before its pages.
     pub postcopy: bool,
     /// The guest did not run before either: its operator had stopped it.
@@ -92,6 +96,11 @@ impl Ending {
     /// Whether nothing that may still come can change the outcome.
     #[must_use]
     pub fn is_settled(&self) -> bool {
+        if self.by_exit {
+            let exited =
+                |end: &Option<EndEnding>| end.as_ref().is_none_or(|end| end.exit_code.is_some());
+            return exited(&self.source) && exited(&self.destination);
+        }
         let completed = |end: &EndEnding| end.is(MigratorState::Completed);
         match (&self.source, &self.destination) {
             // A migrator that is told to quit gives up first: whether it exits is still to be seen.
@@ -202,10 +211,24 @@ const fn failed(class: ReasonClass) -> Decision {
 }
 
 fn decide(ending: &Ending) -> Decision {
+    if ending.by_exit {
+        return by_exit(ending).unwrap_or_else(|| by_connections(ending));
+    }
     forbidden(ending)
         .or_else(|| by_states(ending))
         .or_else(|| by_guest_cpus(ending))
         .unwrap_or_else(|| by_connections(ending))
+}
+
+/// How programs exited that end with their work. What takes pages in ends well, too, when the dump that sends them has failed.
+fn by_exit(ending: &Ending) -> Option<Decision> {
+    let code = |end: &Option<EndEnding>| end.as_ref().and_then(|end| end.exit_code);
+    match (code(&ending.source), code(&ending.destination)) {
+        (Some(failure), _) if failure != 0 => Some(failed(ReasonClass::SourceExited)),
+        (_, Some(failure)) if failure != 0 => Some(failed(ReasonClass::DestinationExited)),
+        (Some(_), _) => Some(COMPLETED),
+        _ => None,
+    }
 }
 
 /// What cannot have completed, whatever the states say.
@@ -410,6 +433,33 @@ mod tests {
 
     fn arrived() -> EndEnding {
         EndEnding { guest_resumed: true, ..end(Some(MigratorState::Completed)) }
+    }
+
+    #[test]
+    fn the_exit_of_a_dump_tells() {
+        let end = |exit_code| Some(EndEnding { exit_code, ..EndEnding::default() });
+        let dump = |source, destination| Ending {
+            by_exit: true,
+            source,
+            destination,
+            ..Ending::default()
+        };
+        let failed = Outcome::Failed;
+        for (source, destination, expected) in [
+            (end(Some(0)), None, Outcome::Completed),
+            (end(Some(0)), end(Some(0)), Outcome::Completed),
+            (end(Some(1 << 8)), end(Some(0)), failed),
+            (end(Some(9)), None, failed),
+            (end(Some(0)), end(Some(1 << 8)), failed),
+            (None, end(Some(1 << 8)), failed),
+            // Its page server ends well after a dump that failed.
+            (None, end(Some(0)), Outcome::Unknown),
+            (end(None), end(Some(0)), Outcome::Unknown),
+        ] {
+            let ending = dump(source, destination);
+            assert_eq!(decided(&ending), expected, "{ending:?}");
+        }
+        assert!(!dump(end(None), None).is_settled());
     }
 
     fn decided(ending: &Ending) -> Outcome {

@@ -50,6 +50,15 @@ pub fn cgroup_of(pid: u32) -> Option<String> {
     cgroup_path(&String::from_utf8_lossy(&raw))
 }
 
+/// The process that traces another one (ptrace); `None` when none does, or it is gone.
+#[must_use]
+pub fn tracer_of(pid: u32) -> Option<u32> {
+    let raw = read(open(pid)?.open_relative("status").ok()?, MAX_FILE)?;
+    let text = String::from_utf8_lossy(&raw);
+    let tracer = text.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
+    tracer.trim().parse().ok().filter(|tracer| *tracer != 0)
+}
+
 /// The threads of a process now; empty when it is gone.
 #[must_use]
 pub fn threads(pid: u32) -> Vec<ThreadFacts> {

@@ -12,8 +12,9 @@ use std::{
 use dwcp_observer_ebpf::{
     SLOT_CLOSED,
     tcp::{
-        CA_STATES, FLOW_ACTIVE_OPEN, FLOW_FOUND_OPEN, FLOW_PASSIVE_OPEN, Flow, Payload, Snapshot,
-        TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_STATES,
+        CA_STATES, FLOW_ACTIVE_OPEN, FLOW_FOUND_OPEN, FLOW_PASSIVE_OPEN, FLOW_RECEIVED_FIRST,
+        FLOW_SENT_FIRST, Flow, Payload, Snapshot, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK,
+        TCP_STATES,
     },
 };
 
@@ -129,6 +130,27 @@ impl FlowReading {
     #[must_use]
     pub const fn found_open(&self) -> bool {
         self.flags & FLOW_FOUND_OPEN != 0
+    }
+
+    /// Whether this end sent the first payload; `None` where that was not seen.
+    #[must_use]
+    pub const fn spoke_first(&self) -> Option<bool> {
+        if self.flags & FLOW_SENT_FIRST != 0 {
+            Some(true)
+        } else if self.flags & FLOW_RECEIVED_FIRST != 0 {
+            Some(false)
+        } else {
+            None
+        }
+    }
+
+    /// Whether the end that was called spoke first, as servers of NBD, VNC or ssh do, and destinations of migrations never.
+    #[must_use]
+    pub const fn is_greeted(&self) -> bool {
+        match (self.active_open(), self.spoke_first()) {
+            (Some(calls), Some(speaks)) => calls != speaks,
+            _ => false,
+        }
     }
 
     /// Whether [`Self::payload`] is measured: not where a device moves a queue pair's data without the kernel.

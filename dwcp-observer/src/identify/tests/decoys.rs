@@ -194,3 +194,31 @@ fn a_dwcp_daemons_other_ports() {
     }
     assert_undecided(&decide(&process("dwcpd", "dwcpd"), &sent(calls(5432), PID, MIB)));
 }
+
+/// The same flow, of which the end that was called spoke first.
+fn greeted(flow: FlowFacts) -> FlowFacts {
+    FlowFacts { spoke_first: flow.active_open.map(|calls| !calls), ..flow }
+}
+
+#[test]
+fn a_server_that_speaks_first_is_no_destination() {
+    // libvirt's NBD server: on a port of migrations, in a QEMU that waits for one, read by its main loop as the guest would be.
+    let waits = qemu("-incoming defer");
+    let threads = with_thread(qemu(""), WORKER, "live_migration", OPENED);
+    for port in [4444, 10809, 49153] {
+        let disk = greeted(received(called(port), PID, 1024 * MIB));
+        assert_undecided(&decide(&waits, &disk));
+        let other_end = OtherEnd {
+            migrator: "qemu".to_owned(),
+            confidence: 0.99,
+            role: Some(Role::Destination),
+        };
+        let context = Context { other_end: Some(&other_end), ..Context::default() };
+        let mirror = greeted(sent(calls(port), PID, 1024 * MIB));
+        assert_undecided(&classify(&rules(""), &threads, 1, &mirror, &context));
+        // The source of a guest speaks first, over TLS as well.
+        let guest = FlowFacts { spoke_first: Some(false), ..received(called(49153), PID, MIB) };
+        migration(&decide(&waits, &guest));
+    }
+    assert_never(&waits, &greeted(called(5900)));
+}

@@ -62,6 +62,7 @@ fn calls(port: u16) -> FlowFacts {
         peer: SocketAddr::new(address("10.0.0.2:1").ip(), port),
         active_open: Some(true),
         opener_pid: None,
+        spoke_first: None,
         send_tid: 0,
         recv_tid: 0,
         bytes_queued: 0,

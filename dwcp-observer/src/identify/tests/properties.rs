@@ -95,6 +95,7 @@ fn flows() -> impl Strategy<Value = FlowFacts> {
                 peer: SocketAddr::new(address("10.0.0.2:1").ip(), peer),
                 active_open,
                 opener_pid,
+                spoke_first: None,
                 send_tid,
                 recv_tid,
                 bytes_queued: queued,

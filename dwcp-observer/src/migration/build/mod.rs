@@ -1,13 +1,16 @@
 //! Turns a live migration into the record that readers see.
 
+mod storage;
 mod streams;
 
 use jiff::Timestamp;
 
+pub(super) use self::storage::delivered as storage_delivered;
 pub use self::streams::errno_name;
 use super::{
     account::progress,
     blackout::Instants,
+    dump,
     fate::{self, Still},
     guest::{self, Felt},
     live::{EndState, Live, StreamFlow},
@@ -73,6 +76,7 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
                 },
             )
             .unwrap_or_default(),
+        dumped_process: live.ends.iter().find_map(|end| end.dumped.clone()),
         migrator: live.migrator.clone(),
         version: live.version,
         transport: live.transport(),
@@ -106,6 +110,7 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
         throughput_bytes_per_second: if ended_ns.is_some() { None } else { live.rate },
         mean_throughput_bytes_per_second: ended_ns.and_then(|ended| mean_rate(live, ended)),
         streams,
+        storage: storage::storage(live, now_ns, wall),
         registered_memory: rdma::registered_memory(live),
         streams_without_detail: live.roles().next().map_or(0, |(_, end)| end.overflow_here().flows),
         threads: live.roles().flat_map(|(role, end)| threads(role, end)).collect(),
@@ -132,6 +137,9 @@ fn methods(live: &Live) -> Vec<Evidence> {
     let mut say = |kind: &str, detail: String| {
         evidence.push(Evidence { kind: kind.to_owned(), detail, weight: None });
     };
+    if dump::ends_by_exit(&live.migrator) {
+        return evidence;
+    }
     for (role, end) in live.roles() {
         let role = role.as_str();
         match &end.coverage {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 mod guest;
 mod rdma;
 mod reason;
+mod storage;
 mod stream;
 mod thread;
 mod version;
@@ -18,6 +19,7 @@ pub use self::guest::{
 };
 pub use self::rdma::{Operations, QueuePair, RegisteredMemory};
 pub use self::reason::{Reason, ReasonClass};
+pub use self::storage::{Storage, StorageStream};
 pub use self::stream::{
     CongestionTimes, SocketCounters, StateChange, Stream, StreamBytes, StreamRole, TcpStream,
 };
@@ -43,6 +45,9 @@ pub struct Migration {
     pub split_brain: bool,
     /// The virtual machine, as far as its command line tells.
     pub vm: Vm,
+    /// The process that is dumped; absent with a guest, and where it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dumped_process: Option<DumpedProcess>,
     /// Kind of migrator: `qemu`, `cloud-hypervisor`, `criu`, `dwcp`, or the name of a rule of the configuration.
     pub migrator: String,
     /// `tcp` or `rdma`; absent while no connection is seen (another carrier, or none was made).
@@ -116,6 +121,9 @@ pub struct Migration {
     pub mean_throughput_bytes_per_second: Option<f64>,
     /// One per connection, in order of opening.
     pub streams: Vec<Stream>,
+    /// Local disks that are copied along; absent where there are none. They are in none of the figures above.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
     /// Memory that the migrators have registered with RDMA devices; empty without queue pairs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub registered_memory: Vec<RegisteredMemory>,
@@ -229,6 +237,15 @@ pub struct Vm {
     pub uuid: Option<String>,
     /// `-m`, bytes.
     pub memory_bytes: Option<u64>,
+}
+
+/// A process that a checkpoint tool dumps, with all below it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DumpedProcess {
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// Name of its main thread.
+    pub name: String,
 }
 
 /// Which side of a migration a process or a flow is on.

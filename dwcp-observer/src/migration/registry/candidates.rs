@@ -157,6 +157,7 @@ impl Registry {
             active_open: reading.active_open(),
             opener_pid: (reading.opener_tgid != 0 && reading.opener_tgid != known.facts.pid)
                 .then_some(reading.opener_tgid),
+            spoke_first: reading.spoke_first(),
             send_tid: reading.send_tid,
             recv_tid: reading.recv_tid,
             bytes_queued: reading.payload.queued,

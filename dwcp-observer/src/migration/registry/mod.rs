@@ -6,6 +6,7 @@ mod ids;
 mod place;
 mod processes;
 mod retire;
+mod storage;
 
 #[cfg(test)]
 mod tests;
@@ -143,6 +144,7 @@ impl Registry {
         while joined {
             joined = self.judge_again(observation, world, &mut actions);
         }
+        self.update_storage(observation);
         ends::update_threads(&mut self.live, observation, world, &mut actions);
         ends::update_taps(&mut self.live, world);
         if observation.tick {

@@ -9,6 +9,7 @@ use dwcp_observer_ebpf::{netdev::Tap, process::FlowOverflow};
 
 use super::{
     super::{
+        dump,
         history::History,
         index::{Index, key},
         live::{EndState, Live},
@@ -151,6 +152,8 @@ impl Registry {
             mode: None,
             peak_rate: 0.0,
             rate: None,
+            storage_tick: None,
+            storage_rate: None,
             first_tick: None,
             last_tick: None,
             judge: Judge::new(),
@@ -222,8 +225,10 @@ fn end_of(slot: u32, known: &Known, role_hint: Option<Role>, world: &mut impl Wo
     EndState {
         process: slot,
         facts: known.facts.clone(),
+        dumped: dump::dumped(known.facts.pid, &known.facts.cmdline, world),
         hinted: role_hint,
         flows: BTreeMap::new(),
+        storage: BTreeMap::new(),
         threads: BTreeMap::new(),
         folded: FlowOverflow::default(),
         last_folded_close_ns: 0,

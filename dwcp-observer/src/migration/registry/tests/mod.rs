@@ -34,11 +34,15 @@ use crate::{
     tcp::FlowReading,
 };
 
+mod dump;
 mod rdma;
+mod storage;
 mod words;
 
 const SECOND: u64 = 1_000_000_000;
 const START: u64 = 100 * SECOND;
+/// A process that the one in slot 1 traces.
+const DUMPED: u32 = 77;
 
 /// Processes by id, and whether their phase functions are probed.
 #[derive(Default)]
@@ -47,6 +51,9 @@ struct Proc(HashMap<u32, ProcessFacts>, Option<Coverage>);
 impl World for Proc {
     fn facts(&mut self, pid: u32) -> Option<ProcessFacts> {
         self.0.get(&pid).cloned()
+    }
+    fn tracer(&mut self, pid: u32) -> Option<u32> {
+        (pid == DUMPED).then_some(1001)
     }
     fn threads(&mut self, pid: u32) -> Vec<ThreadFacts> {
         self.0.get(&pid).map(|facts| facts.threads.clone()).unwrap_or_default()
