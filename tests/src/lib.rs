@@ -7,6 +7,7 @@
 pub mod alerts;
 pub mod blackout;
 pub mod clock;
+pub mod criu;
 pub mod faults;
 pub mod flows;
 pub mod guest;

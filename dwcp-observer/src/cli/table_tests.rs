@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     metrics::sample,
-    migration::record::{Outcome, Reason, ReasonClass},
+    migration::record::{DumpedProcess, Outcome, Reason, ReasonClass},
 };
 
 fn now() -> Timestamp {
@@ -56,6 +56,7 @@ ID                  VM      FROM -> TO            START UTC      TIME    BYTES  
 fn bytes_that_are_not_seen_are_no_zeros() {
     let mut record = sample::finished("1795350585500-4600", Outcome::Completed, 5);
     (record.bytes, record.mean_throughput_bytes_per_second) = (None, None);
+    record.storage = None;
     for stream in &mut record.streams {
         stream.bytes = None;
     }
@@ -64,6 +65,17 @@ fn bytes_that_are_not_seen_are_no_zeros() {
     let text = render_detail(&json!(record));
     assert!(text.contains("bytes        not seen"), "{text}");
     assert!(!text.contains(" 0 B"), "{text}");
+}
+
+#[test]
+fn disks_are_told_apart_and_a_dumped_process_is_named() {
+    let mut record = sample::active("1");
+    let text = render_detail(&json!(record));
+    assert!(text.contains("DISKS COPIED ALONG"), "{text}");
+    record.storage = None;
+    record.dumped_process = Some(DumpedProcess { pid: 77, name: "postgres".to_owned() });
+    let text = render_detail(&json!(record));
+    assert!(text.contains("postgres (pid 77)") && !text.contains("DISKS"), "{text}");
 }
 
 #[test]

@@ -20,8 +20,8 @@ use crate::{
         record::{
             Blackout, BlackoutParts, ByMethod, Bytes, CongestionTimes, End, Evidence, Migration,
             Mode, Outcome, Phase, PhaseName, ReasonClass, Role, Round, Sample, SampleBytes,
-            SocketCounters, State, Storage, Stream, StreamBytes, StreamRole, TcpStream, Thread,
-            ThreadRole, Transport, Vm,
+            SocketCounters, State, Storage, StorageStream, Stream, StreamBytes, StreamRole,
+            TcpStream, Thread, ThreadRole, Transport, Vm,
         },
     },
     process::host::HostUsage,
@@ -475,6 +475,12 @@ fn storage(bytes: Bytes) -> Storage {
         throughput_bytes_per_second: Some(80_000.0),
         mean_throughput_bytes_per_second: None,
         lag_bytes: Some(0),
-        streams: Vec::new(),
+        streams: vec![StorageStream {
+            local: "10.0.0.1:41000".to_owned(),
+            peer: "10.0.0.2:49153".to_owned(),
+            bytes_delivered: bytes.delivered,
+            started_at: at() - seconds(9),
+            ended_at: None,
+        }],
     }
 }
