@@ -1,5 +1,7 @@
 //! Real CRIU: what it dumps, and how that ends.
 
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
 use std::time::Duration;
 
 use dwcp_observer_lab::criu::{Criu, Dump};

@@ -1,6 +1,8 @@
 //! Real libvirt between two hosts in namespaces: it starts each destination with `-S` and resumes it by RPC, copies disks over NBD, and
 //! gives up when it is told to.
 
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
 use dwcp_observer_lab::libvirt::{Figures, Lab, MODES, render};
 use dwcp_observer_lab::observer::{Observer, binary};
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -60,7 +59,7 @@ pub struct Figures {
 }
 
 impl Figures {
-    pub(super) fn of(mode: &Mode, record: Value, records: usize, truth: Truth) -> Result<Self> {
+    pub(super) fn of(mode: &Mode, record: Value, records: usize, truth: &Truth) -> Self {
         let count = |name: &str| record[name].as_array().map_or(0, Vec::len);
         let told = |name: &str| truth.job.get(name).copied().filter(|value| *value > 0);
         let mut figures = Self {
@@ -81,7 +80,7 @@ impl Figures {
             record,
         };
         figures.faults = figures.faults_of(mode, records);
-        Ok(figures)
+        figures
     }
 
     fn faults_of(&self, mode: &Mode, records: usize) -> Vec<String> {
@@ -100,10 +99,10 @@ impl Figures {
         }
         match (self.blackout, self.true_blackout) {
             (None, _) => faults.push("no blackout".to_owned()),
-            (Some(found), Some(truth)) if !self.disturbed => {
-                if (found - truth).abs() > ERROR.0.max(truth * ERROR.1) {
-                    faults.push(format!("blackout {found:.4} s instead of {truth:.4}"));
-                }
+            (Some(found), Some(truth))
+                if !self.disturbed && (found - truth).abs() > ERROR.0.max(truth * ERROR.1) =>
+            {
+                faults.push(format!("blackout {found:.4} s instead of {truth:.4}"));
             }
             _ => {}
         }

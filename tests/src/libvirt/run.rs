@@ -98,7 +98,7 @@ impl Lab {
         })?;
         let records = observer.migrations()?;
         let records = records.iter().filter(|record| record["vm"]["uuid"] == domain.uuid.as_str());
-        Figures::of(mode, record, records.count(), Truth { standstill, job })
+        Ok(Figures::of(mode, record, records.count(), &Truth { standstill, job }))
     }
 
     /// Starts the guest and waits until its memory is filled.
