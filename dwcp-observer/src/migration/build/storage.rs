@@ -3,6 +3,7 @@
 use super::{
     super::{
         live::{EndState, Live},
+        machine::Life,
         record::{Bytes, Role, Storage, StorageStream},
     },
     WallClock, seconds,
@@ -16,14 +17,19 @@ pub(super) fn storage(live: &Live, now_ns: u64, wall: WallClock) -> Option<Stora
     let started_ns = flows().map(FlowReading::opened_ns).min()?;
     let open = flows().any(|flow| flow.closed_ns().is_none());
     let ended_ns = flows().filter_map(FlowReading::closed_ns).max().filter(|_| !open);
-    let length = seconds(ended_ns.unwrap_or(now_ns).saturating_sub(started_ns));
+    let over_ns = match live.life {
+        Life::Finished { ended_ns, .. } => Some(ended_ns),
+        _ => None,
+    };
+    let until_ns = ended_ns.or(over_ns).unwrap_or(now_ns);
+    let length = seconds(until_ns.saturating_sub(started_ns));
     let bytes = bytes(role, seen, live.end(Role::Destination));
     Some(Storage {
         started_at: wall.at(started_ns),
         ended_at: ended_ns.map(|ns| wall.at(ns)),
         seconds: length,
         bytes,
-        throughput_bytes_per_second: live.storage_rate.filter(|_| open),
+        throughput_bytes_per_second: live.storage_rate.filter(|_| open && over_ns.is_none()),
         mean_throughput_bytes_per_second: (length > 0.0).then(|| bytes.delivered as f64 / length),
         lag_bytes: (open && role == Role::Source)
             .then(|| bytes.queued.saturating_sub(bytes.delivered)),

@@ -14,11 +14,11 @@ pub struct Storage {
     /// Last close; absent while a connection is open. A copy may outlast its migration: this is as of the migration's end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
-    /// From the first connection to the last close, or to the last look.
+    /// From the first connection to the last close; while one is open, to the end of the migration, or to now.
     pub seconds: f64,
     /// Payload over all connections, NBD's own headers (28 bytes per request) included.
     pub bytes: Bytes,
-    /// Rate of delivery over the last cycle; absent when no connection is open.
+    /// Rate of delivery over the last cycle; absent when no connection is open, and when the migration is over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub throughput_bytes_per_second: Option<f64>,
     /// `bytes.delivered` by `seconds`.

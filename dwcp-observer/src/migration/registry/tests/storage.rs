@@ -81,7 +81,9 @@ fn the_record_does_not_wait_for_the_mirror_to_close() {
     registry.step(&look, &mut world);
     let found = records(&registry, &look);
     assert_eq!((found[0].state, found[0].ended_at), (State::Finished, Some(look.wall.at(end))));
-    assert_eq!(storage(&found[0]).ended_at, None);
+    let disk = storage(&found[0]);
+    assert_eq!((disk.ended_at, disk.seconds), (None, 7.5));
+    assert_eq!(disk.throughput_bytes_per_second, None);
 }
 
 #[test]
