@@ -16,7 +16,8 @@ use crate::vm::{apt::Apt, apt::Suite, kernels::unpack};
 const SUITES: &[Suite] = &[("trixie", false)];
 const BECOME: &str = include_str!("criu.sh");
 const LIMIT: Duration = Duration::from_secs(60);
-/// A process with so much memory of its own. It is in a mount namespace without mounts of network namespaces, which CRIU cannot dump.
+/// A process with so much memory of its own, in a mount namespace without mounts of network namespaces: CRIU dumps neither those, nor files
+/// that are open from another mount namespace.
 const MEMORY: u64 = 32 << 20;
 
 /// CRIU, ready to be started.
@@ -132,11 +133,11 @@ fn fetch(work: &Path) -> Result<()> {
 fn target(directory: &TempDir) -> Result<ChildGuard> {
     let ready = directory.join("ready");
     let work = format!(
-        "import os, time\nmemory = os.urandom({MEMORY})\nopen('{}', 'w').close()\nwhile True: time.sleep(0.01)",
+        "import os, time\nos.closerange(3, 64)\nmemory = os.urandom({MEMORY})\nopen('{}', 'w').close()\nwhile True: time.sleep(0.01)",
         ready.display()
     );
     let clean = "for mount in /run/netns/*; do umount \"$mount\" 2> /dev/null || true; done; umount /run/netns 2> /dev/null; \
-                 exec setsid python3 -c \"$1\"";
+                 exec < /dev/null > /dev/null 2>&1; exec setsid python3 -c \"$1\"";
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "--propagation", "private", "--", "sh", "-c", clean, "sh", &work])
