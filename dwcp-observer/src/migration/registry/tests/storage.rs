@@ -64,7 +64,7 @@ fn a_mirror_and_then_the_guest_are_one_record_whose_figures_are_of_the_guest() {
     assert_eq!(found[0].started_at, look.wall.at(START));
     let disk = storage(&found[0]);
     assert_eq!((disk.bytes.delivered, disk.bytes.received), (70 << 20, 70 << 20));
-    assert_eq!(disk.throughput_bytes_per_second, Some((10 << 20) as f64));
+    assert_eq!(disk.throughput_bytes_per_second, Some(f64::from(10 << 20)));
     assert_eq!((disk.seconds, disk.lag_bytes, disk.streams.len()), (8.0, Some(0), 1));
 }
 
