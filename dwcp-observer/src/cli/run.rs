@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use jiff::Timestamp;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
@@ -54,9 +55,19 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let config = args.settings.resolve()?;
     super::log::start(&config);
     bound_memory();
+    raise_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(observe(&config))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Each probed process takes a descriptor, each executable two: the soft limit of 1,024 is for programs that use `select(2)`.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        ::log::debug!("the limit on descriptors stays: {error}");
+    }
 }
 
 async fn observe(config: &Config) -> anyhow::Result<()> {
