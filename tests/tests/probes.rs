@@ -55,9 +55,11 @@ impl Overlay {
 }
 
 impl Drop for Overlay {
+    /// Lazily: on a shared host another observer may hold a file of it.
     fn drop(&mut self) {
-        self.unmount();
-        unmount(self.directory.path());
+        for path in [self.directory.join("merged"), self.directory.path().to_path_buf()] {
+            let _ = Command::new("umount").arg("--lazy").arg(path).stderr(Stdio::null()).status();
+        }
     }
 }
 
