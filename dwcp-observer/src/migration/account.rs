@@ -67,6 +67,8 @@ fn settle(live: &mut Live, observation: &Observation, totals: &mut Totals) {
     let judgement = outcome(&ending);
     count_outcome(live, &ending, &judgement, ended_ns, totals);
     count_blackout(live, observation.now_ns, totals);
+    let why = judgement.reason.as_ref().map_or_else(String::new, |it| format!(": {}", it.text));
+    log::info!("migration {} {}{why}", live.id, judgement.outcome.as_str());
     live.outcome = Some(judgement);
 }
 
