@@ -183,7 +183,7 @@ impl Layout {
 }
 
 /// Cycles per second of the time stamp counter, which a guest sees unscaled, under TCG too.
-pub(crate) fn tsc_frequency() -> f64 {
+fn tsc_frequency() -> f64 {
     static FREQUENCY: OnceLock<f64> = OnceLock::new();
     *FREQUENCY.get_or_init(|| {
         let (start, first) = (Instant::now(), tsc());

@@ -1,11 +1,10 @@
 # The only program of the Linux guest, its init. It says on the first serial line that it is there, by
-# the port itself: the kernel has no driver of the line. Then it sleeps for ever; or it ticks as the
-# guest without a system does (guest.S), and its children write pages and nap, one on each other CPU.
+# the port itself: the kernel has no driver of the line. Then it sleeps for ever, and its children, if
+# it has any, write a page and nap, over and over.
 #
-# Given by --defsym: WORKERS (children; with -1 it sleeps), BEAT (TSC cycles).
+# Given by --defsym: WORKERS (children).
 
         .set    LINE1, 0x3f8
-        .set    LINE2, 0x2f8
         .set    WORK, 4 << 20           # bytes that each child writes to
         .set    SYS_PAUSE, 34
         .set    SYS_NANOSLEEP, 35
@@ -20,19 +19,19 @@ _start: movl    $SYS_IOPL, %eax
         movb    $'F', %al
         outb    %al, %dx
 
-.if WORKERS < 0
-sleep:  movl    $SYS_PAUSE, %eax
-        syscall
-        jmp     sleep
-.else
         movl    $WORKERS, %r12d
 more:   testl   %r12d, %r12d
-        jz      clock
+        jz      sleep
         decl    %r12d
         movl    $SYS_FORK, %eax
         syscall
         testl   %eax, %eax
-        jnz     more
+        jz      worker
+        jmp     more
+
+sleep:  movl    $SYS_PAUSE, %eax
+        syscall
+        jmp     sleep
 
 worker: leaq    area(%rip), %rbx
         leaq    WORK(%rbx), %r13
@@ -46,24 +45,9 @@ page:   incl    (%rbx)
         jb      page
         jmp     worker
 
-clock:  xorl    %ebx, %ebx              # number of beats
-        xorl    %ebp, %ebp              # TSC at the last one
-wait:   rdtsc
-        movl    %eax, %ecx
-        subl    %ebp, %ecx
-        cmpl    $BEAT, %ecx
-        jb      wait
-        movl    %eax, %ebp
-        incl    %ebx
-        movl    %ebx, %eax
-        movw    $LINE2, %dx
-        outb    %al, %dx
-        jmp     wait
-
         .balign 8
 nap:    .quad   0, 500000               # 0.5 ms
 
         .bss
         .balign 4096
 area:   .skip   WORK
-.endif

@@ -1,14 +1,13 @@
 //! A guest with a real kernel, of which nothing but one small program runs: one that only sleeps, as
-//! most guests do most of the time, or one that keeps all CPUs at work.
+//! most guests do most of the time, or one that gives all CPUs work.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::guest::{run, tsc_frequency};
+use crate::guest::run;
 use crate::vm::boot::tsc_khz;
 use crate::vm::cpio::Archive;
 
@@ -19,8 +18,9 @@ const SOURCE: &str = include_str!("linux_guest.S");
 pub enum Work {
     /// Nothing: all CPUs are halted, without a timer's tick.
     Sleep,
-    /// One CPU ticks at this period ([`crate::clock`]), the others write pages and nap.
-    Tick(Duration),
+    /// All CPUs write pages and nap for half a millisecond, in turns. It has no clock for others to read: what
+    /// runs in a Linux may wait for the rest of it, after a migration for 0.2 s.
+    Write,
 }
 
 /// A Linux guest, ready to be booted.
@@ -70,13 +70,12 @@ fn assemble(directory: &Path, cpus: u8, work: Work) -> Result<PathBuf> {
     let path = |extension| directory.join(format!("init.{extension}"));
     let (text, object, program) = (path("S"), path("o"), path("elf"));
     std::fs::write(&text, SOURCE)?;
-    let (workers, beat) = match work {
-        Work::Sleep => (-1, 0.0),
-        Work::Tick(period) => (i32::from(cpus) - 1, period.as_secs_f64() * tsc_frequency()),
+    let workers = match work {
+        Work::Sleep => 0,
+        Work::Write => cpus,
     };
-    let symbols = [format!("WORKERS={workers}"), format!("BEAT={beat:.0}")];
-    let symbols = symbols.iter().flat_map(|symbol| ["--defsym", symbol]);
-    run(Command::new("as").arg("--64").args(symbols).arg("-o").args([&object, &text]))?;
+    let symbol = format!("WORKERS={workers}");
+    run(Command::new("as").args(["--64", "--defsym", &symbol, "-o"]).args([&object, &text]))?;
     run(Command::new("ld").args(["-m", "elf_x86_64", "-static", "-o"]).args([&program, &object]))?;
     Ok(program)
 }
@@ -89,7 +88,7 @@ mod tests {
     #[test]
     fn both_programs_assemble_and_one_gets_all_cpus() {
         let directory = TempDir::new().unwrap();
-        for work in [Work::Sleep, Work::Tick(Duration::from_micros(250))] {
+        for work in [Work::Sleep, Work::Write] {
             let linux = Linux::new(Path::new("/kernel"), directory.path(), 4, work).unwrap();
             let arguments = linux.arguments();
             assert_eq!(arguments[..2], ["-kernel", "/kernel"]);

@@ -22,14 +22,6 @@ pub enum Inside {
     BusyLinux(u8),
 }
 
-impl Inside {
-    /// Whether it ticks, so that its own clock is the truth.
-    #[must_use]
-    pub const fn ticks(self) -> bool {
-        !matches!(self, Self::IdleLinux(_))
-    }
-}
-
 /// How its memory goes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transfer {
@@ -201,7 +193,7 @@ impl Case {
     #[must_use]
     pub const fn has_clock(&self) -> bool {
         // A namespace has a loopback address of its own, which the clock's datagrams do not leave.
-        self.inside.ticks() && !self.needs_wire()
+        matches!(self.inside, Inside::Bare) && !self.needs_wire()
     }
 
     /// What the guest waits for while it stands still for long; by the record's names.

@@ -28,8 +28,6 @@ use crate::vm::kernels::{Kernels, Series};
 
 /// The period of the clock of a guest without a system.
 pub const TICK: Duration = Duration::from_micros(100);
-/// Linux has more to do than to tick.
-const LINUX_TICK: Duration = Duration::from_micros(250);
 /// Not the ports that libvirt uses: QEMU is known by what it is.
 const PORTS: RangeInclusive<u16> = 47_500..=47_599;
 /// A name and a key of 32 bytes, as GnuTLS reads them.
@@ -198,10 +196,10 @@ impl Zoo {
         let (cpus, work) = match case.inside {
             Inside::Bare => return Ok(None),
             Inside::IdleLinux(cpus) => (cpus, Work::Sleep),
-            Inside::BusyLinux(cpus) => (cpus, Work::Tick(LINUX_TICK)),
+            Inside::BusyLinux(cpus) => (cpus, Work::Write),
         };
         let kernel = self.kernel()?;
-        let directory = self.directory.join(&format!("linux-{cpus}-{}", case.inside.ticks()));
+        let directory = self.directory.join(&format!("linux-{cpus}-{work:?}"));
         std::fs::create_dir_all(&directory)?;
         Linux::new(&kernel, &directory, cpus, work).map(Some)
     }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::case::{Case, Inside, Resume, Turn};
+use super::case::{Case, Resume, Turn};
 use super::rig::Zoo;
-use super::truth::{Facts, TrueBlackout, Truth, Waits};
+use super::truth::{Facts, TrueBlackout, Truth};
 use crate::blackout::wait_ticks;
 use crate::clock::GuestClock;
 use crate::faults::Loss;
@@ -364,10 +364,8 @@ impl<'a> Run<'a> {
         let Some(clock) = self.clock.take() else {
             return Ok((TrueBlackout::by_events(&events), None));
         };
-        let linux = self.case.inside != Inside::Bare;
         let postcopy = self.case.transfer.postcopy_after().is_some();
-        let waits = Waits { before: linux, after: linux || postcopy };
-        Ok(match TrueBlackout::by_clock(&clock.finish()?, waits, &events) {
+        Ok(match TrueBlackout::by_clock(&clock.finish()?, postcopy, &events[1]) {
             Ok(blackout) => (Some(blackout), None),
             Err(error) => (None, Some(format!("{error:#}"))),
         })

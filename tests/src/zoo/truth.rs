@@ -73,7 +73,7 @@ pub struct TrueBlackout {
     /// It may have been longer by so much: the last tick was late, as where the guest's `out` waited
     /// for QEMU's lock. Then the guest itself last ran before that wait.
     pub longer: f64,
-    /// The guest was idle, and QEMU's events `STOP` and `RESUME` stand for its clock.
+    /// The guest has no clock, and QEMU's events `STOP` and `RESUME` stand for it.
     pub by_events: bool,
     /// When it last ran at the source, ns since 1970.
     pub stopped_at: u64,
@@ -82,27 +82,20 @@ pub struct TrueBlackout {
 }
 
 impl TrueBlackout {
-    /// By the guest's clock. In postcopy the first tick may wait for a page, and what ticks in a Linux
-    /// may have to wait for others there: `events` of both ends say how long at most.
+    /// By the guest's clock. In postcopy the first tick may wait for a page; the destination's `events`
+    /// say how long at most.
     ///
     /// # Errors
     /// When that cannot be trusted.
-    pub fn by_clock(
-        ticks: &[Vec<Tick>; 2],
-        waits: Waits,
-        [source, destination]: &[Vec<Event>; 2],
-    ) -> Result<Self> {
+    pub fn by_clock(ticks: &[Vec<Tick>; 2], postcopy: bool, events: &[Event]) -> Result<Self> {
         let found = Standstill::between(ticks)?;
         let late =
             if found.is_disturbed() { found.before_stop.max(found.after_start) } else { 0.0 };
-        let stopped = last_event(source, "STOP").filter(|_| waits.before);
-        let resumed = first_event(destination, "RESUME").filter(|_| waits.after);
-        let before = stopped.map_or(0, |at| at.saturating_sub(found.last_on_source));
-        let after = resumed.map_or(0, |at| found.first_on_destination.saturating_sub(at));
-        let waited = before.saturating_add(after) as f64 / 1e9;
+        let resumed = first_event(events, "RESUME").filter(|_| postcopy);
+        let waited = resumed.map_or(0, |at| found.first_on_destination.saturating_sub(at));
         Ok(Self {
             seconds: found.seconds,
-            shorter: late.max(2.0 * found.period).max(waited),
+            shorter: late.max(2.0 * found.period).max(waited as f64 / 1e9),
             longer: if late > 0.0 { found.before_stop } else { found.period },
             by_events: false,
             stopped_at: found.last_on_source,
@@ -125,15 +118,6 @@ impl TrueBlackout {
         let seconds = started_at.checked_sub(stopped_at)? as f64 / 1e9;
         Some(Self { seconds, shorter: 0.0, longer: 0.0, by_events: true, stopped_at, started_at })
     }
-}
-
-/// Where the guest may have run without ticking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Waits {
-    /// Before its stop.
-    pub before: bool,
-    /// After its start.
-    pub after: bool,
 }
 
 /// When the first of this name happened, ns since 1970.
@@ -242,12 +226,10 @@ mod tests {
             data: serde_json::Value::Null,
             timestamp: Duration::from_millis(8),
         };
-        let events = [Vec::new(), vec![resumed]];
-        let never = Waits { before: false, after: false };
-        let precopy = TrueBlackout::by_clock(&ends, never, &events).unwrap();
+        let events = [resumed];
+        let precopy = TrueBlackout::by_clock(&ends, false, &events).unwrap();
         assert!((precopy.shorter - 0.002).abs() < 1e-9, "{precopy:?}");
-        let postcopy =
-            TrueBlackout::by_clock(&ends, Waits { after: true, ..never }, &events).unwrap();
+        let postcopy = TrueBlackout::by_clock(&ends, true, &events).unwrap();
         assert!((postcopy.shorter - 0.025).abs() < 1e-9, "{postcopy:?}");
         // A record may be that much shorter, but not longer by more than a period.
         assert!((postcopy.off_by(-0.030) - 0.005).abs() < 1e-9);
