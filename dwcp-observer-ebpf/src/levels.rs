@@ -1,8 +1,8 @@
 //! How far each record array has been used.
 
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
-use dwcp_observer_ebpf::LEVELS;
 pub use dwcp_observer_ebpf::{LEVEL_FLOWS, LEVEL_PROCESSES, LEVEL_THREADS};
+use dwcp_observer_ebpf::{LEVELS, SWEEP_EPOCH};
 
 #[map]
 static LEVEL: Array<[u32; LEVELS + 1]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -16,4 +16,10 @@ pub unsafe fn raise(which: u32, slot: u32) {
             level.write_volatile(slot + 1);
         }
     }
+}
+
+/// The number of the task sweep that runs, or that ran last.
+#[inline(always)]
+pub fn epoch() -> u32 {
+    LEVEL.get(0).map_or(0, |levels| levels[SWEEP_EPOCH])
 }

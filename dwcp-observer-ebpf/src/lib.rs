@@ -26,6 +26,8 @@ pub const SLOT_FREE: u32 = 0;
 pub const SLOT_LIVE: u32 = 1;
 /// A slot whose socket, thread or process is gone; the record is final until the agent frees the slot.
 pub const SLOT_CLOSED: u32 = 2;
+/// A slot that the kernel side could not put back on the stack of free ones (its lock was held): the agent does.
+pub const SLOT_LOST: u32 = 3;
 
 /// The offset of a field that this kernel's BTF does not have: the load is pruned by the verifier.
 pub const FIELD_ABSENT: u32 = u32::MAX;
@@ -36,7 +38,7 @@ pub const EVENT_FLOW_OPEN: u32 = 1;
 pub const EVENT_FLOW_CLOSE: u32 = 2;
 /// A process matched a comm rule.
 pub const EVENT_PROCESS: u32 = 3;
-/// The leader of a tracked process exited.
+/// The last thread of a tracked process exited.
 pub const EVENT_PROCESS_EXIT: u32 = 4;
 /// A migrator passed one of its phase functions: a [`phase::Mark`] instead of an [`Event`].
 pub const EVENT_MARK: u32 = 5;
@@ -67,3 +69,5 @@ pub const LEVEL_THREADS: u32 = 1;
 pub const LEVEL_PROCESSES: u32 = 2;
 /// Number of levels. Each holds one more than the highest slot ever used: the agent looks no further.
 pub const LEVELS: usize = 3;
+/// Index of the number of the present task sweep, behind the levels; written by the agent.
+pub const SWEEP_EPOCH: usize = LEVELS;

@@ -25,6 +25,7 @@ mod events;
 mod ladder;
 mod levels;
 mod netdev;
+mod order;
 mod phase;
 mod process;
 mod sched;

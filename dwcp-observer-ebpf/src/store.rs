@@ -13,18 +13,25 @@ pub const NO_SLOT: u32 = u32::MAX;
 /// in its record already.
 pub const ENDED: u32 = u32::MAX - 1;
 
+/// Marks the tag of a socket on a migration port for which no slot was free, and on which no recognised process has moved data.
+pub const STRANGER: u32 = u32::MAX - 2;
+
 /// What a tracked socket carries.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct FlowTag {
-    /// Slot in `FLOWS`; [`NO_SLOT`] when all were taken, [`ENDED`] once it closed.
+    /// Slot in `FLOWS`; [`NO_SLOT`] or [`STRANGER`] when all were taken, [`ENDED`] once it closed.
     pub slot: u32,
     /// Generation of the slot when it was taken.
     pub generation: u32,
     /// Slot in `PROCESSES` of the process that moves the data.
     pub process: u32,
+    /// Generation of that slot.
+    pub process_generation: u32,
     /// `FLOW_*` bits.
     pub flags: u32,
+    /// Unused; keeps the layout free of padding.
+    pub reserved: u32,
     /// Tells the creator of the tag from a racing one.
     pub token: u64,
     /// `tcp_mstamp` of the last snapshot.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use crate::{
     anomaly, component, history,
+    identify::rejection::Rejection,
     metrics::{BLACKOUT_BUCKETS, FINE_BLACKOUT_BUCKETS},
     migration::{
         blackout::Method,
@@ -86,7 +87,7 @@ pub struct Totals {
     /// Errors by type.
     pub errors: BTreeMap<ErrorType, u64>,
     /// Flows that were looked at and found to be no migration, by reason.
-    pub rejected_flows: BTreeMap<String, u64>,
+    pub rejected_flows: BTreeMap<Rejection, u64>,
 }
 
 /// Blackouts, as the contract's histogram and as a finer one.

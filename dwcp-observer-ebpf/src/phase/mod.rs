@@ -19,7 +19,7 @@ use crate::{
     access::current,
     counters::bump,
     events::{self, TextHead},
-    process::{self, PROCESSES},
+    process,
 };
 
 /// The first three arguments of a function; zero at its return.
@@ -33,11 +33,11 @@ struct Own {
 
 #[inline(always)]
 unsafe fn own_process() -> Option<Own> {
-    let slot = process::slot_of(current(), false)?;
-    if slot == 0 {
+    let owner = process::owner_of(current())?;
+    if owner.slot == 0 {
         return None;
     }
-    Some(Own { slot, process: PROCESSES.get_ptr_mut(slot)? })
+    Some(Own { slot: owner.slot, process: owner.record()? })
 }
 
 /// A place of which the probe itself tells: see [`dwcp_observer_ebpf::phase::cookie`].

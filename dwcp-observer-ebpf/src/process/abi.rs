@@ -31,15 +31,16 @@ pub struct Process {
     pub generation: u32,
     /// Thread-group id in the initial pid namespace.
     pub tgid: u32,
-    /// Number of the comm rule that matched, 0 when a port or the agent named the process.
+    /// Number of the comm rule that matched, or of the agent's; 0 for a process of no known name whose flow is a migration: only its
+    /// flows on migration ports are followed.
     pub rule: u32,
     /// Written by the agent: non-zero while the threads are to be measured.
     pub watch: u32,
-    /// `task_struct.exit_code` of the leader, as `wait(2)` gives it: signal in the low seven bits, else status in the next byte.
+    /// As `wait(2)` gives it: signal in the low seven bits, else status in the next byte.
     pub exit_code: u32,
     /// `task_struct.start_boottime` of the leader: ns since boot; with `tgid` it identifies the process for ever.
     pub start_boottime: u64,
-    /// When the leader exited, `CLOCK_MONOTONIC` ns; 0 while it lives.
+    /// When its last thread exited, `CLOCK_MONOTONIC` ns; 0 while it lives.
     pub exited_ns: u64,
     /// Name of the leader when it was recognised.
     pub comm: [u8; COMM_LEN],
@@ -57,8 +58,8 @@ pub struct Process {
     pub page_request_ns: u64,
     /// Written by the agent: number of the executable whose probes count for this process; 0 while it is not probed.
     pub executable: u32,
-    /// Keeps the layout free of padding.
-    pub reserved: u32,
+    /// Number of the last task sweep that met a living thread of it.
+    pub seen: u32,
 }
 
 /// Totals of the flows of one process that have no record of their own.

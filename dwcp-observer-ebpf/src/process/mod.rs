@@ -8,14 +8,15 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use dwcp_observer_ebpf::{
-    EVENT_PROCESS, EVENT_PROCESS_EXIT, SLOT_CLOSED, SLOT_LIVE,
+    EVENT_PROCESS, EVENT_PROCESS_EXIT, FIELD_ABSENT, SLOT_CLOSED, SLOT_LIVE, SLOT_LOST,
     counters::Counter,
     process::{COMM_LEN, COMM_RULES, CommRule, FlowOverflow, PORT_WORDS, Process},
 };
 
 use crate::{
     access::{
-        TASK_COMM, TASK_EXIT_CODE, TASK_LEADER, TASK_PID, TASK_START, TASK_TGID, current, read,
+        SIGNAL_EXIT_CODE, SIGNAL_FLAGS, SIGNAL_LIVE, TASK_COMM, TASK_EXIT_CODE, TASK_LEADER,
+        TASK_PID, TASK_SIGNAL, TASK_START, TASK_TGID, current, read,
     },
     counters::bump,
     events::emit,
@@ -41,6 +42,55 @@ static WANTED: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
 
 /// `CLONE_THREAD`, include/uapi/linux/sched.h.
 const CLONE_THREAD: u64 = 0x10000;
+/// `SIGNAL_GROUP_EXIT`, include/linux/sched/signal.h.
+const SIGNAL_GROUP_EXIT: u32 = 4;
+
+/// A process by its slot and that slot's generation: the slot alone may be the next process' by now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// Slot in `PROCESSES`.
+    pub slot: u32,
+    /// Its generation.
+    pub generation: u32,
+}
+
+/// A process without a slot of its own: not recognised, or all slots were taken.
+pub const NOBODY: Owner = Owner { slot: 0, generation: 0 };
+
+impl Owner {
+    #[inline(always)]
+    fn of(tag: &TaskTag) -> Self {
+        Self { slot: tag.process, generation: tag.process_generation }
+    }
+
+    /// The record, unless its slot was freed since.
+    #[inline(always)]
+    pub unsafe fn record(self) -> Option<*mut Process> {
+        let process = PROCESSES.get_ptr_mut(self.slot)?;
+        if (*process).generation == self.generation { Some(process) } else { None }
+    }
+}
+
+/// Whether every thread of the group has begun to exit: `do_exit` (kernel/exit.c, 5.10 to 7.3) lowers `signal->live` before it fires
+/// `sched_process_exit`. A leader alone may exit (`pthread_exit`) and its process live on; a zombie is there until it is waited for.
+#[inline(always)]
+unsafe fn group_is_dead(task: *const u8, unless_known: bool) -> bool {
+    let signal: *const u8 = read(task, TASK_SIGNAL.load());
+    if SIGNAL_LIVE.load() == FIELD_ABSENT || signal.is_null() {
+        return unless_known;
+    }
+    read::<u32>(signal, SIGNAL_LIVE.load()) == 0
+}
+
+/// As `wait_task_zombie` (kernel/exit.c) gives it.
+#[inline(always)]
+unsafe fn exit_code(leader: *const u8) -> u32 {
+    let signal: *const u8 = read(leader, TASK_SIGNAL.load());
+    if !signal.is_null() && read::<u32>(signal, SIGNAL_FLAGS.load()) & SIGNAL_GROUP_EXIT != 0 {
+        return read(signal, SIGNAL_EXIT_CODE.load());
+    }
+    read(leader, TASK_EXIT_CODE.load())
+}
 
 /// Whether a port rule matches one of the two ports of a connection.
 #[inline(always)]
@@ -65,9 +115,12 @@ fn match_comm(comm: &[u64; 2]) -> Option<&'static CommRule> {
     None
 }
 
-/// Gives a process a slot and tags its leader.
+/// Gives a process a slot and tags its leader. Not one that is gone: nobody would tell of its end.
 #[inline(always)]
-pub unsafe fn adopt(leader: *const u8, rule: u32, comm: &[u64; 2]) -> Option<&'static mut TaskTag> {
+unsafe fn adopt(leader: *const u8, rule: u32, comm: &[u64; 2]) -> Option<&'static mut TaskTag> {
+    if group_is_dead(leader, false) {
+        return None;
+    }
     let slot = match PROCESS_FREE.pop() {
         Ok(Some(slot)) => slot,
         Ok(None) => {
@@ -102,6 +155,7 @@ pub unsafe fn adopt(leader: *const u8, rule: u32, comm: &[u64; 2]) -> Option<&'s
         (*process).tgid = tgid;
         (*process).rule = rule;
         (*process).watch = 0;
+        (*process).seen = levels::epoch();
         (*process).exited_ns = 0;
         (*process).start_boottime = read(leader, TASK_START.load());
         (*process).comm = core::mem::transmute::<[u64; 2], [u8; COMM_LEN]>(*comm);
@@ -119,10 +173,15 @@ pub unsafe fn adopt(leader: *const u8, rule: u32, comm: &[u64; 2]) -> Option<&'s
     Some(tag)
 }
 
+/// A slot that cannot go back to the stack now is left to the agent.
 #[inline(always)]
-fn give_back(slot: u32) {
-    if slot != 0 && PROCESS_FREE.push(slot, 0).is_err() {
-        bump(Counter::HelperBusy);
+unsafe fn give_back(slot: u32) {
+    if slot != 0
+        && PROCESS_FREE.push(slot, 0).is_err()
+        && let Some(process) = PROCESSES.get_ptr_mut(slot)
+    {
+        (&raw mut (*process).state).write_volatile(SLOT_LOST);
+        levels::raise(LEVEL_PROCESSES, slot);
     }
 }
 
@@ -170,20 +229,22 @@ pub unsafe fn tag_of(task: *const u8) -> Option<&'static mut TaskTag> {
     created
 }
 
-/// The process slot of a thread, taken now if a port rule asks for it.
+/// The recognised process of a thread; [`NOBODY`] where it found no slot.
 #[inline(always)]
-pub unsafe fn slot_of(task: *const u8, adopt_unknown: bool) -> Option<u32> {
-    if let Some(tag) = tag_of(task) {
-        return Some(tag.process);
+pub unsafe fn owner_of(task: *const u8) -> Option<Owner> {
+    tag_of(task).map(|tag| Owner::of(tag))
+}
+
+/// The process whose connection this is going to be; `None` when it is to be left alone. A process that was adopted for what it does
+/// on a migration port (no rule) is followed there alone.
+#[inline(always)]
+pub unsafe fn owner_of_flow(task: *const u8, by_port: bool) -> Option<Owner> {
+    match owner_of(task) {
+        Some(owner) if by_port || owner.slot == 0 => Some(owner),
+        Some(owner) => owner.record().filter(|process| (**process).rule != 0).map(|_| owner),
+        None if by_port => Some(NOBODY),
+        None => None,
     }
-    if !adopt_unknown {
-        return None;
-    }
-    let leader: *const u8 = read(task, TASK_LEADER.load());
-    if leader.is_null() {
-        return None;
-    }
-    adopt(leader, 0, &comm_of(leader)).map(|tag| tag.process)
 }
 
 /// `task_rename(struct task_struct *task, const char *comm)`: exec, `prctl(PR_SET_NAME)` and thread naming, before the change.
@@ -226,26 +287,47 @@ pub unsafe fn on_newtask(task: *const u8, clone_flags: u64) {
     }
 }
 
-/// `sched_process_exit(struct task_struct *p)`.
+/// `sched_process_exit(struct task_struct *p)`. A thread that was never tagged may be the last of its process.
 #[inline(always)]
 pub unsafe fn on_exit(ctx: &impl EbpfContext, task: *const u8) {
-    let Some(tag) = store::task(task) else { return };
+    let leader: *const u8 = read(task, TASK_LEADER.load());
+    let own = store::task(task);
+    let measured = own.is_some();
+    let tag = match own {
+        Some(tag) => tag,
+        None if leader.is_null() => return,
+        None => match store::task(leader) {
+            Some(tag) => tag,
+            None => return,
+        },
+    };
     if stale(tag) {
         return;
     }
     let now = bpf_ktime_get_ns();
-    sched::exited(tag, task, now);
-    if read::<u32>(task, TASK_PID.load()) != read::<u32>(task, TASK_TGID.load()) {
+    if measured {
+        sched::exited(tag, task, now);
+    }
+    if group_is_dead(task, leader == task) {
+        let owner = Owner::of(tag);
+        end(owner, leader, now);
+        debug!(ctx, "process {} is gone", owner.slot);
+    }
+}
+
+/// A process is gone. Two threads that exit at once may both be the last: the record is ended once.
+#[inline(always)]
+unsafe fn end(owner: Owner, leader: *const u8, now: u64) {
+    if owner.slot == 0 || leader.is_null() {
         return;
     }
-    if let Some(process) = PROCESSES.get_ptr_mut(tag.process)
-        && tag.process != 0
+    if let Some(process) = owner.record()
+        && (*process).state == SLOT_LIVE
     {
         (*process).exited_ns = now;
-        (*process).exit_code = read(task, TASK_EXIT_CODE.load());
+        (*process).exit_code = exit_code(leader);
         (&raw mut (*process).state).write_volatile(SLOT_CLOSED);
-        emit(EVENT_PROCESS_EXIT, tag.process, (*process).tgid);
-        debug!(ctx, "process {} exited, tgid {}", tag.process, (*process).tgid);
+        emit(EVENT_PROCESS_EXIT, owner.slot, (*process).tgid);
     }
 }
 
@@ -253,6 +335,11 @@ pub unsafe fn on_exit(ctx: &impl EbpfContext, task: *const u8) {
 #[inline(always)]
 pub unsafe fn on_sweep(task: *const u8) {
     let mut tag = tag_of(task);
+    if tag.as_ref().is_some_and(|tag| tag.process == 0) {
+        // All slots were taken when it was recognised: it is recognised anew.
+        store::delete_task(task);
+        tag = tag_of(task).filter(|tag| tag.process != 0);
+    }
     if tag.is_none() {
         let tgid = read::<u32>(task, TASK_TGID.load());
         let is_leader = read::<u32>(task, TASK_PID.load()) == tgid;
@@ -274,6 +361,11 @@ pub unsafe fn on_sweep(task: *const u8) {
         tag = tag_of(task);
     }
     let Some(tag) = tag else { return };
+    if group_is_dead(task, false) {
+        end(Owner::of(tag), read(task, TASK_LEADER.load()), bpf_ktime_get_ns());
+    } else if let Some(process) = Owner::of(tag).record() {
+        (*process).seen = levels::epoch();
+    }
     let comm = comm_of(task);
     let role = match_comm(&comm).map_or(0, |rule| rule.role);
     sched::measure_if_watched(tag, task, role);

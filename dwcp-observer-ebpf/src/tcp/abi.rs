@@ -47,10 +47,8 @@ pub const FLOW_RECEIVED_FIRST: u32 = 1 << 7;
 #[repr(C)]
 pub struct Snapshot {
     /// Odd while being written.
-    pub sequence: u32,
-    /// `sk_state`.
-    pub tcp_state: u32,
-    /// `tcp_sock.tcp_mstamp` (us, `CLOCK_MONOTONIC`) when taken by an event; ktime in us when taken by the sweep.
+    pub sequence: u64,
+    /// `tcp_sock.tcp_mstamp` (us, `CLOCK_MONOTONIC`) when taken by an event; ktime in us when taken by the sweep; 0 before the first.
     pub at_us: u64,
     /// `tcp_sock.bytes_acked` (RFC 4898 tcpEStatsAppHCThruOctetsAcked): includes 1 for an active opener's SYN and 1 for a FIN.
     pub bytes_acked: u64,
@@ -110,8 +108,8 @@ pub struct Snapshot {
     pub jiffies: u32,
     /// `SOCK_DONE`: the peer's FIN was received in order and is in `bytes_received`.
     pub fin_received: u32,
-    /// Unused; keeps the layout free of padding.
-    pub reserved: u32,
+    /// `sk_state`.
+    pub tcp_state: u32,
 }
 
 /// What the kernel keeps of a flow.
@@ -168,6 +166,8 @@ pub struct Flow {
     pub errors: u32,
     /// Unused; keeps the layout free of padding.
     pub reserved2: u32,
+    /// Writers of `swept` that are at work: the first does, others leave it. In process context, in and out within one program.
+    pub swept_claims: u64,
     /// When the last segment with payload arrived, `tcp_sock.tcp_mstamp` us; one segment behind while the flow is open.
     pub arrived_us: u64,
     /// When the current congestion state was entered, `CLOCK_MONOTONIC` ns.
@@ -176,7 +176,8 @@ pub struct Flow {
     pub ca_ns: [u64; CA_STATES],
     /// Written by events, under the socket's lock.
     pub event: Snapshot,
-    /// Written by the socket sweep each cycle: still right when no packet arrives.
+    /// Written without the lock: by the socket sweep each cycle, still right when no packet arrives; at the first data; when it is tagged.
+    /// One writer at a time (`swept_claims`).
     pub swept: Snapshot,
 }
 

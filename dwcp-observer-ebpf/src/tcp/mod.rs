@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use dwcp_observer_ebpf::{
-    EVENT_FLOW_CLOSE, EVENT_FLOW_OPEN, SLOT_CLOSED, SLOT_LIVE,
+    EVENT_FLOW_CLOSE, EVENT_FLOW_OPEN, SLOT_CLOSED, SLOT_LIVE, SLOT_LOST,
     counters::Counter,
     hist::{HOST_HIST_RTT, Hist, RTT_BUCKETS, bucket_of},
     tcp::{
@@ -25,15 +25,15 @@ use dwcp_observer_ebpf::{
 use crate::{
     access::{
         NET_INUM, SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_LPORT, SK_NET, SK_PROTOCOL, SK_SADDR,
-        SK_STATE, SK_V6_DADDR, SK_V6_SADDR, SOCKET_SK, TP_BYTES_ACKED, TP_BYTES_RECEIVED,
-        TP_COPIED_SEQ, TP_DELIVERED, TP_MSTAMP, TP_RACK_RTT, TP_RCV_NXT, TP_SND_UNA, TP_WRITE_SEQ,
-        current, read, tcp_sock,
+        SK_STATE, SK_V6_DADDR, SK_V6_SADDR, SOCKET_SK, TASK_TGID, TP_BYTES_ACKED,
+        TP_BYTES_RECEIVED, TP_COPIED_SEQ, TP_DELIVERED, TP_MSTAMP, TP_RACK_RTT, TP_RCV_NXT,
+        TP_SND_UNA, TP_WRITE_SEQ, current, read, tcp_sock,
     },
     counters::{add, below, bump, host_sample},
     events::emit,
     levels::{self, LEVEL_FLOWS},
-    process::{self, PROCESSES},
-    store::{self, ENDED, FlowTag, NO_SLOT},
+    process::{self, NOBODY, Owner},
+    store::{self, ENDED, FlowTag, NO_SLOT, STRANGER},
 };
 
 #[map]
@@ -42,9 +42,15 @@ static FLOWS: Array<Flow> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// agent keeps mapped, so that they do not count in its memory.
 #[map]
 static FLOW_RTT: Array<Hist<RTT_BUCKETS>> = Array::with_max_entries(1, 0);
-/// Free slots, filled by the agent.
+/// Free slots, filled by the agent: for recognised processes,
 #[map]
 static FLOW_FREE: Stack<u32> = Stack::with_max_entries(1, 0);
+/// kept for those of them that migrate or speak on a migration port,
+#[map]
+static FLOW_KEPT: Stack<u32> = Stack::with_max_entries(1, 0);
+/// and for whoever else speaks on a migration port: a busy server there takes none of the others.
+#[map]
+static FLOW_BY_PORT: Stack<u32> = Stack::with_max_entries(1, 0);
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
@@ -66,33 +72,80 @@ unsafe fn ports(sk: *const u8) -> (u16, u16) {
     (read(sk, SK_LPORT.load()), u16::from_be(read(sk, SK_DPORT.load())))
 }
 
-/// The record behind a tag; `None` for a flow that found no slot or has ended.
+/// The process behind a tag, unless its slot was freed since.
+#[inline(always)]
+fn owner(tag: &FlowTag) -> Owner {
+    Owner { slot: tag.process, generation: tag.process_generation }
+}
+
+/// The record behind a tag; `None` for a flow that found no slot, was given up by the agent, or has ended.
 #[inline(always)]
 unsafe fn record(tag: &FlowTag) -> Option<*mut Flow> {
-    if tag.slot >= ENDED {
+    if tag.slot >= STRANGER {
         return None;
     }
     let flow = FLOWS.get_ptr_mut(tag.slot)?;
     if (*flow).generation == tag.generation { Some(flow) } else { None }
 }
 
+/// What a pop of a stack of free slots says.
+enum Popped {
+    Slot(u32),
+    Empty,
+    Busy,
+}
+
+#[inline(always)]
+fn pop(stack: &Stack<u32>) -> Popped {
+    match stack.pop() {
+        Ok(Some(slot)) => Popped::Slot(slot),
+        Ok(None) => Popped::Empty,
+        Err(_) => Popped::Busy,
+    }
+}
+
+/// A free slot for a flow of `owner`; [`NO_SLOT`] or [`STRANGER`] when there is none, `None` when the stack is busy.
+#[inline(always)]
+unsafe fn take_slot(owner: Owner, flags: u32) -> Option<u32> {
+    if owner.slot == 0 {
+        return match pop(&FLOW_BY_PORT) {
+            Popped::Slot(slot) => Some(slot),
+            Popped::Empty => {
+                bump(Counter::StrangerSlotsFull);
+                Some(STRANGER)
+            }
+            Popped::Busy => None,
+        };
+    }
+    match pop(&FLOW_FREE) {
+        Popped::Slot(slot) => return Some(slot),
+        Popped::Empty => {}
+        Popped::Busy => return None,
+    }
+    let migrates =
+        flags & FLOW_PORT_MATCH != 0 || owner.record().is_some_and(|process| (*process).watch != 0);
+    match if migrates { pop(&FLOW_KEPT) } else { Popped::Empty } {
+        Popped::Slot(slot) => Some(slot),
+        Popped::Empty => Some(NO_SLOT),
+        Popped::Busy => None,
+    }
+}
+
 /// Tags a socket and begins its record.
 #[inline(always)]
-unsafe fn track(sk: *const u8, process: u32, flags: u32) -> Option<&'static mut FlowTag> {
-    let slot = match FLOW_FREE.pop() {
-        Ok(Some(slot)) => slot,
-        Ok(None) => NO_SLOT,
-        Err(_) => {
-            bump(Counter::HelperBusy);
-            return None;
-        }
+unsafe fn track(sk: *const u8, owner: Owner, flags: u32) -> Option<&'static mut FlowTag> {
+    let Some(slot) = take_slot(owner, flags) else {
+        bump(Counter::HelperBusy);
+        return None;
     };
     let token = bpf_get_current_pid_tgid();
     let mut tag = FlowTag {
         slot,
         generation: 0,
-        process,
+        process: owner.slot,
+        process_generation: owner.generation,
         flags,
+        reserved: 0,
         token,
         snapshot_us: 0,
         delivered: 0,
@@ -103,10 +156,15 @@ unsafe fn track(sk: *const u8, process: u32, flags: u32) -> Option<&'static mut 
         arrived_us: 0,
         counted: [0; 5],
     };
-    let flow = if slot == NO_SLOT { None } else { FLOWS.get_ptr_mut(slot) };
+    let flow = if slot >= STRANGER { None } else { FLOWS.get_ptr_mut(slot) };
     if let Some(flow) = flow {
         tag.generation = (*flow).generation;
-        begin(sk, flow, process, flags);
+        begin(sk, flow, owner.slot, flags);
+        // Before anybody can find the record: there is no other writer yet.
+        let tp = tcp_sock(sk);
+        if !tp.is_null() {
+            snapshot::take(sk, tp, &raw mut (*flow).swept, (*flow).tagged_ns / 1000);
+        }
     }
     let Some(tag) = store::create_flow(sk, &mut tag) else {
         bump(Counter::FlowTagFailed);
@@ -119,18 +177,15 @@ unsafe fn track(sk: *const u8, process: u32, flags: u32) -> Option<&'static mut 
     }
     match flow {
         Some(flow) => {
-            let tp = tcp_sock(sk);
-            if !tp.is_null() {
-                snapshot::take(sk, tp, &raw mut (*flow).swept, (*flow).tagged_ns / 1000);
-            }
             (&raw mut (*flow).state).write_volatile(SLOT_LIVE);
             levels::raise(LEVEL_FLOWS, slot);
             emit(EVENT_FLOW_OPEN, slot, (*flow).tgid);
         }
-        None => {
+        None if slot == NO_SLOT => {
             bump(Counter::FlowSlotsFull);
-            count_overflow_flow(process, 1);
+            count_overflow_flow(owner, 1);
         }
+        None => {}
     }
     Some(tag)
 }
@@ -157,16 +212,20 @@ unsafe fn found_open(sk: *const u8, sent_now: u64, received_now: u64) -> u32 {
     if before(sent, sent_now) || before(read, received_now) { FLOW_FOUND_OPEN } else { 0 }
 }
 
+/// To the agent, which knows the stack that the slot belongs to: a race for a new socket is rare.
 #[inline(always)]
-fn give_back(slot: u32) {
-    if slot != NO_SLOT && FLOW_FREE.push(slot, 0).is_err() {
-        bump(Counter::HelperBusy);
+unsafe fn give_back(slot: u32) {
+    if slot < STRANGER
+        && let Some(flow) = FLOWS.get_ptr_mut(slot)
+    {
+        (&raw mut (*flow).state).write_volatile(SLOT_LOST);
+        levels::raise(LEVEL_FLOWS, slot);
     }
 }
 
 #[inline(always)]
-unsafe fn count_overflow_flow(process: u32, count: u64) {
-    if let Some(process) = PROCESSES.get_ptr_mut(process) {
+unsafe fn count_overflow_flow(owner: Owner, count: u64) {
+    if let Some(process) = owner.record() {
         add(&raw mut (*process).overflow.flows, count);
     }
 }
@@ -174,7 +233,7 @@ unsafe fn count_overflow_flow(process: u32, count: u64) {
 #[inline(always)]
 unsafe fn count_overflow_close(tag: &FlowTag) {
     if tag.slot == NO_SLOT
-        && let Some(process) = PROCESSES.get_ptr_mut(tag.process)
+        && let Some(process) = owner(tag).record()
     {
         add(&raw mut (*process).overflow.closed, 1);
     }
@@ -255,9 +314,13 @@ unsafe fn sample_rtt(tp: *const u8, tag: &mut FlowTag) {
         bump(Counter::RttDiscarded);
         return;
     }
+    let found = record(tag).is_some();
+    if !found && tag.slot != NO_SLOT {
+        return;
+    }
     host_sample(HOST_HIST_RTT, bucket, rtt_us);
     if let Some(rtt) = FLOW_RTT.get_ptr_mut(tag.slot)
-        && record(tag).is_some()
+        && found
         && let Some(bucket) = below(bucket, RTT_BUCKETS)
     {
         (*rtt).buckets[bucket] += 1;
@@ -283,7 +346,7 @@ pub unsafe fn on_data(ctx: &impl EbpfContext, sk: *const u8, moved: i32, flags: 
 
 #[inline(always)]
 unsafe fn count_sent(tag: &FlowTag, bytes: u64) {
-    if let Some(process) = PROCESSES.get_ptr_mut(tag.process) {
+    if let Some(process) = owner(tag).record() {
         add(&raw mut (*process).sent_bytes, bytes);
     }
 }
@@ -299,48 +362,34 @@ unsafe fn move_data(
     if !is_tcp(sk) {
         return None;
     }
-    let tag = match store::flow(sk) {
+    let known = match store::flow(sk) {
         Some(tag) if tag.slot == ENDED => return None,
+        Some(tag) if tag.slot == NO_SLOT || record(tag).is_some() => Some(tag),
+        Some(tag) => {
+            if !begins_again(tag) {
+                return None;
+            }
+            store::delete_flow(sk);
+            None
+        }
+        None => None,
+    };
+    let tag = match known {
         Some(tag) => tag,
         None => {
             let by_port = process::port_matches(ports(sk));
-            let process = process::slot_of(current(), by_port)?;
+            let owner = process::owner_of_flow(current(), by_port)?;
             let flags =
                 if by_port { FLOW_PORT_MATCH } else { 0 } | found_open(sk, sent_now, received_now);
-            let tag = track(sk, process, flags)?;
-            debug!(ctx, "flow {} tagged at first data, process {}", tag.slot, process);
+            let tag = track(sk, owner, flags)?;
+            debug!(ctx, "flow {} tagged at first data, process {}", tag.slot, owner.slot);
             tag
         }
     };
     if tag.data_seen == 0 {
-        let process = process::slot_of(current(), true)?;
-        tag.data_seen = 1;
-        // A sweep that came in the middle of this very call took its data for older ones.
-        if tag.flags & FLOW_FOUND_OPEN != 0 && found_open(sk, sent_now, received_now) == 0 {
-            tag.flags &= !FLOW_FOUND_OPEN;
-        }
-        if tag.flags & FLOW_FOUND_OPEN == 0 {
-            tag.flags |= if received_now == 0 { FLOW_SENT_FIRST } else { FLOW_RECEIVED_FIRST };
-        }
-        if tag.slot == NO_SLOT && tag.process != process {
-            // It was counted where it was opened; it belongs where its data are.
-            count_overflow_flow(process, 1);
-            count_overflow_flow(tag.process, 1u64.wrapping_neg());
-        }
-        tag.process = process;
-        if let Some(flow) = record(tag) {
-            (*flow).process = process;
-            (*flow).flags = tag.flags;
-            (*flow).tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-            let now = bpf_ktime_get_ns();
-            (*flow).first_data_ns = now;
-            // The segment may already have been answered: without this look, a first byte that nothing follows stays unseen.
-            let tp = tcp_sock(sk);
-            if !tp.is_null() {
-                snapshot::take(sk, tp, &raw mut (*flow).swept, now / 1000);
-            }
-            emit(EVENT_FLOW_OPEN, tag.slot, (*flow).tgid);
-        }
+        first_data(sk, tag, [sent_now, received_now]);
+    } else if tag.process == 0 {
+        find_owner(tag, process::owner_of(current()).unwrap_or(NOBODY));
     }
     if let Some(flow) = record(tag) {
         let tid = bpf_get_current_pid_tgid() as u32;
@@ -350,6 +399,65 @@ unsafe fn move_data(
         }
     }
     Some(tag)
+}
+
+/// Whether data on a flow that has no record make it one again: the first data on it at all, or those of a recognised process which is
+/// not the one that it was given up for.
+#[inline(always)]
+unsafe fn begins_again(tag: &FlowTag) -> bool {
+    if tag.data_seen == 0 {
+        return true;
+    }
+    let mover = process::owner_of(current()).unwrap_or(NOBODY);
+    mover.slot != 0 && mover != owner(tag)
+}
+
+/// The first data that an application moves: the socket is its process' from now on, whoever opened it.
+#[inline(always)]
+unsafe fn first_data(sk: *const u8, tag: &mut FlowTag, [sent_now, received_now]: [u64; 2]) {
+    let mover = process::owner_of(current()).unwrap_or(NOBODY);
+    tag.data_seen = 1;
+    // A sweep that came in the middle of this very call took its data for older ones.
+    if tag.flags & FLOW_FOUND_OPEN != 0 && found_open(sk, sent_now, received_now) == 0 {
+        tag.flags &= !FLOW_FOUND_OPEN;
+    }
+    if tag.flags & FLOW_FOUND_OPEN == 0 {
+        tag.flags |= if received_now == 0 { FLOW_SENT_FIRST } else { FLOW_RECEIVED_FIRST };
+    }
+    set_owner(tag, mover);
+    let Some(flow) = record(tag) else { return };
+    (*flow).flags = tag.flags;
+    (*flow).tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let now = bpf_ktime_get_ns();
+    (*flow).first_data_ns = now;
+    // The segment may already have been answered: without this look, a first byte that nothing follows stays unseen.
+    let tp = tcp_sock(sk);
+    if !tp.is_null() {
+        snapshot::take_claimed(sk, tp, flow, now / 1000);
+    }
+    emit(EVENT_FLOW_OPEN, tag.slot, (*flow).tgid);
+}
+
+/// The process of a flow becomes known after its data: it was adopted for them.
+#[inline(always)]
+unsafe fn find_owner(tag: &mut FlowTag, mover: Owner) {
+    if mover.slot != 0 {
+        set_owner(tag, mover);
+    }
+}
+
+#[inline(always)]
+unsafe fn set_owner(tag: &mut FlowTag, mover: Owner) {
+    if tag.slot == NO_SLOT && owner(tag) != mover {
+        // It was counted where it was opened; it belongs where its data are.
+        count_overflow_flow(mover, 1);
+        count_overflow_flow(owner(tag), 1u64.wrapping_neg());
+    }
+    tag.process = mover.slot;
+    tag.process_generation = mover.generation;
+    if let Some(flow) = record(tag) {
+        (*flow).process = mover.slot;
+    }
 }
 
 /// `tcp_sendmsg(struct sock *sk, ...)` and `tcp_sendpage`, at their entry, where a probe of what they return would lose calls.
@@ -491,10 +599,10 @@ unsafe fn track_at_open(sk: *const u8, old: u32, new: u32) -> Option<&'static mu
     let matched = if by_port { FLOW_PORT_MATCH } else { 0 };
     if passive {
         // Softirq: the running thread has nothing to do with this socket.
-        return if by_port { track(sk, 0, FLOW_PASSIVE_OPEN | matched) } else { None };
+        return if by_port { track(sk, NOBODY, FLOW_PASSIVE_OPEN | matched) } else { None };
     }
-    let process = process::slot_of(current(), by_port)?;
-    let tag = track(sk, process, FLOW_ACTIVE_OPEN | matched)?;
+    let owner = process::owner_of_flow(current(), by_port)?;
+    let tag = track(sk, owner, FLOW_ACTIVE_OPEN | matched)?;
     if let Some(flow) = record(tag) {
         (*flow).opener_tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     }
@@ -572,21 +680,28 @@ pub unsafe fn on_sweep(task: *const u8, socket: *const u8) {
     if tp.is_null() || state == TCP_CLOSE || state == TCP_LISTEN {
         return;
     }
+    let by_port = process::port_matches(ports(sk));
     if let Some(tag) = store::flow(sk) {
         if let Some(flow) = record(tag) {
-            snapshot::take_unlocked(sk, tp, &raw mut (*flow).swept);
+            if tag.process == 0 {
+                find_owner(tag, process::owner_of(task).unwrap_or(NOBODY));
+            }
+            snapshot::take_unlocked(sk, tp, flow);
         }
         return;
     }
-    let by_port = process::port_matches(ports(sk));
-    let Some(process) = process::slot_of(task, by_port) else { return };
+    let Some(owner) = process::owner_of_flow(task, by_port) else { return };
     let matched = if by_port { FLOW_PORT_MATCH } else { 0 };
     let flags = matched | found_open(sk, 0, 0);
-    let Some(tag) = track(sk, process, flags) else { return };
+    let Some(tag) = track(sk, owner, flags) else { return };
     if state != TCP_ESTABLISHED && state != TCP_SYN_SENT && state != TCP_CLOSE_WAIT {
         tag.flags |= FLOW_FIN_SENT;
     }
     if let Some(flow) = record(tag) {
         (*flow).flags = tag.flags;
+        if owner.slot == 0 && (*flow).tgid == 0 {
+            // Whoever holds it is asked what it is.
+            (*flow).tgid = read(task, TASK_TGID.load());
+        }
     }
 }

@@ -3,7 +3,10 @@
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns};
-use dwcp_observer_ebpf::tcp::{FLOW_ACTIVE_OPEN, FLOW_PASSIVE_OPEN, Snapshot};
+use dwcp_observer_ebpf::{
+    counters::Counter,
+    tcp::{FLOW_ACTIVE_OPEN, FLOW_PASSIVE_OPEN, Flow, Snapshot},
+};
 
 use crate::{
     access::{
@@ -13,17 +16,30 @@ use crate::{
         TP_MDEV, TP_MIN_RTT, TP_MSS, TP_RCV_NXT, TP_RCV_WND, TP_SEGS_IN, TP_SEGS_OUT, TP_SND_NXT,
         TP_SND_UNA, TP_SND_WND, TP_SRTT, TP_SSTHRESH, TP_TOTAL_RETRANS, TP_WRITE_SEQ, read,
     },
-    counters::add,
-    process::PROCESSES,
+    counters::{add, bump},
+    order,
     store::FlowTag,
 };
 
-/// Copies all counters; the reader retries while `sequence` is odd or has changed.
+/// Copies all counters, for one writer at a time.
 #[inline(always)]
 pub unsafe fn take(sk: *const u8, tp: *const u8, to: *mut Snapshot, at_us: u64) {
-    let sequence = (*to).sequence;
-    (&raw mut (*to).sequence).write_volatile(sequence.wrapping_add(1));
-    compiler_fence(Ordering::SeqCst);
+    let sequence = begin(to);
+    fill(sk, tp, to, at_us);
+    order::set(&raw mut (*to).sequence, sequence);
+}
+
+/// Begins to write; the sequence number that ends it. The reader retries while it is odd or has changed. It is even at the end whatever it
+/// was before: a writer that the agent's clearing of the record overtook leaves no odd one behind.
+#[inline(always)]
+unsafe fn begin(to: *mut Snapshot) -> u64 {
+    let odd = (*to).sequence | 1;
+    order::set(&raw mut (*to).sequence, odd);
+    odd.wrapping_add(1)
+}
+
+#[inline(always)]
+unsafe fn fill(sk: *const u8, tp: *const u8, to: *mut Snapshot, at_us: u64) {
     (*to).tcp_state = u32::from(read::<u8>(sk, SK_STATE.load()));
     (*to).at_us = at_us;
     totals(tp, to);
@@ -49,8 +65,6 @@ pub unsafe fn take(sk: *const u8, tp: *const u8, to: *mut Snapshot, at_us: u64) 
     (*to).chrono_start = read(tp, TP_CHRONO_START.load());
     (*to).chrono_stat = read(tp, TP_CHRONO_STAT.load());
     (*to).jiffies = bpf_jiffies64() as u32;
-    compiler_fence(Ordering::SeqCst);
-    (&raw mut (*to).sequence).write_volatile(sequence.wrapping_add(2));
 }
 
 #[inline(always)]
@@ -71,19 +85,49 @@ unsafe fn totals(tp: *const u8, to: *mut Snapshot) {
     (*to).snd_nxt = read(tp, TP_SND_NXT.load());
 }
 
-/// Copies without the socket's lock. A socket that moves while it is read is left to its own events, which are fresh then.
+/// Copies into `swept` without the socket's lock, unless somebody else does so at this moment: the sweep and the first data of two threads
+/// may come at once.
 #[inline(always)]
-pub unsafe fn take_unlocked(sk: *const u8, tp: *const u8, to: *mut Snapshot) {
-    let una_before: u32 = read(tp, TP_SND_UNA.load());
-    let acked_before: u64 = read(tp, TP_BYTES_ACKED.load());
-    let write_before: u32 = read(tp, TP_WRITE_SEQ.load());
-    take(sk, tp, to, bpf_ktime_get_ns() / 1000);
-    compiler_fence(Ordering::SeqCst);
-    let una_after: u32 = read(tp, TP_SND_UNA.load());
-    let acked_after: u64 = read(tp, TP_BYTES_ACKED.load());
-    if una_before != una_after || acked_before != acked_after || write_before != (*to).write_seq {
-        (*to).at_us = 0;
+pub unsafe fn take_claimed(sk: *const u8, tp: *const u8, flow: *mut Flow, at_us: u64) {
+    if order::claim(&raw mut (*flow).swept_claims) {
+        take(sk, tp, &raw mut (*flow).swept, at_us);
+        order::give_up(&raw mut (*flow).swept_claims);
+    } else {
+        bump(Counter::SnapshotRaced);
     }
+}
+
+/// The same by the sweep. A socket that moves meanwhile is left to its own events, which are fresh then: what was swept before stays.
+#[inline(always)]
+pub unsafe fn take_unlocked(sk: *const u8, tp: *const u8, flow: *mut Flow) {
+    if !order::claim(&raw mut (*flow).swept_claims) {
+        bump(Counter::SnapshotRaced);
+        return;
+    }
+    let before = moving(tp);
+    let mut seen = Snapshot::default();
+    fill(sk, tp, &raw mut seen, bpf_ktime_get_ns() / 1000);
+    compiler_fence(Ordering::SeqCst);
+    if before == moving(tp) {
+        let to = &raw mut (*flow).swept;
+        let sequence = begin(to);
+        seen.sequence = (*to).sequence;
+        *to = seen;
+        order::set(&raw mut (*to).sequence, sequence);
+    } else {
+        bump(Counter::SnapshotRaced);
+    }
+    order::give_up(&raw mut (*flow).swept_claims);
+}
+
+/// What moves with each segment and each write.
+#[inline(always)]
+unsafe fn moving(tp: *const u8) -> [u64; 3] {
+    [
+        read::<u32>(tp, TP_SND_UNA.load()).into(),
+        read(tp, TP_BYTES_ACKED.load()),
+        read::<u32>(tp, TP_WRITE_SEQ.load()).into(),
+    ]
 }
 
 /// Adds what is new since the last event to the totals of flows without a slot. Runs under the socket's lock.
@@ -97,7 +141,7 @@ pub unsafe fn count_overflow(sk: *const u8, tp: *const u8, tag: &mut FlowTag) {
         tag.flags |= super::opener(&now, tag.flags);
     }
     let payload = now.payload(tag.flags);
-    let Some(process) = PROCESSES.get_ptr_mut(tag.process) else { return };
+    let Some(process) = super::owner(tag).record() else { return };
     let totals = [
         payload.queued,
         payload.delivered,

@@ -95,6 +95,8 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
         address
     );
     let options = Options {
+        crowd: (config.limits.max_flows / 8) as usize,
+        strangers: (config.limits.max_flows / 16) as usize,
         max_finished: config.limits.max_finished as usize,
         history: config.limits.history_seconds as usize,
         mode: config.mode,

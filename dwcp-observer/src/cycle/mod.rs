@@ -42,7 +42,7 @@ use crate::{
         look::{Actions, Observation},
         quantiles::exposition,
         record::ThreadRole,
-        registry::Registry,
+        registry::{self, Registry},
     },
     phase::{self, MarkReading, TextReading},
     process::{self, Scanner, host::HostSampler},
@@ -295,7 +295,8 @@ impl Cycle {
     fn look(&mut self, tick: bool) {
         let begun = Instant::now();
         let watched: BTreeSet<u32> = self.registry.watched_pids();
-        if !watched.is_empty() || (tick && self.number.is_multiple_of(IDLE_SWEEP_EVERY)) {
+        let due = self.number.is_multiple_of(IDLE_SWEEP_EVERY) || self.kernel.processes_are_full();
+        if !watched.is_empty() || (tick && due) {
             self.kernel.sweep_tasks();
         }
         // Between two ticks the events of the sockets are enough.
@@ -307,9 +308,16 @@ impl Cycle {
                 self.kernel.sweep_sockets(Some(pid));
             }
         }
-        let observation = self.observe(tick);
-        let actions = self.registry.step(&observation, &mut Live(&mut self.kernel));
+        let mut observation = self.observe(tick);
+        let mut actions = self.registry.step(&observation, &mut Live(&mut self.kernel));
         self.act(&actions);
+        if !actions.adopt.is_empty() {
+            // What they were adopted for is theirs now, and may be over before the next look.
+            observation = self.observe(false);
+            actions = self.registry.step(&observation, &mut Live(&mut self.kernel));
+            self.act(&actions);
+        }
+        observation.tick = tick;
         if tick {
             self.host_usage = Some(self.host.sample());
             self.kernel_status = self.kernel_status();
@@ -325,13 +333,15 @@ impl Cycle {
         let clock = self.kernel.clock();
         let processes = self.kernel.processes();
         let mut flows = self.kernel.flows(clock);
+        let boot_offset_ns =
+            clock_ns(libc::CLOCK_BOOTTIME).saturating_sub(clock_ns(libc::CLOCK_MONOTONIC));
+        registry::find_owners(&mut flows, &processes, boot_offset_ns);
         let memory = self.look_at_rdma(clock.monotonic_ns, &processes, &mut flows);
         let offset_ns = i128::from(clock_ns(libc::CLOCK_REALTIME))
             - i128::from(clock_ns(libc::CLOCK_MONOTONIC));
         Observation {
             now_ns: clock.monotonic_ns,
-            boot_offset_ns: clock_ns(libc::CLOCK_BOOTTIME)
-                .saturating_sub(clock_ns(libc::CLOCK_MONOTONIC)),
+            boot_offset_ns,
             wall: WallClock { offset_ns, max_error_seconds: clock_error_seconds() },
             tick,
             flows,
@@ -369,6 +379,7 @@ impl Cycle {
             release_flows,
             release_threads,
             release_processes,
+            adopt,
             release_taps,
             roles,
         } = actions;
@@ -389,6 +400,10 @@ impl Cycle {
         }
         for slot in release_processes {
             self.kernel.release_process(*slot);
+        }
+        for pid in adopt {
+            self.kernel.adopt(*pid, 0);
+            self.kernel.sweep_sockets(Some(*pid));
         }
         if watch.iter().any(|(_, on)| *on) {
             // Threads of a newly watched process get their records now, not at the next cycle.

@@ -10,6 +10,7 @@ use super::evidence::{Case, confidence};
 use super::facts::{FlowFacts, ProcessFacts};
 use super::flow::{has_moved, likely_role, mib, one_way, service_port, thread};
 use super::qemu;
+use super::rejection::Rejection;
 use super::rules::{CompiledRule, Kind, RuleSet, kind, other_program, thread_name};
 use super::table;
 use crate::migration::record::{Evidence, Role};
@@ -30,11 +31,15 @@ pub enum Decision {
     },
     /// It does not, and more of the same traffic will not change that.
     NotMigration {
+        /// Why, as a class.
+        class: Rejection,
         /// Why.
         reason: String,
     },
     /// Not known yet: to be asked again in the next cycle.
     Undecided {
+        /// What is missing, as a class.
+        class: Rejection,
         /// What is missing.
         reason: String,
     },
@@ -111,19 +116,20 @@ pub fn classify(
         return Decision::Migration { migrator, confidence, evidence: case.evidence, role_hint };
     }
     let refusal = if case.decided {
-        Refusal::Yet(format!(
+        let reason = format!(
             "confidence {confidence:.2} is below identify.min_confidence {:.2}",
             rules.min_confidence
-        ))
+        );
+        Refusal::Yet(Rejection::LowConfidence, reason)
     } else {
         refusal
     };
     match refusal {
-        Refusal::Never(reason) => Decision::NotMigration { reason },
-        Refusal::Yet(reason) if flow.closed => {
-            Decision::NotMigration { reason: format!("closed: {reason}") }
+        Refusal::Never(class, reason) => Decision::NotMigration { class, reason },
+        Refusal::Yet(class, reason) if flow.closed => {
+            Decision::NotMigration { class, reason: format!("closed: {reason}") }
         }
-        Refusal::Yet(reason) => Decision::Undecided { reason },
+        Refusal::Yet(class, reason) => Decision::Undecided { class, reason },
     }
 }
 
@@ -131,9 +137,9 @@ pub fn classify(
 #[derive(Debug)]
 pub(super) enum Refusal {
     /// It cannot become one.
-    Never(String),
+    Never(Rejection, String),
     /// It may become one.
-    Yet(String),
+    Yet(Rejection, String),
 }
 
 fn gather(
@@ -144,7 +150,7 @@ fn gather(
     context: &Context<'_>,
     case: &mut Case,
 ) -> (String, Refusal) {
-    let no_data = || Refusal::Yet("no data has moved".to_owned());
+    let no_data = || Refusal::Yet(Rejection::NoData, "no data has moved".to_owned());
     if let Some(rule) = rules.user.iter().find(|rule| rule_matches(rule, process, flow)) {
         if has_moved(flow) {
             case.decide("config", describe(rule), rule.rule.confidence, None);
@@ -221,7 +227,8 @@ fn cloud_hypervisor(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -
     if let Some(role) = one_way(flow, BULK_BYTES) {
         case.decide("behaviour", bulk(flow, role), 0.6, Some(role));
     }
-    Refusal::Yet("little data, and no thread of a migration moves it".to_owned())
+    let reason = "little data, and no thread of a migration moves it";
+    Refusal::Yet(Rejection::LittleData, reason.to_owned())
 }
 
 fn criu(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refusal {
@@ -233,12 +240,13 @@ fn criu(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refusal {
         let detail = format!("process `{}` is CRIU: its TCP data is page images", process.comm);
         case.decide("comm", detail, 0.9, role);
     }
-    Refusal::Yet("no data has moved".to_owned())
+    Refusal::Yet(Rejection::NoData, "no data has moved".to_owned())
 }
 
 fn dwcp(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refusal {
     if let Some((port, _)) = service_port(flow, |port| DWCP_OTHER_PORTS.contains(&port)) {
-        return Refusal::Never(format!("port {port} of a DWCP daemon carries no guest"));
+        let reason = format!("port {port} of a DWCP daemon carries no guest");
+        return Refusal::Never(Rejection::Service, reason);
     }
     case.support("comm", format!("process `{}` is a DWCP daemon", process.comm), 0.3);
     let data = |port| is_migration_port(port) || DWCP_DATA_PORTS.contains(&port);
@@ -250,13 +258,14 @@ fn dwcp(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refusal {
     if let Some(role) = one_way(flow, DWCP_BULK_BYTES) {
         case.decide("behaviour", bulk(flow, role), 0.5, Some(role));
     }
-    Refusal::Yet("little data on a port that DWCP does not use for guests".to_owned())
+    let reason = "little data on a port that DWCP does not use for guests";
+    Refusal::Yet(Rejection::LittleData, reason.to_owned())
 }
 
 /// A process of no known kind.
 fn by_port(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refusal {
     if let Some(name) = other_program(process) {
-        return Refusal::Never(format!("`{name}` does not move guests"));
+        return Refusal::Never(Rejection::OtherProgram, format!("`{name}` does not move guests"));
     }
     if let Some((port, calls)) = service_port(flow, |port| port == table::DWCP_PORT) {
         // DWCP dials the destination and sends.
@@ -265,17 +274,19 @@ fn by_port(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refusal
             case.support("port", format!("port {port} is DWCP's"), 0.3);
             case.decide("behaviour", bulk(flow, sender), 0.4, Some(sender));
         }
-        return Refusal::Yet(format!("port {port}, but not {} from the caller", mib(BULK_BYTES)));
+        let reason = format!("port {port}, but not {} from the caller", mib(BULK_BYTES));
+        return Refusal::Yet(Rejection::LittleData, reason);
     }
     if flow.send_tid == 0 && flow.recv_tid == 0 {
         // A manager may pass the connection on to the migrator.
-        return Refusal::Yet("no data has moved".to_owned());
+        return Refusal::Yet(Rejection::NoData, "no data has moved".to_owned());
     }
-    Refusal::Never(format!(
+    let reason = format!(
         "`{}` is no known migrator, and ports {} are in use for anything",
         process.comm,
         table::MIGRATION_PORTS
-    ))
+    );
+    Refusal::Never(Rejection::UnknownProgram, reason)
 }
 
 /// Whether a port is DWCP's or in the range of libvirt.

@@ -23,6 +23,24 @@ pub struct ProcessFacts {
     pub started_boottime_ns: u64,
 }
 
+/// `/proc` cuts start times to clock ticks (10 ms), ns.
+const START_SLACK_NS: u64 = 20_000_000;
+
+impl ProcessFacts {
+    /// Whether these are facts of the process that started at this moment (`task_struct.start_boottime`, `CLOCK_BOOTTIME` ns): its id may be
+    /// another one's by now.
+    #[must_use]
+    pub const fn is_process(&self, start_boottime_ns: u64) -> bool {
+        self.started_boottime_ns.abs_diff(start_boottime_ns) <= START_SLACK_NS
+    }
+
+    /// Whether it had started by then, `CLOCK_BOOTTIME` ns: who did something at that moment under its id was no other.
+    #[must_use]
+    pub const fn was_there(&self, at_boottime_ns: u64) -> bool {
+        self.started_boottime_ns <= at_boottime_ns.saturating_add(START_SLACK_NS)
+    }
+}
+
 /// A thread of such a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ThreadFacts {

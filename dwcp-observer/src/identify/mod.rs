@@ -8,6 +8,7 @@ pub mod mode;
 mod pattern;
 mod qemu;
 pub(crate) mod qemu_cmdline;
+pub mod rejection;
 pub mod roles;
 pub mod rules;
 mod table;

@@ -10,6 +10,7 @@ use super::facts::{FlowFacts, ProcessFacts};
 use super::flow::{DIRECTION_BYTES, mib, one_way, service_port, thread};
 use super::pattern::glob;
 use super::qemu_cmdline::{Incoming, incoming, service_on_cmdline};
+use super::rejection::Rejection;
 use super::table::MIGRATION_PORTS;
 use crate::migration::record::Role;
 
@@ -92,10 +93,10 @@ pub(super) fn gather(
     by_thread_name(case, process, flow);
     by_sibling(case, flow, context.siblings);
     if case.decided {
-        return Refusal::Yet(String::new());
+        return Refusal::Yet(Rejection::NoSign, String::new());
     }
     if let Some(reason) = service(process, flow) {
-        return Refusal::Never(reason);
+        return Refusal::Never(Rejection::Service, reason);
     }
     let incoming = if context.incoming_done { None } else { incoming(&process.cmdline) };
     // With `-incoming`, what was not seen to call was called.
@@ -131,11 +132,12 @@ fn queue_pair(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refu
         ["pvrdma", "gluster"].into_iter().find(|name| argument.contains(name))
     });
     if let Some(other) = other {
-        return Refusal::Never(format!("queue pairs of a QEMU with {other} may be its own"));
+        let reason = format!("queue pairs of a QEMU with {other} may be its own");
+        return Refusal::Never(Rejection::QueuePair, reason);
     }
     let role = flow.active_open.map(|calls| if calls { Role::Source } else { Role::Destination });
     case.decide("rdma", "QEMU connected a queue pair".to_owned(), 0.9, role);
-    Refusal::Yet(String::new())
+    Refusal::Yet(Rejection::NoSign, String::new())
 }
 
 /// Evidence about the process.
@@ -293,17 +295,19 @@ fn refusal(process: &ProcessFacts, flow: &FlowFacts, may_be_destination: bool) -
     let main_loop = |tid, bytes| bytes == 0 || tid == process.pid;
     let moved = flow.bytes_queued.max(flow.bytes_received);
     if moved == 0 {
-        return Refusal::Yet("no data has moved".to_owned());
+        return Refusal::Yet(Rejection::NoData, "no data has moved".to_owned());
     }
     if !may_be_destination
         && moved >= MAIN_LOOP_BYTES
         && main_loop(flow.send_tid, flow.bytes_queued)
         && main_loop(flow.recv_tid, flow.bytes_received)
     {
-        return Refusal::Never(format!(
+        let reason = format!(
             "QEMU's main loop moves it ({}), as it does for user networking, displays and disks",
             mib(moved)
-        ));
+        );
+        return Refusal::Never(Rejection::MainLoop, reason);
     }
-    Refusal::Yet("no migration thread, no migration port, no -incoming that explains it".to_owned())
+    let reason = "no migration thread, no migration port, no -incoming that explains it";
+    Refusal::Yet(Rejection::NoSign, reason.to_owned())
 }

@@ -200,7 +200,10 @@ pub(super) fn thread_name(comm: &str) -> Option<&'static table::ThreadName> {
 /// The last part of a path, without what the kernel adds when the file is gone.
 pub(super) fn file_name(path: &str) -> &str {
     let path = path.strip_suffix(" (deleted)").unwrap_or(path);
-    path.rsplit('/').next().unwrap_or(path)
+    let name = path.rsplit('/').next().unwrap_or(path);
+    // Nixpkgs' wrappers leave the program itself under this name.
+    let wrapped = name.strip_prefix('.').and_then(|name| name.strip_suffix("-wrapped"));
+    wrapped.unwrap_or(name)
 }
 
 fn comm_rules(user: &[CompiledRule]) -> Vec<CommRule> {

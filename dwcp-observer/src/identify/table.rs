@@ -47,8 +47,14 @@ pub(super) const PROCESSES: &[(&str, Kind)] = &[
     ("qemu-system-*", Kind::Qemu),
     ("qemu-kvm", Kind::Qemu),
     ("kvm", Kind::Qemu),
+    ("kvm-spice", Kind::Qemu),
     ("cloud-hypervisor", Kind::CloudHypervisor),
     ("criu", Kind::Criu),
+    // What the wrappers of Nixpkgs start: `.NAME-wrapped`, here cut to 15 bytes.
+    (".qemu-system-*", Kind::Qemu),
+    (".qemu-kvm-*", Kind::Qemu),
+    (".cloud-hypervisor*", Kind::CloudHypervisor),
+    (".criu-wrapped", Kind::Criu),
     // Not `dwcp*`: `dwcp-observer` and `dwcp-ctl` move no guests.
     ("dwcp", Kind::Dwcp),
     ("dwcpd", Kind::Dwcp),
@@ -60,6 +66,7 @@ pub(super) const PROCESSES: &[(&str, Kind)] = &[
 pub(super) const EXECUTABLES: &[(&str, Kind)] = &[
     ("qemu-system-*", Kind::Qemu),
     ("qemu-kvm", Kind::Qemu),
+    ("kvm-spice", Kind::Qemu),
     ("cloud-hypervisor", Kind::CloudHypervisor),
     ("criu", Kind::Criu),
     ("dwcpd", Kind::Dwcp),

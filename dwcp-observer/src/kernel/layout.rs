@@ -76,6 +76,10 @@ const FIELDS: &[Wanted] = wanted! {
     TASK_EXIT_CODE: task_struct, "exit_code";
     TASK_ON_CPU: task_struct, "on_cpu";
     TASK_STACK: task_struct, "stack";
+    TASK_SIGNAL: task_struct, "signal";
+    SIGNAL_LIVE: signal_struct, "live";
+    SIGNAL_FLAGS: signal_struct, "flags";
+    SIGNAL_EXIT_CODE: signal_struct, "group_exit_code";
     SOCKET_SK: socket, "sk";
     FILE_INODE: file, "f_inode";
     FILE_DATA: file, "private_data";

@@ -21,6 +21,7 @@ use super::{
     maps::MapError,
     prealloc,
     refusal::{self, brief, is_absent},
+    slots::{flow_pools, flow_slots},
 };
 use crate::{
     phase::{self, prober::Programs, reader},
@@ -274,21 +275,25 @@ impl System {
 pub fn open(object: Object, options: &LoadOptions, system: &System) -> Result<Ebpf, LoadError> {
     let log_level = u8::from(options.log_lifecycle) * aya_log_debug_level();
     let mut loader = EbpfLoader::new();
+    let flows = flow_slots(options.max_flows);
     loader
         .btf(Some(&system.btf))
         .allow_unsupported_maps()
         .override_global("AYA_LOG_LEVEL", &log_level, true)
-        .map_max_entries("FLOWS", options.max_flows)
-        .map_max_entries("FLOW_FREE", options.max_flows)
-        .map_max_entries("FLOW_RTT", options.max_flows)
+        .map_max_entries("FLOWS", flows)
+        .map_max_entries("FLOW_RTT", flows);
+    for (stack, slots) in flow_pools(flows) {
+        loader.map_max_entries(stack, slots.len() as u32);
+    }
+    loader
         .map_max_entries("THREAD_WAITS", options.max_threads)
         .map_max_entries("THREADS", options.max_threads)
         .map_max_entries("THREAD_FREE", options.max_threads)
         .map_max_entries("PROCESSES", options.max_processes)
         .map_max_entries("PROCESS_FREE", options.max_processes);
     if object == Object::Probed {
-        // Room for overflowing flows, and for threads of processes that are not watched.
-        loader.map_max_entries("FLOW_HASH", options.max_flows.saturating_mul(4));
+        // Room for flows that overflow or were given up, and for threads of processes that are not watched.
+        loader.map_max_entries("FLOW_HASH", flows.saturating_mul(4));
         loader.map_max_entries("TASK_HASH", options.max_threads.saturating_mul(4));
     }
     for (name, value) in system.globals.of(object) {

@@ -142,10 +142,24 @@ impl Kernel {
     }
 
     /// Adopts processes by name or by [`Self::adopt`], new threads of known ones, and refreshes all thread totals.
+    /// Ends those that are gone unseen.
     pub fn sweep_tasks(&mut self) {
-        if let Err(error) = self.run("sweep_tasks", None) {
-            log::warn!("task sweep failed: {error}");
+        let expected = self.begin_sweep();
+        match self.run("sweep_tasks", None) {
+            Err(error) => log::warn!("task sweep failed: {error}"),
+            Ok(()) => {
+                if let Some(expected) = expected {
+                    self.end_sweep(&expected);
+                }
+            }
         }
+    }
+
+    /// Whether all process slots are taken: then a sweep finds those that wait for one.
+    #[must_use]
+    pub fn processes_are_full(&self) -> bool {
+        let (used, capacity) = self.maps.processes.usage(0..1);
+        used >= capacity
     }
 
     /// Reads the sockets of one process, or of all, without waiting for a packet.

@@ -7,7 +7,7 @@ use aya::{
     maps::{Array, HashMap, MapData, PerCpuArray},
 };
 use dwcp_observer_ebpf::{
-    LEVEL_FLOWS, LEVEL_PROCESSES, LEVEL_THREADS, SLOT_CLOSED, SLOT_FREE,
+    LEVEL_FLOWS, LEVEL_PROCESSES, LEVEL_THREADS, SLOT_CLOSED, SLOT_FREE, SLOT_LIVE, SLOT_LOST,
     counters::{Counter, CounterBank},
     hist::{Hist, HostHist, RTT_BUCKETS, RUNQ_BUCKETS},
     netdev::{Tap, TapKey},
@@ -19,7 +19,7 @@ use dwcp_observer_ebpf::{
 use super::{
     Kernel, clock_ns,
     maps::{MapError, borrow, mapped, pod, take},
-    slots::{Levels, Slots},
+    slots::{Levels, Slots, flow_pools, next_epoch},
     sys::{Mapped, peek, poke},
 };
 use crate::{
@@ -74,6 +74,8 @@ pub(super) struct Maps {
     threads: Slots<Thread>,
     pub(super) processes: Slots<Process>,
     levels: Mapped<Levels>,
+    /// Flows that were left out of a look because they were written all the while.
+    torn: u64,
     counters: PerCpuArray<MapData, PodBank>,
     histograms: PerCpuArray<MapData, PodHist>,
     flow_rtt: Array<MapData, PodRtt>,
@@ -98,9 +100,14 @@ impl Maps {
         let mut bitmap: Array<&mut MapData, PodPorts> = borrow(ebpf, "PORTS")?;
         bitmap.set(0, PodPorts(*ports), 0).map_err(|error| MapError::new("PORTS", error))?;
         Ok(Self {
-            flows: Slots::new(ebpf, "FLOWS", "FLOW_FREE", LEVEL_FLOWS, 0)?,
-            threads: Slots::new(ebpf, "THREADS", "THREAD_FREE", LEVEL_THREADS, 0)?,
-            processes: Slots::new(ebpf, "PROCESSES", "PROCESS_FREE", LEVEL_PROCESSES, 1)?,
+            flows: Slots::new(ebpf, "FLOWS", LEVEL_FLOWS, flow_pools)?,
+            threads: Slots::new(ebpf, "THREADS", LEVEL_THREADS, |slots| {
+                vec![("THREAD_FREE", 0..slots)]
+            })?,
+            processes: Slots::new(ebpf, "PROCESSES", LEVEL_PROCESSES, |slots| {
+                vec![("PROCESS_FREE", 1..slots)]
+            })?,
+            torn: 0,
             levels: mapped(ebpf, "LEVEL", 1)?,
             counters: take(ebpf, "COUNTERS")?,
             histograms: take(ebpf, "HOST_HIST")?,
@@ -124,15 +131,25 @@ impl Kernel {
     /// All flows that hold a slot.
     #[must_use]
     pub fn flows(&mut self, clock: Clock) -> Vec<FlowReading> {
-        let mut readings = Vec::with_capacity(self.maps.flows.used as usize);
+        let mut readings = Vec::with_capacity(self.maps.flows.used() as usize);
         let congestion = self.congestion;
+        let (mut lost, mut torn) = (Vec::new(), 0);
+        self.maps.flows.give_back_again();
         self.maps.flows.visit(&self.maps.levels, |slot, record| {
-            let used = peek!(record, state) != SLOT_FREE;
-            if used {
-                readings.push(tcp::read(slot, record, clock, congestion));
+            match peek!(record, state) {
+                SLOT_FREE => return false,
+                SLOT_LOST => lost.push(slot),
+                _ => match tcp::read(slot, record, clock, congestion) {
+                    Some(reading) => readings.push(reading),
+                    None => torn += 1,
+                },
             }
-            used
+            true
         });
+        self.maps.torn += torn;
+        for slot in lost {
+            self.release_flow(slot);
+        }
         readings
     }
 
@@ -160,7 +177,8 @@ impl Kernel {
     /// All threads that hold a slot.
     #[must_use]
     pub fn threads(&mut self) -> Vec<ThreadReading> {
-        let mut readings = Vec::with_capacity(self.maps.threads.used as usize);
+        let mut readings = Vec::with_capacity(self.maps.threads.used() as usize);
+        self.maps.threads.give_back_again();
         self.maps.threads.visit(&self.maps.levels, |slot, record| {
             let used = peek!(record, state) != SLOT_FREE;
             if used {
@@ -202,15 +220,55 @@ impl Kernel {
     /// All processes that hold a slot, and slot 0, the overflow.
     #[must_use]
     pub fn processes(&mut self) -> Vec<ProcessReading> {
-        let mut readings = Vec::with_capacity(self.maps.processes.used as usize + 1);
+        let mut readings = Vec::with_capacity(self.maps.processes.used() as usize + 1);
+        let mut lost = Vec::new();
+        self.maps.processes.give_back_again();
+        if let Some(record) = self.maps.processes.slot(0) {
+            readings.push(read_process(0, record));
+        }
         self.maps.processes.visit(&self.maps.levels, |slot, record| {
-            let used = peek!(record, state) != SLOT_FREE;
-            if used || slot == 0 {
-                readings.push(read_process(slot, record));
+            match peek!(record, state) {
+                SLOT_FREE => return false,
+                SLOT_LOST => lost.push(slot),
+                _ => readings.push(read_process(slot, record)),
             }
-            used
+            true
         });
+        for slot in lost {
+            self.free_process(slot);
+        }
         readings
+    }
+
+    /// Begins a task sweep: the number that it leaves with each process that it meets, and the processes that it should meet.
+    pub(super) fn begin_sweep(&mut self) -> Option<Expected> {
+        let mut living = Vec::new();
+        self.maps.processes.visit(&self.maps.levels, |slot, record| {
+            if peek!(record, state) == SLOT_LIVE {
+                living.push((slot, peek!(record, generation)));
+            }
+            peek!(record, state) != SLOT_FREE
+        });
+        let epoch = next_epoch(&self.maps.levels)?;
+        Some(Expected { epoch, living })
+    }
+
+    /// Ends the records of processes that the sweep before this one was the last to meet: nobody told of their end. Two in a row, since a thread
+    /// that takes its leader's place by `execve` changes its own.
+    pub(super) fn end_sweep(&mut self, expected: &Expected) {
+        let now = clock_ns(libc::CLOCK_MONOTONIC);
+        for &(slot, generation) in &expected.living {
+            let Some(record) = self.maps.processes.slot(slot) else { continue };
+            let unseen = expected.epoch.wrapping_sub(peek!(record, seen));
+            if unseen >= 2
+                && peek!(record, generation) == generation
+                && peek!(record, state) == SLOT_LIVE
+            {
+                log::info!("process {} is gone, and its end was not seen", peek!(record, tgid));
+                poke!(record, exited_ns, now);
+                poke!(record, state, SLOT_CLOSED);
+            }
+        }
     }
 
     /// Watches the packets of a tap device, from now on.
@@ -232,14 +290,18 @@ impl Kernel {
             log::debug!("{}: {error}", netdev::name_of(&key));
         }
     }
-    /// Frees the slot of a process that is gone.
+    /// Frees the slot of a process that is gone, or of one without a rule whose migration is over.
     pub fn release_process(&mut self, slot: u32) {
-        if slot == 0 {
-            return;
-        }
         if let Some(record) = self.maps.processes.slot(slot)
-            && peek!(record, state) == SLOT_CLOSED
+            && slot != 0
+            && peek!(record, state) != SLOT_FREE
         {
+            self.free_process(slot);
+        }
+    }
+
+    fn free_process(&mut self, slot: u32) {
+        if let Some(record) = self.maps.processes.slot(slot) {
             let generation = peek!(record, generation);
             poke!(record, generation, generation.wrapping_add(1));
             poke!(record, state, SLOT_FREE);
@@ -252,18 +314,16 @@ impl Kernel {
     pub fn losses(&self) -> Vec<(&'static str, u64)> {
         let banks = self.maps.counters.get(&0, 0).ok();
         let executables = self.phases.iter().flat_map(Attacher::losses);
-        Counter::ALL
-            .iter()
-            .map(|counter| {
-                let sum = banks
-                    .iter()
-                    .flat_map(|banks| banks.iter())
-                    .map(|bank| bank.0.values[*counter as usize])
-                    .sum();
-                (counter.label(), sum)
-            })
-            .chain(executables)
-            .collect()
+        let torn = ("snapshots:torn", self.maps.torn);
+        let counted = Counter::ALL.iter().map(|counter| {
+            let sum = banks
+                .iter()
+                .flat_map(|banks| banks.iter())
+                .map(|bank| bank.0.values[*counter as usize])
+                .sum();
+            (counter.label(), sum)
+        });
+        counted.chain(executables).chain([torn]).collect()
     }
 
     /// One host-wide histogram, summed over CPUs.
@@ -289,12 +349,21 @@ impl Kernel {
     #[must_use]
     pub fn map_use(&self) -> Vec<MapUse> {
         let Maps { flows, threads, processes, .. } = &self.maps;
+        let of = |map, (used, capacity)| MapUse { map, used, capacity };
         vec![
-            MapUse { map: "flows", used: flows.used, capacity: flows.len() },
-            MapUse { map: "threads", used: threads.used, capacity: threads.len() },
-            MapUse { map: "processes", used: processes.used, capacity: processes.len() - 1 },
+            of("flows", flows.usage(0..2)),
+            of("flows_by_port", flows.usage(2..3)),
+            of("threads", threads.usage(0..1)),
+            of("processes", processes.usage(0..1)),
         ]
     }
+}
+
+/// What a task sweep should meet.
+pub(super) struct Expected {
+    epoch: u32,
+    /// Slots and generations of the processes that lived when it began.
+    living: Vec<(u32, u32)>,
 }
 
 /// Zeroes a histogram for the next user of its slot.

@@ -416,7 +416,7 @@ fn kernel(kernel: &KernelStatus, families: &mut Vec<MetricFamily>) {
 fn rejected_flows(totals: &Totals, families: &mut Vec<MetricFamily>) {
     let mut family = Family::new(&table::REJECTED_FLOWS);
     for (reason, count) in &totals.rejected_flows {
-        family.add(&[reason], *count as f64);
+        family.add(&[reason.as_str()], *count as f64);
     }
     family.finish(families);
 }

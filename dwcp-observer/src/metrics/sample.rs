@@ -13,6 +13,7 @@ use super::{DURATION_BUCKETS, HttpCounts, ProcessUsage};
 use crate::{
     anomaly::feed::Feed,
     history,
+    identify::rejection::Rejection,
     ledger::{Ledger, Second},
     migration::{
         blackout::Method,
@@ -331,7 +332,7 @@ fn totals() -> Totals {
             ((Role::Destination, datacenter), received),
         ]),
         errors: BTreeMap::from([(ErrorType::ConnectionReset, 2), (ErrorType::ProcessDied, 1)]),
-        rejected_flows: BTreeMap::from([("web server".to_owned(), 7)]),
+        rejected_flows: BTreeMap::from([(Rejection::OtherProgram, 7)]),
     }
 }
 

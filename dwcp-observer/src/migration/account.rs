@@ -432,13 +432,3 @@ fn vcpu_time_after_end(end: &EndState) -> Option<f64> {
         .collect();
     (!times.is_empty()).then(|| times.iter().sum::<u64>() as f64 / 1e9)
 }
-
-/// The class of a reason, for a label of bounded cardinality: its words without names, numbers and quotes.
-#[must_use]
-pub fn reason_class(reason: &str) -> String {
-    let reason = reason.strip_prefix("closed: ").unwrap_or(reason);
-    let words = reason
-        .split_whitespace()
-        .filter(|word| !word.contains(|c: char| c.is_ascii_digit() || c == '`'));
-    words.take(8).collect::<Vec<_>>().join(" ")
-}

@@ -90,6 +90,8 @@ pub struct Actions {
     pub release_threads: Vec<u32>,
     /// Process slots to free.
     pub release_processes: Vec<u32>,
+    /// Processes to be given a slot, by id: a flow of theirs is a migration.
+    pub adopt: Vec<u32>,
     /// Tap devices to watch no longer.
     pub release_taps: Vec<TapKey>,
     /// Roles found out by behaviour: thread slot and role number.
@@ -99,6 +101,10 @@ pub struct Actions {
 /// Bounds and thresholds.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Flows of one process about which nothing is known, beyond which the oldest are given up.
+    pub crowd: usize,
+    /// The same of all flows on migration ports whose process is not recognised.
+    pub strangers: usize,
     /// Finished records that are kept.
     pub max_finished: usize,
     /// Samples of history per migration.

@@ -35,7 +35,8 @@ pub fn vm_from_cmdline(cmdline: &[String]) -> Vm {
             _ => continue,
         }
     }
-    vm.uuid = vm.uuid.or(smbios_uuid).map(|uuid| uuid.to_lowercase());
+    vm.name = vm.name.as_deref().map(bounded);
+    vm.uuid = vm.uuid.or(smbios_uuid).map(|uuid| bounded(&uuid.to_lowercase()));
     if vm.memory_bytes.is_none() {
         vm.memory_bytes = backends
             .iter()
@@ -43,6 +44,21 @@ pub fn vm_from_cmdline(cmdline: &[String]) -> Vm {
             .and_then(|(_, size)| *size);
     }
     vm
+}
+
+/// Bytes of a name or a UUID that are kept: they are labels of metrics, and whoever starts a machine may choose them.
+const MAX_NAME: usize = 128;
+
+/// The first [`MAX_NAME`] bytes, of whole characters; an ellipsis says that there were more.
+fn bounded(name: &str) -> String {
+    if name.len() <= MAX_NAME {
+        return name.to_owned();
+    }
+    let mut end = MAX_NAME - '…'.len_utf8();
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &name[..end])
 }
 
 /// The name of an option without its dashes, and its value where it follows `=` (`--memory=size=4G`).
@@ -180,6 +196,19 @@ mod tests {
         ] {
             assert_eq!(vm(line).name.as_deref(), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        for (character, kept) in [("x", 125), ("é", 62), ("\u{1F600}", 31)] {
+            let long = character.repeat(64 << 10);
+            let found = vm(&format!("qemu -name {long} -uuid {long}"));
+            let expected = format!("{}…", character.repeat(kept));
+            assert_eq!(found.name.as_deref(), Some(expected.as_str()));
+            assert!(found.uuid.is_some_and(|uuid| uuid.len() <= MAX_NAME));
+        }
+        let fits = "x".repeat(MAX_NAME);
+        assert_eq!(vm(&format!("qemu -name {fits}")).name, Some(fits));
     }
 
     #[test]

@@ -173,14 +173,20 @@ impl FlowReading {
     }
 }
 
-/// Reads a flow; `congestion`: changes of the congestion state are seen.
+/// Reads a flow; `congestion`: changes of the congestion state are seen. `None` when both of its snapshots were written all the while: what
+/// was read before holds until the next look.
 #[must_use]
-pub fn read(slot: u32, record: NonNull<Flow>, clock: Clock, congestion: bool) -> FlowReading {
+pub fn read(
+    slot: u32,
+    record: NonNull<Flow>,
+    clock: Clock,
+    congestion: bool,
+) -> Option<FlowReading> {
     let closed = peek!(record, state) == SLOT_CLOSED;
     fence(Ordering::Acquire);
     let event = consistent(|| peek!(record, event));
     let swept = consistent(|| peek!(record, swept));
-    let snapshot = if closed { event } else { fresher(event, swept) };
+    let snapshot = if closed { event? } else { fresher(event, swept)? };
     let mut flags = peek!(record, flags);
     if flags & (FLOW_ACTIVE_OPEN | FLOW_PASSIVE_OPEN) == 0 {
         flags |= match snapshot.opened_actively(flags) {
@@ -197,7 +203,7 @@ pub fn read(slot: u32, record: NonNull<Flow>, clock: Clock, congestion: bool) ->
         *current +=
             clock.monotonic_ns.saturating_sub(if ca_since == 0 { tagged_ns } else { ca_since });
     }
-    FlowReading {
+    Some(FlowReading {
         slot,
         generation: peek!(record, generation),
         process: peek!(record, process),
@@ -223,7 +229,7 @@ pub fn read(slot: u32, record: NonNull<Flow>, clock: Clock, congestion: bool) ->
         snapshot,
         closed,
         queue_pair: None,
-    }
+    })
 }
 
 /// Makes a record ready for its next flow: all zero but the generation, which moves on.
@@ -231,23 +237,27 @@ pub fn reset(record: NonNull<Flow>) {
     renew!(record, Flow);
 }
 
-/// Reads again while the kernel side was writing.
-fn consistent(read: impl Fn() -> Snapshot) -> Snapshot {
-    let mut snapshot = read();
+/// Reads again while the kernel side was writing; `None` when it never was at rest.
+fn consistent(read: impl Fn() -> Snapshot) -> Option<Snapshot> {
+    let mut before = read();
     for _ in 0..64 {
+        // Loads of the copy that follows are not served before those of the copy before.
         fence(Ordering::Acquire);
-        let again = read();
-        if snapshot.sequence.is_multiple_of(2) && snapshot.sequence == again.sequence {
-            break;
+        let after = read();
+        if before.sequence.is_multiple_of(2) && before.sequence == after.sequence {
+            return Some(before);
         }
-        snapshot = again;
+        before = after;
     }
-    snapshot
+    None
 }
 
-/// The event's snapshot is the state before its packet, the sweep's that of its own moment; a sweep that raced says 0.
-fn fresher(event: Snapshot, swept: Snapshot) -> Snapshot {
-    if swept.at_us >= event.at_us { swept } else { event }
+/// The event's snapshot is the state before its packet, the sweep's that of its own moment.
+fn fresher(event: Option<Snapshot>, swept: Option<Snapshot>) -> Option<Snapshot> {
+    match (event, swept) {
+        (Some(event), Some(swept)) if swept.at_us < event.at_us => Some(event),
+        (event, swept) => swept.or(event),
+    }
 }
 
 /// `tcp_get_info_chrono_stats`: the running chronograph counts until now, busy is the sum of all three.
@@ -258,6 +268,7 @@ fn chrono_seconds(snapshot: &Snapshot, running: Option<Clock>, jiffy_ns: u64) ->
         *current += u64::from(snapshot.jiffies.wrapping_sub(snapshot.chrono_start));
         if let Some(clock) = running
             && jiffy_ns != 0
+            && snapshot.at_us != 0
         {
             *current += clock.monotonic_ns.saturating_sub(snapshot.at_us * 1000) / jiffy_ns;
         }
@@ -292,5 +303,51 @@ pub const fn state_name(state: u32) -> &'static str {
         11 => "CLOSING",
         12 => "NEW_SYN_RECV",
         _ => "UNKNOWN",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn at(at_us: u64) -> Snapshot {
+        Snapshot { at_us, ..Snapshot::default() }
+    }
+
+    #[test]
+    fn a_copy_that_was_torn_each_time_is_none() {
+        let reads = Cell::new(0);
+        let torn = consistent(|| {
+            reads.set(reads.get() + 1);
+            Snapshot { sequence: reads.get(), ..Snapshot::default() }
+        });
+        assert_eq!(torn, None);
+        assert_eq!(consistent(|| Snapshot { sequence: 7, ..at(1) }), None);
+        let ended = Cell::new(2);
+        let whole = consistent(|| {
+            ended.set(if ended.get() == 2 { 3 } else { 4 });
+            Snapshot { sequence: ended.get(), ..Snapshot::default() }
+        });
+        assert_eq!(whole.map(|whole| whole.sequence), Some(4));
+    }
+
+    #[test]
+    fn the_later_of_two_snapshots_counts_and_one_alone_is_enough() {
+        assert_eq!(fresher(Some(at(2)), Some(at(1))), Some(at(2)));
+        assert_eq!(fresher(Some(at(1)), Some(at(2))), Some(at(2)));
+        assert_eq!(fresher(None, Some(at(1))), Some(at(1)));
+        assert_eq!(fresher(Some(at(1)), None), Some(at(1)));
+        assert_eq!(fresher(None, None), None);
+    }
+
+    #[test]
+    fn a_chronograph_without_a_time_does_not_run_since_the_boot() {
+        let snapshot = Snapshot { chrono_type: 1, chrono_stat: [5, 0, 0], ..Snapshot::default() };
+        let clock = Clock { monotonic_ns: 1_000_000_000_000, jiffy_ns: 4_000_000 };
+        assert_eq!(chrono_seconds(&snapshot, Some(clock), 4_000_000), [0.02, 0.0, 0.0]);
+        let later = Snapshot { at_us: 999_000_000, ..snapshot };
+        assert_eq!(chrono_seconds(&later, Some(clock), 4_000_000), [1.02, 0.0, 0.0]);
     }
 }

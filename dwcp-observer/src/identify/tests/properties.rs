@@ -127,8 +127,8 @@ proptest! {
                     prop_assert!(!evidence.kind.is_empty() && !evidence.detail.is_empty());
                 }
             }
-            Decision::NotMigration { reason } => prop_assert!(!reason.is_empty()),
-            Decision::Undecided { reason } => {
+            Decision::NotMigration { reason, .. } => prop_assert!(!reason.is_empty()),
+            Decision::Undecided { reason, .. } => {
                 prop_assert!(!reason.is_empty());
                 prop_assert!(!flow.closed, "a closed flow is decided");
             }

@@ -170,7 +170,7 @@ fn a_high_threshold_asks_for_more() {
     let process = with_thread(qemu(""), WORKER, "qemu-system-x86", OPENED);
     let decision = configured(config, &process, &sent(calls(49152), WORKER, 4096));
     assert!(
-        matches!(&decision, Decision::Undecided { reason } if reason.contains("min_confidence")),
+        matches!(&decision, Decision::Undecided { reason, .. } if reason.contains("min_confidence")),
         "{decision:?}"
     );
 }

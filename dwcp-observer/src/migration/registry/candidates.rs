@@ -1,6 +1,6 @@
 //! Flows that are in no migration: whether they are one after all.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     super::{
@@ -12,7 +12,8 @@ use super::{
 use crate::{
     identify::{
         classify::{Context, Decision, OtherEnd, Sibling, classify},
-        facts::FlowFacts,
+        facts::{FlowFacts, ProcessFacts},
+        rejection::Rejection,
     },
     tcp::FlowReading,
 };
@@ -20,17 +21,30 @@ use crate::{
 /// Flows of a process that stand for all its migration flows when another one is judged.
 const MAX_SIBLINGS: usize = 8;
 
+/// Flows about which nothing is known are given up after so long where there are too many of them, ns: those of a recognised process, and
+/// those of strangers on migration ports.
+const CROWD_PATIENCE_NS: u64 = 60_000_000_000;
+const STRANGER_PATIENCE_NS: u64 = 10_000_000_000;
+/// Processes that are given a slot after one look, since each takes a sweep over all tasks, and how often the same one is tried.
+const MAX_ADOPTED: usize = 4;
+const ADOPT_EVERY_NS: u64 = 1_000_000_000;
+/// Processes without a slot that are looked up in `/proc` in one look, and for how long that holds.
+const MAX_ASKED: usize = 32;
+const FACTS_FOR_NS: u64 = 1_000_000_000;
+
 /// What is known of a flow that is in no migration.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Candidate {
-    /// Slot of its process.
+    /// Slot of its process; 0 where that is not recognised.
     pub(super) process: u32,
     /// Of the reading that was last judged.
     seen: (u64, u64, u32, u32, u32, bool),
     /// Final answer, unless its other end or a sibling says otherwise.
-    pub(super) rejected: Option<String>,
+    pub(super) rejected: Option<Rejection>,
     /// Last answer.
-    pub(super) waiting: Option<String>,
+    pub(super) waiting: Option<Rejection>,
+    /// When its process, which has no slot, was last asked to be given one: the flow is a migration. `CLOCK_MONOTONIC` ns.
+    pub(super) adopted_ns: Option<u64>,
 }
 
 impl Registry {
@@ -43,7 +57,7 @@ impl Registry {
     ) -> bool {
         let mut joined = false;
         for reading in &observation.flows {
-            if reading.process == 0 || self.index.member(key(reading)).is_some() {
+            if self.index.member(key(reading)).is_some() {
                 continue;
             }
             let payload = reading.payload;
@@ -60,9 +74,9 @@ impl Registry {
             if unchanged || candidate.rejected.is_some() {
                 continue;
             }
-            candidate.seen = seen;
             candidate.process = reading.process;
-            let decision = self.judge(reading, observation, world);
+            let Some(decision) = self.judge(reading, observation, world) else { continue };
+            self.candidates.entry(key(reading)).or_default().seen = seen;
             joined |= self.follow(reading, decision, observation, world, actions);
         }
         joined
@@ -82,10 +96,10 @@ impl Registry {
         for reading in &observation.flows {
             let related =
                 migrating.contains(&reading.process) || self.index.other_end(reading).is_some();
-            if reading.process == 0 || !related || self.index.member(key(reading)).is_some() {
+            if !related || self.index.member(key(reading)).is_some() {
                 continue;
             }
-            let decision = self.judge(reading, observation, world);
+            let Some(decision) = self.judge(reading, observation, world) else { continue };
             joined |= self.follow(reading, decision, observation, world, actions);
         }
         joined
@@ -101,6 +115,10 @@ impl Registry {
         actions: &mut Actions,
     ) -> bool {
         match decision {
+            Decision::Migration { .. } if reading.process == 0 => {
+                self.ask_for_process(reading, observation, actions);
+                false
+            }
             Decision::Migration { migrator, confidence, evidence, role_hint } => {
                 let place = self.place(reading, &migrator, observation);
                 self.join(place, reading, role_hint, world, actions);
@@ -114,32 +132,122 @@ impl Registry {
                 }
                 true
             }
-            Decision::NotMigration { reason } => {
-                self.candidates.entry(key(reading)).or_default().rejected = Some(reason);
+            Decision::NotMigration { class, reason } => {
+                log::trace!("{} to {}: no migration: {reason}", reading.local, reading.peer);
+                self.candidates.entry(key(reading)).or_default().rejected = Some(class);
                 false
             }
-            Decision::Undecided { reason } => {
-                self.candidates.entry(key(reading)).or_default().waiting = Some(reason);
+            Decision::Undecided { class, .. } => {
+                self.candidates.entry(key(reading)).or_default().waiting = Some(class);
                 false
             }
         }
     }
 
+    /// A migration of a process that was not recognised: it is given a slot, and with the next look its flow is judged as its own.
+    fn ask_for_process(
+        &mut self,
+        reading: &FlowReading,
+        observation: &Observation,
+        actions: &mut Actions,
+    ) {
+        let candidate = self.candidates.entry(key(reading)).or_default();
+        candidate.waiting = None;
+        let now_ns = observation.now_ns;
+        let asked = candidate.adopted_ns.is_some_and(|at_ns| now_ns < at_ns + ADOPT_EVERY_NS);
+        if asked || actions.adopt.len() >= MAX_ADOPTED {
+            return;
+        }
+        candidate.adopted_ns = Some(now_ns);
+        let pid = holder(reading);
+        if !actions.adopt.contains(&pid) {
+            actions.adopt.push(pid);
+        }
+    }
+
+    /// Gives up flows about which nothing is known, where a process, or strangers together, hold too many of them: the oldest first.
+    pub(super) fn give_up_crowds(&mut self, observation: &Observation) {
+        let mut waiting: HashMap<u32, Vec<&FlowReading>> = HashMap::new();
+        for reading in &observation.flows {
+            let candidate = self.candidates.get(&key(reading));
+            if candidate.is_some_and(|it| it.rejected.is_none() && it.adopted_ns.is_none()) {
+                waiting.entry(reading.process).or_default().push(reading);
+            }
+        }
+        for (process, mut readings) in waiting {
+            let (most, patience_ns) = match process {
+                0 => (self.options.strangers, STRANGER_PATIENCE_NS),
+                _ => (self.options.crowd, CROWD_PATIENCE_NS),
+            };
+            let excess = readings.len().saturating_sub(most);
+            readings.sort_by_key(|reading| reading.tagged_ns);
+            let old = readings.iter().take(excess).filter(|reading| {
+                observation.now_ns.saturating_sub(reading.tagged_ns) >= patience_ns
+            });
+            for reading in old {
+                self.candidates.entry(key(reading)).or_default().rejected = Some(Rejection::Crowd);
+            }
+        }
+    }
+
+    /// `None`: it could not be asked, the next look will.
     fn judge(
         &mut self,
         reading: &FlowReading,
         observation: &Observation,
         world: &mut impl World,
-    ) -> Decision {
-        let siblings = self.siblings(reading.process, observation.boot_offset_ns);
+    ) -> Option<Decision> {
         let other_end = self.index.other_end(reading).and_then(|(at, other)| {
             let live = self.live.get(at)?;
             let role =
                 live.roles().find_map(|(role, end)| end.flows.contains_key(&other).then_some(role));
             Some(OtherEnd { migrator: live.migrator.clone(), confidence: live.confidence, role })
         });
+        if reading.process == 0 {
+            return self.judge_stranger(reading, other_end.as_ref(), observation, world);
+        }
+        Some(self.judge_own(reading, other_end.as_ref(), observation, world))
+    }
+
+    /// A flow on a migration port of a process that is not recognised: judged by what `/proc` says of whoever moves its data.
+    fn judge_stranger(
+        &mut self,
+        reading: &FlowReading,
+        other_end: Option<&OtherEnd>,
+        observation: &Observation,
+        world: &mut impl World,
+    ) -> Option<Decision> {
+        let pid = holder(reading);
+        if pid == 0 {
+            let (class, reason) = (Rejection::NoData, "no data has moved".to_owned());
+            return Some(if reading.closed {
+                Decision::NotMigration { class, reason }
+            } else {
+                Decision::Undecided { class, reason }
+            });
+        }
+        let flow = flow_facts(reading, pid, observation);
+        let moved_ns = reading.first_data_ns.max(reading.tagged_ns) + observation.boot_offset_ns;
+        let facts = self.strangers.facts(pid, observation, world)?;
+        let Some(facts) = facts.filter(|facts| facts.was_there(moved_ns)) else {
+            let reason = format!("process {pid} is gone");
+            return Some(Decision::NotMigration { class: Rejection::ProcessUnknown, reason });
+        };
+        let context = Context { siblings: &[], other_end, incoming_done: false };
+        Some(classify(&self.rules, facts, 0, &flow, &context))
+    }
+
+    fn judge_own(
+        &mut self,
+        reading: &FlowReading,
+        other_end: Option<&OtherEnd>,
+        observation: &Observation,
+        world: &mut impl World,
+    ) -> Decision {
+        let siblings = self.siblings(reading.process, observation.boot_offset_ns);
         let Some(known) = self.processes.get_mut(&reading.process) else {
-            return Decision::Undecided { reason: "its process is not known yet".to_owned() };
+            let reason = "its process is not known yet".to_owned();
+            return Decision::Undecided { class: Rejection::ProcessUnknown, reason };
         };
         let unknown =
             |tid: u32| tid != 0 && !known.facts.threads.iter().any(|thread| thread.tid == tid);
@@ -150,28 +258,9 @@ impl Registry {
             }
             known.threads_fresh = true;
         }
-        let opened_ns = reading.opened_ns();
-        let flow = FlowFacts {
-            local: reading.local,
-            peer: reading.peer,
-            active_open: reading.active_open(),
-            opener_pid: (reading.opener_tgid != 0 && reading.opener_tgid != known.facts.pid)
-                .then_some(reading.opener_tgid),
-            spoke_first: reading.spoke_first(),
-            send_tid: reading.send_tid,
-            recv_tid: reading.recv_tid,
-            bytes_queued: reading.payload.queued,
-            bytes_received: reading.payload.received,
-            age_ns: observation.now_ns.saturating_sub(opened_ns),
-            opened_boottime_ns: opened_ns + observation.boot_offset_ns,
-            rdma: reading.queue_pair.is_some(),
-            closed: reading.closed,
-        };
-        let context = Context {
-            siblings: &siblings,
-            other_end: other_end.as_ref(),
-            incoming_done: known.incoming_done,
-        };
+        let flow = flow_facts(reading, known.facts.pid, observation);
+        let context =
+            Context { siblings: &siblings, other_end, incoming_done: known.incoming_done };
         classify(&self.rules, &known.facts, known.reading.rule, &flow, &context)
     }
 
@@ -189,5 +278,63 @@ impl Registry {
             }
         }
         siblings
+    }
+}
+
+/// Who moves the data of a flow of an unrecognised process, else who opened it; 0 nobody is known.
+pub(super) const fn holder(reading: &FlowReading) -> u32 {
+    if reading.tgid != 0 { reading.tgid } else { reading.opener_tgid }
+}
+
+fn flow_facts(reading: &FlowReading, pid: u32, observation: &Observation) -> FlowFacts {
+    let opened_ns = reading.opened_ns();
+    FlowFacts {
+        local: reading.local,
+        peer: reading.peer,
+        active_open: reading.active_open(),
+        opener_pid: (reading.opener_tgid != 0 && reading.opener_tgid != pid)
+            .then_some(reading.opener_tgid),
+        spoke_first: reading.spoke_first(),
+        send_tid: reading.send_tid,
+        recv_tid: reading.recv_tid,
+        bytes_queued: reading.payload.queued,
+        bytes_received: reading.payload.received,
+        age_ns: observation.now_ns.saturating_sub(opened_ns),
+        opened_boottime_ns: opened_ns + observation.boot_offset_ns,
+        rdma: reading.queue_pair.is_some(),
+        closed: reading.closed,
+    }
+}
+
+/// Processes without a slot that speak on migration ports, as `/proc` shows them, for a while.
+#[derive(Debug, Default)]
+pub(super) struct Strangers {
+    known: HashMap<u32, (u64, Option<ProcessFacts>)>,
+    /// Asked in this look.
+    asked: usize,
+}
+
+impl Strangers {
+    /// A new look.
+    pub(super) fn renew(&mut self, now_ns: u64) {
+        self.asked = 0;
+        self.known.retain(|_, (at_ns, _)| now_ns.saturating_sub(*at_ns) < FACTS_FOR_NS);
+    }
+
+    /// What is known of a process, `Some(None)` when it is gone; `None` when too many were asked for in this look.
+    fn facts(
+        &mut self,
+        pid: u32,
+        observation: &Observation,
+        world: &mut impl World,
+    ) -> Option<Option<&ProcessFacts>> {
+        if !self.known.contains_key(&pid) {
+            if self.asked >= MAX_ASKED {
+                return None;
+            }
+            self.asked += 1;
+            self.known.insert(pid, (observation.now_ns, world.facts(pid)));
+        }
+        self.known.get(&pid).map(|(_, facts)| facts.as_ref())
     }
 }

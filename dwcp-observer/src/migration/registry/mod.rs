@@ -16,7 +16,11 @@ use std::{
     sync::Arc,
 };
 
-use self::{candidates::Candidate, ids::Ids, processes::Known};
+use self::{
+    candidates::{Candidate, Strangers},
+    ids::Ids,
+    processes::Known,
+};
 use super::{
     account,
     build::{self, WallClock},
@@ -30,8 +34,24 @@ use super::{
 use crate::{
     anomaly::feed::Transfer,
     identify::rules::RuleSet,
+    kernel::ProcessReading,
     publish::{Entry, Totals},
+    tcp::FlowReading,
 };
+
+/// Gives flows on migration ports that the kernel side knows no process of to the recognised process that moves their data, if there is one
+/// by now. A later process with the same id is another.
+pub fn find_owners(flows: &mut [FlowReading], processes: &[ProcessReading], boot_offset_ns: u64) {
+    let living = processes.iter().filter(|it| it.slot != 0 && it.exited_ns.is_none());
+    let by_id: HashMap<u32, &ProcessReading> = living.map(|it| (it.tgid, it)).collect();
+    for flow in flows.iter_mut().filter(|flow| flow.process == 0) {
+        let moved_ns = flow.first_data_ns.max(flow.tagged_ns) + boot_offset_ns;
+        let owner = by_id.get(&candidates::holder(flow));
+        if let Some(owner) = owner.filter(|owner| owner.start_boottime_ns <= moved_ns) {
+            flow.process = owner.slot;
+        }
+    }
+}
 
 /// All migrations of this host.
 #[derive(Debug)]
@@ -40,6 +60,7 @@ pub struct Registry {
     options: Options,
     processes: HashMap<u32, Known>,
     candidates: HashMap<FlowKey, Candidate>,
+    strangers: Strangers,
     live: Vec<Live>,
     index: Index,
     finished: VecDeque<Entry>,
@@ -58,6 +79,7 @@ impl Registry {
             options,
             processes: HashMap::new(),
             candidates: HashMap::new(),
+            strangers: Strangers::default(),
             live: Vec::new(),
             index: Index::default(),
             finished: VecDeque::new(),
@@ -134,6 +156,7 @@ impl Registry {
     /// Takes in one look.
     pub fn step(&mut self, observation: &Observation, world: &mut impl World) -> Actions {
         let mut actions = Actions::default();
+        self.strangers.renew(observation.now_ns);
         self.update_processes(observation, world);
         self.update_registrations(observation);
         self.update_phases(observation, world);
@@ -145,6 +168,7 @@ impl Registry {
             joined = self.judge_again(observation, world, &mut actions);
         }
         self.update_storage(observation);
+        self.give_up_crowds(observation);
         ends::update_threads(&mut self.live, observation, world, &mut actions);
         ends::update_taps(&mut self.live, world);
         if observation.tick {
@@ -176,6 +200,8 @@ impl Registry {
             else {
                 continue;
             };
+            let over = retire::left_behind(reading, &self.processes, observation.now_ns);
+            let reading = over.as_ref().unwrap_or(reading);
             for end in live.ends.iter_mut().filter(|end| end.flows.contains_key(&key(reading))) {
                 take_in(end, reading, world);
             }

@@ -65,14 +65,15 @@ impl Registry {
                 .get_mut(&reading.slot)
                 .filter(|known| known.reading.generation == reading.generation);
             let Some(known) = known else {
-                let facts =
-                    world.facts(reading.tgid).filter(|_| reading.slot != 0).unwrap_or_else(|| {
-                        ProcessFacts {
-                            pid: reading.tgid,
-                            comm: reading.comm.clone(),
-                            started_boottime_ns: reading.start_boottime_ns,
-                            ..ProcessFacts::default()
-                        }
+                let facts = (reading.slot != 0)
+                    .then(|| world.facts(reading.tgid))
+                    .flatten()
+                    .filter(|facts| facts.is_process(reading.start_boottime_ns))
+                    .unwrap_or_else(|| ProcessFacts {
+                        pid: reading.tgid,
+                        comm: reading.comm.clone(),
+                        started_boottime_ns: reading.start_boottime_ns,
+                        ..ProcessFacts::default()
                     });
                 let known = Known {
                     reading: reading.clone(),
@@ -108,12 +109,14 @@ impl Registry {
 
     pub(super) fn update_registrations(&mut self, observation: &Observation) {
         for reading in &observation.memory {
-            for known in self.processes.values_mut().filter(|known| known.facts.pid == reading.tgid)
-            {
+            let own = |facts: &ProcessFacts| {
+                facts.pid == reading.tgid && facts.is_process(reading.start_boottime_ns)
+            };
+            for known in self.processes.values_mut().filter(|known| own(&known.facts)) {
                 known.registered = Some(Arc::clone(reading));
             }
             let ends = self.live.iter_mut().flat_map(|live| live.ends.iter_mut());
-            for end in ends.filter(|end| end.facts.pid == reading.tgid) {
+            for end in ends.filter(|end| own(&end.facts)) {
                 end.registered = Some(Arc::clone(reading));
             }
         }

@@ -1,18 +1,24 @@
 //! What is over: migrations become records, slots are freed.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use dwcp_observer_ebpf::tcp::TCP_CLOSE;
 
 use super::{
     super::{
-        account, build,
+        build,
         index::{Index, key},
-        live::{Live, Registrations},
+        live::{FlowKey, Live, Registrations},
         look::{Actions, Observation},
         machine::Life,
         record::{Migration, Outcome, Role},
     },
     Registry,
-    processes::Departed,
+    processes::{Departed, Known},
 };
 use crate::{publish::Entry, tcp::FlowReading};
 
@@ -116,58 +122,96 @@ impl Registry {
         }
     }
 
-    /// Frees slots of what is gone and was taken in.
+    /// Frees slots of what is gone and was taken in, and of what is no migration.
     pub(super) fn release(&mut self, observation: &Observation, actions: &mut Actions) {
-        let exited: HashSet<u32> = observation
-            .processes
-            .iter()
-            .filter(|reading| reading.exited_ns.is_some())
-            .map(|reading| reading.slot)
-            .collect();
-        let gone = |reading: &&FlowReading| {
-            reading.closed
-                || (exited.contains(&reading.process) && is_forgotten(reading, observation.now_ns))
-        };
-        for reading in observation.flows.iter().filter(gone) {
+        let mut held: HashSet<u32> = HashSet::new();
+        let hopeless = self.hopeless(observation);
+        for reading in &observation.flows {
+            let over = left_behind(reading, &self.processes, observation.now_ns).is_some();
+            let gone = reading.closed || over || hopeless.contains(&key(reading));
+            if !gone || self.awaits_process(reading, observation.now_ns) {
+                held.insert(reading.process);
+                continue;
+            }
             if let Some(candidate) = self.candidates.remove(&key(reading))
-                && let Some(reason) = candidate.rejected.or(candidate.waiting)
+                && let Some(class) = candidate.rejected.or(candidate.waiting)
             {
-                *self.totals.rejected_flows.entry(account::reason_class(&reason)).or_default() += 1;
+                *self.totals.rejected_flows.entry(class).or_default() += 1;
             }
             actions.release_flows.push(reading.slot);
         }
-        let busy: HashSet<u32> = self
-            .live
-            .iter()
-            .flat_map(|live| live.ends.iter().map(|end| end.process))
-            .chain(
-                observation
-                    .flows
-                    .iter()
-                    .filter(|reading| !gone(reading))
-                    .map(|reading| reading.process),
-            )
-            .collect();
-        for reading in observation
-            .processes
-            .iter()
-            .filter(|reading| reading.exited_ns.is_some() && !busy.contains(&reading.slot))
-        {
-            self.processes.remove(&reading.slot);
-            actions.release_processes.push(reading.slot);
+        held.extend(self.live.iter().flat_map(|live| live.ends.iter().map(|end| end.process)));
+        for reading in &observation.processes {
+            // One that was adopted for a flow, and not for its name, is let go with its last.
+            let over = reading.exited_ns.is_some() || (reading.rule == 0 && reading.slot != 0);
+            if over && !held.contains(&reading.slot) {
+                self.processes.remove(&reading.slot);
+                actions.release_processes.push(reading.slot);
+            }
         }
         actions.release_threads.sort_unstable();
         actions.release_threads.dedup();
     }
+
+    /// Open flows that were found to be no migration, and whose other end on this host, if it has one, is none either.
+    fn hopeless(&self, observation: &Observation) -> HashSet<FlowKey> {
+        let rejected = |reading: &FlowReading| {
+            let candidate = self.candidates.get(&key(reading));
+            candidate.is_some_and(|candidate| candidate.rejected.is_some())
+        };
+        let mut hoping: HashSet<(SocketAddr, SocketAddr)> = HashSet::new();
+        let mut found = Vec::new();
+        for reading in &observation.flows {
+            if rejected(reading) {
+                found.push(reading);
+            } else {
+                hoping.insert((reading.peer, reading.local));
+            }
+        }
+        // A queue pair's slot is not ours to give.
+        let found = found.into_iter().filter(|reading| reading.queue_pair.is_none());
+        found.filter(|reading| !hoping.contains(&(reading.local, reading.peer))).map(key).collect()
+    }
+
+    /// Whether a closed flow is a migration whose process is about to be given a slot.
+    fn awaits_process(&self, reading: &FlowReading, now_ns: u64) -> bool {
+        const PATIENCE_NS: u64 = 2_000_000_000;
+        let candidate = self.candidates.get(&key(reading)).filter(|_| reading.process == 0);
+        let asked_ns = candidate.and_then(|candidate| candidate.adopted_ns);
+        asked_ns.is_some_and(|asked_ns| now_ns.saturating_sub(asked_ns) < PATIENCE_NS)
+    }
 }
 
-/// Whether nothing has been heard of a flow for longer than the kernel sends to a silent peer (about 15 minutes by `tcp_retries2`,
-/// Documentation/networking/ip-sysctl.rst): its close was kept from all programs.
-fn is_forgotten(reading: &FlowReading, now_ns: u64) -> bool {
-    const SILENCE_NS: u64 = 20 * 60 * 1_000_000_000;
+/// A flow that is open although its process is gone, and of which nothing was heard for a while: as it is to be taken, ended with its process.
+/// `exit_files` closes what only the process held, and the kernel goes on sending what is left; a socket that somebody else holds as well is
+/// no stream of this process any more, and a close may be kept from all programs.
+pub(super) fn left_behind(
+    reading: &FlowReading,
+    processes: &HashMap<u32, Known>,
+    now_ns: u64,
+) -> Option<FlowReading> {
+    /// A few round trips and retransmissions, for a process that is waited for while its sockets close.
+    const GRACE_NS: u64 = 10_000_000_000;
+    let exited_ns = processes.get(&reading.process)?.reading.exited_ns?;
+    if reading.closed {
+        return None;
+    }
     let heard_ns = reading.tagged_ns.max(reading.snapshot.at_us * 1000);
-    reading.queue_pair.is_none() && now_ns.saturating_sub(heard_ns) > SILENCE_NS
+    let orphaned = reading.shut_ns().is_some() && reading.queue_pair.is_none();
+    let silence_ns = if orphaned { SILENCE_NS } else { GRACE_NS };
+    let ended_ns = exited_ns.max(heard_ns);
+    if now_ns.saturating_sub(ended_ns) <= silence_ns {
+        return None;
+    }
+    let mut over = reading.clone();
+    over.closed = true;
+    over.state_ns[TCP_CLOSE as usize] = reading.shut_ns().unwrap_or(ended_ns);
+    Some(over)
 }
+
+/// For longer than this the kernel does not send to a silent peer (about 15 minutes by `tcp_retries2`,
+/// Documentation/networking/ip-sysctl.rst).
+const SILENCE_NS: u64 = 20 * 60 * 1_000_000_000;
 
 /// Whether the first packet of the guest is still to come out of the destination's device, for a while after the end.
 fn awaits_packet(live: &Live, now_ns: u64) -> bool {
