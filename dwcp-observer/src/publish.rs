@@ -259,6 +259,18 @@ impl KernelStatus {
     pub fn partly_blind(&self) -> Option<String> {
         missing_probes(&self.probes, false).map(|text| format!("a probe is not attached: {text}"))
     }
+
+    /// Which tables are full, and what that hides; `None` while every migration that begins now is measured whole.
+    #[must_use]
+    pub fn full(&self) -> Option<String> {
+        let full = self.maps.iter().filter(|map| map.used >= map.capacity && map.capacity > 0);
+        let texts: Vec<String> = full
+            .filter_map(|map| {
+                Some(format!("all {} slots of {} {}", map.capacity, map.map, map.hidden()?))
+            })
+            .collect();
+        (!texts.is_empty()).then(|| texts.join("; "))
+    }
 }
 
 fn missing_probes(probes: &[ProbeStatus], required: bool) -> Option<String> {
@@ -312,6 +324,22 @@ pub struct MapUse {
     pub used: u32,
     /// Slots.
     pub capacity: u32,
+}
+
+impl MapUse {
+    /// What is missing while no slot is left; `None` where that is no migration's.
+    const fn hidden(&self) -> Option<&'static str> {
+        match self.map.as_bytes() {
+            b"flows" => {
+                Some("are taken: further connections have totals, but no streams of their own")
+            }
+            b"threads" => {
+                Some("are taken: further threads are not measured, nor blackouts by them")
+            }
+            b"processes" => Some("are taken: migrations of further processes are not seen"),
+            _ => None,
+        }
+    }
 }
 
 /// How the one-second cycle keeps time.

@@ -332,3 +332,204 @@ fn thread_totals_lie_between_two_readings_of_schedstat() {
         drop(child);
     }
 }
+
+/// A process with this name that ends when told to, or is killed and reaped when dropped.
+struct Named(libc::pid_t, std::os::fd::OwnedFd);
+
+/// What a forked process of the test does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// Its only thread lives until told, and ends with this status.
+    Single(i32),
+    /// Its leader exits at once, another thread lives until told and ends the process with this status.
+    LeaderExits(i32),
+}
+
+/// The end of a pipe and the status, for the thread that outlives its leader.
+static ORDERS: [std::sync::atomic::AtomicI32; 2] =
+    [const { std::sync::atomic::AtomicI32::new(0) }; 2];
+
+extern "C" fn until_told(_: *mut libc::c_void) -> *mut libc::c_void {
+    use std::sync::atomic::Ordering::SeqCst;
+    let mut byte = 0u8;
+    // SAFETY: reads one byte into a local one; nothing else of this process is left running.
+    unsafe {
+        libc::read(ORDERS[0].load(SeqCst), (&raw mut byte).cast(), 1);
+        libc::_exit(ORDERS[1].load(SeqCst))
+    }
+}
+
+impl Named {
+    fn start(name: &std::ffi::CStr, life: Life) -> Self {
+        use std::{os::fd::FromRawFd as _, sync::atomic::Ordering::SeqCst};
+        let mut ends = [0; 2];
+        // SAFETY: two descriptors are written to an array of two.
+        assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
+        // SAFETY: the child makes system calls and one thread, and takes no lock of this process.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let (Life::Single(status) | Life::LeaderExits(status)) = life;
+            ORDERS[0].store(ends[0], SeqCst);
+            ORDERS[1].store(status, SeqCst);
+            // SAFETY: in the child alone; a C string, and a thread that never returns.
+            unsafe {
+                libc::close(ends[1]);
+                libc::prctl(libc::PR_SET_NAME, name.as_ptr());
+                if life == Life::Single(status) {
+                    until_told(std::ptr::null_mut());
+                }
+                let mut thread: libc::pthread_t = std::mem::zeroed();
+                libc::pthread_create(
+                    &raw mut thread,
+                    std::ptr::null(),
+                    until_told,
+                    std::ptr::null_mut(),
+                );
+                libc::syscall(libc::SYS_exit, 0);
+                libc::_exit(99)
+            }
+        }
+        assert!(pid > 0);
+        // SAFETY: both descriptors are this process' own; the reading end is the child's from now on.
+        let order = unsafe {
+            libc::close(ends[0]);
+            std::os::fd::OwnedFd::from_raw_fd(ends[1])
+        };
+        Self(pid, order)
+    }
+
+    fn tell(&self) {
+        use std::os::fd::AsRawFd as _;
+        // SAFETY: writes one byte of a live array.
+        assert_eq!(unsafe { libc::write(self.1.as_raw_fd(), [1u8].as_ptr().cast(), 1) }, 1);
+    }
+
+    /// `State` of `/proc/PID/stat`.
+    fn state(&self) -> char {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap();
+        text.rsplit(')').next().unwrap().trim_start().chars().next().unwrap()
+    }
+
+    fn reading(&self, kernel: &mut Kernel) -> Option<dwcp_observer::kernel::ProcessReading> {
+        kernel.processes().into_iter().find(|it| it.slot != 0 && it.tgid == self.0 as u32)
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        // SAFETY: a child of this process that nobody else has waited for.
+        unsafe {
+            libc::kill(self.0, libc::SIGKILL);
+            libc::waitpid(self.0, std::ptr::null_mut(), 0);
+        }
+    }
+}
+
+/// Looks again until it is there: a failing test waits for ten seconds.
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..1000 {
+        if let Some(found) = look() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{what}");
+}
+
+#[test]
+fn a_process_lives_as_long_as_one_of_its_threads() {
+    for rung in [Rung::TpBtf, Rung::RawTp] {
+        let mut kernel = load(Allowed::Only(rung), &[rule("lab-leader", 5)], &[0; PORT_WORDS]);
+        let process = Named::start(c"lab-leader", Life::LeaderExits(7));
+        until("its leader exits", || (process.state() == 'Z').then_some(()));
+        for _ in 0..3 {
+            kernel.sweep_tasks();
+            let found = process.reading(&mut kernel).expect("it lives on");
+            assert_eq!(found.exited_ns, None, "{}", rung.as_str());
+        }
+        process.tell();
+        let found = until("its end is seen", || {
+            process.reading(&mut kernel).filter(|found| found.exited_ns.is_some())
+        });
+        assert_eq!(found.exit_code, 7 << 8, "{}", rung.as_str());
+    }
+}
+
+#[test]
+fn a_process_that_nobody_waits_for_is_not_adopted_again() {
+    for rung in [Rung::TpBtf, Rung::RawTp] {
+        let mut kernel = load(Allowed::Only(rung), &[rule("lab-zombie", 5)], &[0; PORT_WORDS]);
+        let process = Named::start(c"lab-zombie", Life::Single(3));
+        until("it is found", || process.reading(&mut kernel));
+        process.tell();
+        let found = until("its end is seen", || {
+            process.reading(&mut kernel).filter(|found| found.exited_ns.is_some())
+        });
+        assert_eq!((process.state(), found.exit_code), ('Z', 3 << 8));
+        kernel.release_process(found.slot);
+        for _ in 0..3 {
+            kernel.sweep_tasks();
+            assert_eq!(process.reading(&mut kernel), None, "{}", rung.as_str());
+        }
+    }
+}
+
+#[test]
+fn a_process_that_found_no_slot_is_given_one_when_there_is_one() {
+    for rung in [Rung::TpBtf, Rung::RawTp] {
+        let mut kernel = load(Allowed::Only(rung), &[rule("lab-crowd", 5)], &[0; PORT_WORDS]);
+        // Slot 0 is nobody's: seven are left.
+        let first: Vec<Named> =
+            (0..7).map(|_| Named::start(c"lab-crowd", Life::Single(0))).collect();
+        until("all are found", || (kernel.processes().len() == 8).then_some(()));
+        assert!(kernel.processes_are_full());
+        let late = Named::start(c"lab-crowd", Life::Single(0));
+        kernel.sweep_tasks();
+        assert_eq!(late.reading(&mut kernel), None);
+        first[3].tell();
+        let gone = until("its end is seen", || {
+            first[3].reading(&mut kernel).filter(|found| found.exited_ns.is_some())
+        });
+        kernel.release_process(gone.slot);
+        kernel.sweep_tasks();
+        let found = late.reading(&mut kernel).expect("a slot is free");
+        assert_eq!((found.slot, found.rule), (gone.slot, 5), "{}", rung.as_str());
+    }
+}
+
+#[test]
+fn a_server_on_a_tracked_port_takes_no_slot_of_a_process_and_few_of_flows() {
+    let port = 32_000 + (std::process::id() % 700) as u16;
+    let mut ports = [0u64; PORT_WORDS];
+    ports[usize::from(port / 64)] |= 1 << (port % 64);
+    for rung in [Rung::TpBtf, Rung::RawTp] {
+        let mut kernel = load(Allowed::Only(rung), &[], &ports);
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let mut sockets = Vec::new();
+        for _ in 0..20 {
+            let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let (mut server, _) = listener.accept().unwrap();
+            client.write_all(&[1]).unwrap();
+            server.read_exact(&mut [0]).unwrap();
+            sockets.push((client, server));
+        }
+        let clock = kernel.clock();
+        let flows = kernel.flows(clock);
+        // An eighth of 64.
+        assert_eq!(flows.len(), 8, "{}", rung.as_str());
+        assert!(flows.iter().all(|flow| flow.process == 0 && flow.tgid == std::process::id()));
+        assert_eq!(kernel.processes().len(), 1, "only slot 0");
+        for flow in &flows {
+            kernel.release_flow(flow.slot);
+        }
+        // What was given up stays so, whatever moves on it.
+        let given_up = flows.iter().map(|flow| flow.local.port().max(flow.peer.port()));
+        let given_up: std::collections::BTreeSet<u16> = given_up.collect();
+        for (client, _) in &mut sockets {
+            if given_up.contains(&client.local_addr().unwrap().port()) {
+                client.write_all(&[1]).unwrap();
+            }
+        }
+        assert_eq!(kernel.flows(clock).len(), 0, "{}", rung.as_str());
+    }
+}

@@ -1,9 +1,11 @@
 //! Recorded seconds: what the observer writes with `anomaly.record`, and what the same signals say of it afterwards.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::OpenOptions,
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::mpsc::{SyncSender, TrySendError, sync_channel},
+    thread,
 };
 
 use jiff::Timestamp;
@@ -33,31 +35,67 @@ pub fn replay<'a>(seconds: impl IntoIterator<Item = (Timestamp, Vec<Sample<'a>>)
     began
 }
 
-/// Appends each second to a file.
+/// Seconds that wait to be written before further ones are dropped.
+const QUEUE: usize = 64;
+
+/// Appends each second to a file, in a thread of its own: a disk that stands still holds nobody up.
 #[derive(Debug)]
 pub struct Recorder {
     path: PathBuf,
-    file: File,
+    lines: SyncSender<Vec<u8>>,
+    dropped: u64,
 }
 
 impl Recorder {
     /// Appends to `path`, which is made if it is not there.
     ///
     /// # Errors
-    /// It cannot be opened for writing.
+    /// It cannot be opened for writing, or there is no thread to write.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(Self { path: path.to_owned(), file })
+        Self::to(path, file)
     }
 
-    /// Writes a second as one line.
+    fn to(path: &Path, mut to: impl Write + Send + 'static) -> io::Result<Self> {
+        let (lines, waiting) = sync_channel::<Vec<u8>>(QUEUE);
+        let writer = thread::Builder::new().name("anomaly-record".to_owned());
+        let shown = path.display().to_string();
+        writer.spawn(move || {
+            for line in waiting {
+                if let Err(error) = to.write_all(&line) {
+                    log::error!("no more samples are recorded in {shown}: {error}");
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { path: path.to_owned(), lines, dropped: 0 })
+    }
+
+    /// Hands a second on to be written as one line; dropped and counted while too many wait.
     ///
     /// # Errors
-    /// It could not be written.
+    /// Nothing is written any more.
     pub fn write(&mut self, second: &Second<'_>) -> io::Result<()> {
         let mut line = serde_json::to_vec(second)?;
         line.push(b'\n');
-        self.file.write_all(&line)
+        match self.lines.try_send(line) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(_)) => {
+                self.dropped += 1;
+                if self.dropped.is_power_of_two() {
+                    let (path, dropped) = (self.path.display(), self.dropped);
+                    log::warn!("{path} is written too slowly: {dropped} seconds are not recorded");
+                }
+                Ok(())
+            }
+            Err(TrySendError::Disconnected(_)) => Err(io::Error::other("its writer has ended")),
+        }
+    }
+
+    /// Seconds that were dropped.
+    #[must_use]
+    pub const fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// Where it writes.
@@ -84,5 +122,31 @@ mod tests {
         let second = Second { at: Timestamp::UNIX_EPOCH, samples: vec![sample, host] };
         let text = serde_json::to_string(&second).unwrap();
         assert_eq!(serde_json::from_str::<Second<'_>>(&text).unwrap(), second);
+    }
+
+    /// A disk that stands still until it is told to go on.
+    struct Stuck(std::sync::mpsc::Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_disk_that_stands_still_costs_seconds_of_the_record_and_nothing_else() {
+        let (go_on, told) = std::sync::mpsc::channel();
+        let mut recorder = Recorder::to(Path::new("stuck"), Stuck(told)).unwrap();
+        let second = Second { at: Timestamp::UNIX_EPOCH, samples: Vec::new() };
+        for _ in 0..QUEUE + 10 {
+            recorder.write(&second).unwrap();
+        }
+        // One more is in the writer's hands, or not yet.
+        assert!((9..=10).contains(&recorder.dropped()), "{}", recorder.dropped());
+        drop(go_on);
     }
 }

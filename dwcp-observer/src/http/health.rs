@@ -64,7 +64,8 @@ fn judge(published: Option<&Published>, now: Timestamp) -> Judgement {
     if let Some(text) = published.kernel.blind() {
         return Judgement::Unhealthy(text);
     }
-    let faults = [published.kernel.partly_blind(), published.history.state.fault()];
+    let kernel = &published.kernel;
+    let faults = [kernel.full(), kernel.partly_blind(), published.history.state.fault()];
     let faults: Vec<String> = faults.into_iter().flatten().collect();
     if faults.is_empty() { Judgement::Healthy } else { Judgement::Degraded(faults.join("; ")) }
 }

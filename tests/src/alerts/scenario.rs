@@ -99,7 +99,7 @@ impl Scenario {
             Self::UnusualSecond => &["DWCPv3MultipleAnomalies"],
             Self::RolloutStands => &["DWCPv3RolloutStalled"],
             Self::ManyStreams => &["DWCPv3AMSTStreamSaturation"],
-            Self::TooManyFlows => &["DWCPObserverEventsLost"],
+            Self::TooManyFlows => &["DWCPObserverEventsLost", "DWCPObserverTableFull"],
             Self::ComponentKilled => {
                 &["DWCPv3ComponentDown", "DWCPv3ErrorBudgetBurn", "DWCPv3SLAOverallCompliance"]
             }
