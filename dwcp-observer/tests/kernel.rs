@@ -6,6 +6,10 @@
     clippy::panic,
     reason = "a failing test stops where it fails"
 )]
+#![expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "a forked process is a row of system calls"
+)]
 
 use std::{
     fs,

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -132,7 +132,7 @@ fn migrate_and_kill(order: usize) {
 
 /// Every twentieth process is a pair of real QEMUs or one alone; the others only bear the name. They are killed in the order in which they
 /// came, in the reverse, or the odd ones first, and waited for at once or after two sweeps.
-fn churn(program: &PathBuf, batch: usize) -> usize {
+fn churn(program: &Path, batch: usize) -> usize {
     let mut crowd: Vec<ChildGuard> = (0..17).map(|_| named(program)).collect();
     let single = Qemu::start(&small(), Role::Source);
     migrate_and_kill(batch % 6);
@@ -141,7 +141,7 @@ fn churn(program: &PathBuf, batch: usize) -> usize {
         1 => crowd.reverse(),
         _ => crowd.sort_by_key(|process| process.pid() % 2),
     }
-    if batch % 4 == 0 {
+    if batch.is_multiple_of(4) {
         // Zombies: a sweep meets them.
         for process in &crowd {
             process.signal(libc::SIGKILL).unwrap();
@@ -175,7 +175,7 @@ fn slots_and_memory_return_to_where_they_were_whatever_the_order_in_which_qemus_
         if done * 4 >= count && warm_kib.is_none() {
             warm_kib = Some(resident_kib(observer.pid()));
         }
-        if batch % 10 == 0 {
+        if batch.is_multiple_of(10) {
             println!(
                 "{done}: {} slots of processes, {} KiB",
                 used(&observer, "processes"),

@@ -25,8 +25,11 @@ pub(super) struct Levels([u32; LEVELS + 1]);
 pub(super) fn next_epoch(levels: &Mapped<Levels>) -> Option<u32> {
     let slot = levels.slot(0)?;
     let epoch = peek!(slot, 0)[SWEEP_EPOCH].wrapping_add(1);
+    let word = slot.cast::<u32>();
+    // SAFETY: the index lies within the value.
+    let word = unsafe { word.add(SWEEP_EPOCH) };
     // SAFETY: the slot lies in a live, writable mapping; only the agent writes this word.
-    unsafe { (&raw mut (*slot.as_ptr()).0[SWEEP_EPOCH]).write_volatile(epoch) };
+    unsafe { word.write_volatile(epoch) };
     Some(epoch)
 }
 
