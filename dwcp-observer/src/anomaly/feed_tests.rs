@@ -88,6 +88,8 @@ fn a_blackout_is_heard_once() {
     host.entries = vec![sample::entry(record)];
     host.usual(0);
     host.usual(1);
+    // What waits is written before it is gone.
+    drop(host);
     let text = std::fs::read_to_string(&path).unwrap();
     let seconds: Vec<Second<'_>> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

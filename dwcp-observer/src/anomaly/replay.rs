@@ -4,8 +4,9 @@ use std::{
     fs::OpenOptions,
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::mpsc::{SyncSender, TrySendError, sync_channel},
+    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     thread,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -42,8 +43,21 @@ const QUEUE: usize = 64;
 #[derive(Debug)]
 pub struct Recorder {
     path: PathBuf,
-    lines: SyncSender<Vec<u8>>,
+    /// `None` only while it is dropped.
+    lines: Option<SyncSender<Vec<u8>>>,
+    /// Disconnected once the writer has ended.
+    ended: Receiver<()>,
     dropped: u64,
+}
+
+/// How long what still waits is written at the end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        drop(self.lines.take());
+        let _ = self.ended.recv_timeout(LAST_WORDS);
+    }
 }
 
 impl Recorder {
@@ -60,7 +74,9 @@ impl Recorder {
         let (lines, waiting) = sync_channel::<Vec<u8>>(QUEUE);
         let writer = thread::Builder::new().name("anomaly-record".to_owned());
         let shown = path.display().to_string();
+        let (alive, ended) = sync_channel::<()>(0);
         writer.spawn(move || {
+            let _alive = alive;
             for line in waiting {
                 if let Err(error) = to.write_all(&line) {
                     log::error!("no more samples are recorded in {shown}: {error}");
@@ -68,7 +84,7 @@ impl Recorder {
                 }
             }
         })?;
-        Ok(Self { path: path.to_owned(), lines, dropped: 0 })
+        Ok(Self { path: path.to_owned(), lines: Some(lines), ended, dropped: 0 })
     }
 
     /// Hands a second on to be written as one line; dropped and counted while too many wait.
@@ -78,9 +94,9 @@ impl Recorder {
     pub fn write(&mut self, second: &Second<'_>) -> io::Result<()> {
         let mut line = serde_json::to_vec(second)?;
         line.push(b'\n');
-        match self.lines.try_send(line) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(_)) => {
+        match self.lines.as_ref().map(|lines| lines.try_send(line)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(TrySendError::Full(_))) => {
                 self.dropped += 1;
                 if self.dropped.is_power_of_two() {
                     let (path, dropped) = (self.path.display(), self.dropped);
@@ -88,7 +104,9 @@ impl Recorder {
                 }
                 Ok(())
             }
-            Err(TrySendError::Disconnected(_)) => Err(io::Error::other("its writer has ended")),
+            Some(Err(TrySendError::Disconnected(_))) | None => {
+                Err(io::Error::other("its writer has ended"))
+            }
         }
     }
 

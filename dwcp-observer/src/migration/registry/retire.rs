@@ -169,8 +169,17 @@ impl Registry {
             }
         }
         // A queue pair's slot is not ours to give.
-        let found = found.into_iter().filter(|reading| reading.queue_pair.is_none());
-        found.filter(|reading| !hoping.contains(&(reading.local, reading.peer))).map(key).collect()
+        found.retain(|reading| reading.queue_pair.is_none());
+        found.retain(|reading| !hoping.contains(&(reading.local, reading.peer)));
+        // No RAM, but maybe the disk of a migration that is still to come: a few of each process are followed.
+        let mut copies: HashMap<u32, usize> = HashMap::new();
+        found.retain(|reading| {
+            let copies = copies.entry(reading.process).or_default();
+            let may_copy = reading.process != 0 && reading.is_greeted() && *copies < MAX_COPIES;
+            *copies += usize::from(may_copy);
+            !may_copy
+        });
+        found.into_iter().map(key).collect()
     }
 
     /// Whether a closed flow is a migration whose process is about to be given a slot.
@@ -181,6 +190,9 @@ impl Registry {
         asked_ns.is_some_and(|asked_ns| now_ns.saturating_sub(asked_ns) < PATIENCE_NS)
     }
 }
+
+/// Connections of one process that may copy a disk, of those that are open and no migration.
+const MAX_COPIES: usize = 64;
 
 /// A flow that is open although its process is gone, and of which nothing was heard for a while: as it is to be taken, ended with its process.
 /// `exit_files` closes what only the process held, and the kernel goes on sending what is left; a socket that somebody else holds as well is
