@@ -15,9 +15,8 @@ use dwcp_observer_ebpf::sched::{
 const GUEST_ACTIVITY_NS: u64 = 500_000;
 /// CPU time after the guest was let run that is more than waking up for a lock.
 const AWAKE_NS: u64 = 30_000;
-/// A halted CPU that is woken so long after it went to sleep is woken for something new.
-const APART_NS: u64 = 1_000_000;
-/// QEMU loads the last of the state and lets the guest run at one go: wake-ups further apart than this have other causes.
+/// QEMU stops a guest at one go, and loads the last of its state and lets it run at one go: a halted CPU's wake-ups that are
+/// further apart than this have different causes.
 const AT_ONE_GO_NS: u64 = 5_000_000;
 
 /// When the functions say that the guest was stopped.
@@ -220,7 +219,7 @@ const fn knows_why(burst: &Burst, told: bool) -> bool {
 
 /// Asleep for long before it was woken for this burst.
 const fn slept_before(burst: &Burst, before: &Burst) -> bool {
-    woken(burst).saturating_sub(before.off_ns) >= APART_NS
+    woken(burst).saturating_sub(before.off_ns) >= AT_ONE_GO_NS
 }
 
 /// It left its CPU because its guest had nothing to do, or because it was stopped.

@@ -183,7 +183,9 @@ fn by_scheduling(
     let started_ns =
         destination.and_then(|end| cpus::started_alone(&guest_cpus(end), arrival(end)));
     // A source whose guest CPUs are off at this very moment has not stopped: the destination runs, or the streams are closed.
-    if started_ns.is_none() && !(over && destination.is_none()) {
+    let cannot_tell = halted == Some(true)
+        && destination.is_some_and(|end| waits_for_manager(end) && end.exited_ns.is_none());
+    if started_ns.is_none() && !(over && (destination.is_none() || cannot_tell)) {
         return Instants::default();
     }
     Instants { stopped_ns, started_ns }
