@@ -119,10 +119,10 @@ fn greeted(process: &ProcessFacts, flow: &FlowFacts) -> Option<Refusal> {
     let reason = "the end that was called spoke first, as NBD's server does".to_owned();
     Some(match service(process, flow) {
         Some(reason) if service_port(flow, |port| port == NBD_PORT).is_none() => {
-            Refusal::Never(reason)
+            Refusal::Never(Rejection::Service, reason)
         }
         // A disk may be copied along with a guest: it stays in sight.
-        _ => Refusal::Yet(reason),
+        _ => Refusal::Yet(Rejection::Service, reason),
     })
 }
 
