@@ -106,7 +106,8 @@ fn a_disk_that_qemu_was_started_with_is_not_copied_along() {
     let (mut registry, mut world) = (registry(), hosts(&[1]));
     world.0.get_mut(&1001).unwrap().started_boottime_ns = START - 7 * SECOND;
     let flows = |before| vec![mirror(2, 1, true, 50 << 20, before), ram(0, 1, true, 8 << 20)];
-    let look = observation(1.0, flows(6), &[1]);
+    let mut look = observation(1.0, flows(6), &[1]);
+    look.processes[0].start_boottime_ns = START - 7 * SECOND;
     registry.step(&look, &mut world);
     assert!(records(&registry, &look)[0].storage.is_none());
 }
