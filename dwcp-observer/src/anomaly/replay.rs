@@ -143,7 +143,7 @@ mod tests {
     }
 
     /// A disk that stands still until it is told to go on.
-    struct Stuck(mpsc::Receiver<()>);
+    struct Stuck(Receiver<()>);
 
     impl Write for Stuck {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
