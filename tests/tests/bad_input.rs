@@ -165,8 +165,10 @@ fn full_maps_cost_detail_and_no_bytes() {
         // Both ends are on this host, and either may be the first to ask for a slot.
         let ends = |stream: &Stream| [stream.bytes_queued, stream.bytes_received].map(|n| n > 0);
         let used = record.streams.iter().flat_map(ends).filter(|has_slot| *has_slot).count();
-        assert_eq!(used as u64, SLOTS, "{record:#?}");
-        assert_eq!(lost, (2 * OPENED - SLOTS) as f64);
+        // Some are kept for migrators: what was not known as one yet has not got these.
+        let kept = SLOTS / 16;
+        assert!((SLOTS - kept..=SLOTS).contains(&(used as u64)), "{used}: {record:#?}");
+        assert_eq!(lost, (2 * OPENED - used as u64) as f64);
         let sent = [("direction", "sent")];
         assert_eq!(metrics.sum("dwcp_v3_bytes_transferred_total", &sent).unwrap(), written as f64);
     }

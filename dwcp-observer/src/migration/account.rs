@@ -257,6 +257,10 @@ fn update_mode(live: &mut Live, now_ns: u64, thresholds: &ModeThresholds) {
 
 /// Adds what is new to the global counters.
 fn count_bytes(live: &mut Live, totals: &mut Totals) {
+    // What was counted as sent cannot be taken back once it turns out to be received.
+    if !live.life.is_finished() && !live.roles_are_clear() {
+        return;
+    }
     let now: Vec<(Role, EndTotals)> =
         live.roles().map(|(role, end)| (role, Live::totals(role, end))).collect();
     for (role, now) in now {

@@ -377,6 +377,20 @@ impl Live {
         }
     }
 
+    /// Whether the bytes tell who sends: from then on no end changes its role.
+    #[must_use]
+    pub fn roles_are_clear(&self) -> bool {
+        let telling = |(sent, received): (u64, u64)| sent.abs_diff(received) >= TELLING_BYTES;
+        match self.ends.as_slice() {
+            [first, second] => {
+                let ((sent, received), (other_sent, other_received)) =
+                    (first.sums(), second.sums());
+                telling((sent + other_received, received + other_sent))
+            }
+            ends => ends.iter().all(|end| telling(end.sums())),
+        }
+    }
+
     /// Both ends with their roles, source first.
     pub fn roles(&self) -> impl Iterator<Item = (Role, &EndState)> {
         [Role::Source, Role::Destination]

@@ -331,6 +331,7 @@ fn by_connections(ending: &Ending) -> Decision {
 
 /// The class of a failure that the migrator itself reports: by its words, else by what happened to its connections.
 fn class_of_failure(ending: &Ending) -> ReasonClass {
+    let refused = ending.destination.as_ref().is_some_and(|end| end.failed() && refuses(end));
     let words = errors(ending).next();
     let heard = |signs: &[&str]| {
         words.is_some_and(|words| signs.iter().any(|sign| words.contains(sign)))
@@ -340,6 +341,8 @@ fn class_of_failure(ending: &Ending) -> ReasonClass {
         ReasonClass::ConnectionRefused
     } else if heard(&["timed out", "No route to host", "ETIMEDOUT", "EHOSTUNREACH"]) {
         ReasonClass::ConnectionTimedOut
+    } else if refused {
+        ReasonClass::LoadFailed
     } else if ending.destination.as_ref().is_some_and(|end| end.died.is_some()) {
         ReasonClass::DestinationExited
     } else if heard(&LOST) || (words.is_none() && ending.reset > 0) {
@@ -351,8 +354,15 @@ fn class_of_failure(ending: &Ending) -> ReasonClass {
     }
 }
 
+/// Whether an end speaks of more than a connection that broke, which is what the other end's failure looks like.
+fn refuses(end: &EndEnding) -> bool {
+    let breaks = |words: &String| LOST.iter().any(|sign| words.contains(sign));
+    end.error.as_ref().is_some_and(|words| !breaks(words))
+}
+
 /// How a broken connection shows in QEMU's words (io/channel-socket.c, io/channel.c) and in the kernel's.
-const LOST: [&str; 7] = [
+const LOST: [&str; 8] = [
+    "Input/output error",
     "Connection reset by peer",
     "Broken pipe",
     "end-of-file",
@@ -362,11 +372,13 @@ const LOST: [&str; 7] = [
     "EPIPE",
 ];
 
-/// What the migrators said, the source first.
+/// What the migrators said: a destination that refuses what it is sent first, since the source sees its connection break then; else
+/// the source first.
 fn errors(ending: &Ending) -> impl Iterator<Item = &str> {
-    [&ending.source, &ending.destination]
-        .into_iter()
-        .filter_map(|end| end.as_ref()?.error.as_deref())
+    let (source, destination) = (ending.source.as_ref(), ending.destination.as_ref());
+    let refused = destination.is_some_and(refuses) && !source.is_some_and(refuses);
+    let ends = if refused { [destination, source] } else { [source, destination] };
+    ends.into_iter().filter_map(|end| end?.error.as_deref())
 }
 
 /// One line: the migrator's own words where it has some, else what killed or reset it.
@@ -666,6 +678,30 @@ mod tests {
             assert_eq!(reason.class, expected, "{words}");
             assert!(reason.text.contains(words), "{}", reason.text);
         }
+    }
+
+    #[test]
+    fn a_destination_that_refuses_what_it_is_sent_is_the_cause() {
+        let said = |state, words: &str| {
+            Some(EndEnding { error: Some(words.to_owned()), ..end(Some(state)) })
+        };
+        let broken = "Failed to flush QEMUFile: Unable to write to socket: Broken pipe";
+        let refused = Ending {
+            source: said(MigratorState::Failed, broken),
+            destination: said(MigratorState::Failed, "Unknown section 'virtio-rng'"),
+            ..orderly()
+        };
+        let reason = outcome(&refused).reason.unwrap();
+        assert_eq!(reason.class, ReasonClass::LoadFailed);
+        assert!(reason.text.contains("virtio-rng"), "{}", reason.text);
+        let cut = Ending {
+            destination: said(
+                MigratorState::Failed,
+                "load of migration failed: Input/output error",
+            ),
+            ..refused
+        };
+        assert_eq!(class(&cut), Some(ReasonClass::ConnectionLost));
     }
 
     #[test]

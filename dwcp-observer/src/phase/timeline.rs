@@ -155,7 +155,11 @@ impl Timeline {
                 }
             }
             MarkKind::Resume => self.resumes(mark.at_ns),
-            MarkKind::Sync if self.stop.is_some() && self.names.counts_rounds_in_loop() => {}
+            // The migration has left its loop: what is fetched now is of the last pass, also of a guest that stood before.
+            MarkKind::Sync
+                if self.names.counts_rounds_in_loop()
+                    && (self.stop.is_some() || self.run_state == Some(RunState::FinishMigrate)) => {
+            }
             MarkKind::Sync => {
                 self.syncs += 1;
                 if self.rounds.len() < MAX_ROUNDS {

@@ -169,6 +169,7 @@ impl Registry {
         }
         self.update_storage(observation);
         self.give_up_crowds(observation);
+        self.drop_files(observation, &mut actions);
         ends::update_threads(&mut self.live, observation, world, &mut actions);
         ends::update_taps(&mut self.live, world);
         if observation.tick {

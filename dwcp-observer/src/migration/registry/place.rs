@@ -93,7 +93,7 @@ impl Registry {
             .processes
             .iter()
             .filter(|(slot, known)| speaks_of_leaving(known) && is_new(**slot, known))
-            .filter_map(|(slot, known)| Some((*slot, first_word(known)?)))
+            .filter_map(|(slot, known)| Some((*slot, connects_since(known)?)))
             .collect();
         for (slot, at_ns) in told {
             let pid = self.processes.get(&slot).map_or(0, |known| known.facts.pid);
@@ -105,6 +105,26 @@ impl Registry {
             known.told_attempt = known.timeline.attempt;
             self.live.push(live);
             actions.watch.push((slot, true));
+        }
+    }
+
+    /// Forgets migrations that turn out to write to a file.
+    pub(super) fn drop_files(&mut self, observation: &Observation, actions: &mut Actions) {
+        let now_ns = observation.now_ns;
+        let (files, lives): (Vec<Live>, Vec<Live>) = std::mem::take(&mut self.live)
+            .into_iter()
+            .partition(|live| writes_to_a_file(live, now_ns));
+        self.live = lives;
+        if files.is_empty() {
+            return;
+        }
+        self.index = Index::new(&self.live);
+        for end in files.iter().flat_map(|live| &live.ends) {
+            log::debug!("pid {} writes its guest to a file: no migration", end.facts.pid);
+            actions.watch.push((end.process, false));
+            actions.release_taps.extend(end.taps.iter().map(|reading| reading.key));
+            let running = end.threads.values().filter(|thread| !thread.reading.exited);
+            actions.release_threads.extend(running.map(|thread| thread.reading.slot));
         }
     }
 
@@ -172,10 +192,17 @@ impl Registry {
         if !joins {
             return into;
         }
+        // The older one keeps its name.
+        let begun = |at: usize| self.live.get(at).map(|live| live.started_ns);
+        let (into, from) = if begun(from) < begun(into) { (from, into) } else { (into, from) };
         let gone = self.live.remove(from);
         let into = if from < into { into - 1 } else { into };
         if let Some(live) = self.live.get_mut(into) {
             live.started_ns = live.started_ns.min(gone.started_ns);
+            live.peer = live.peer.or(gone.peer);
+            if samples(&gone.history) > samples(&live.history) {
+                live.history = gone.history;
+            }
             live.ends.extend(gone.ends);
             live.counted.extend(gone.counted);
             live.errors_counted.extend(gone.errors_counted);
@@ -183,6 +210,11 @@ impl Registry {
         self.index = Index::new(&self.live);
         into
     }
+}
+
+/// Seconds that a history holds.
+fn samples(history: &Mutex<History>) -> usize {
+    history.lock().map_or(0, |history| history.len())
 }
 
 /// How sure a migrator's own words are, before a connection is seen.
@@ -207,6 +239,28 @@ fn speaks_of_leaving(known: &Known) -> bool {
 fn first_word(known: &Known) -> Option<u64> {
     speaks_of_leaving(known).then(|| known.timeline.entered(MigratorState::Setup)).flatten()
 }
+
+/// When a migrator that has no connection yet said so: while it sets one up, or gave up over it. One that sends without a connection
+/// writes to a file (`virsh save`).
+fn connects_since(known: &Known) -> Option<u64> {
+    let sends = known.timeline.entered(MigratorState::Active).is_some();
+    first_word(known).filter(|_| !sends)
+}
+
+/// Whether a migration was begun by its migrator's words, and sends without a connection.
+fn writes_to_a_file(live: &Live, now_ns: u64) -> bool {
+    let [end] = live.ends.as_slice() else { return false };
+    let sends = end.timeline.entered(MigratorState::Active);
+    live.flows().next().is_none()
+        && end.folded.flows == 0
+        && end.overflow_here().flows == 0
+        && sends.is_some_and(|since_ns| {
+            live.life.is_finished() || now_ns.saturating_sub(since_ns) > CONNECTED_NS
+        })
+}
+
+/// Time from a migration's first data to when its connection is recognised, ns; a look or two.
+const CONNECTED_NS: u64 = 2_000_000_000;
 
 fn words(known: &Known) -> Vec<Evidence> {
     let say = |kind: &str, detail: String, weight| Evidence {

@@ -529,3 +529,21 @@ fn migrations_of_v1_count_for_themselves() {
     assert_eq!(records(&registry, &look)[0].version, None, "nothing tells them apart");
     assert!(registry.totals_v1().is_none());
 }
+
+#[test]
+fn what_turns_out_to_be_received_was_not_counted_as_sent() {
+    let (mut registry, mut world) = (registry(), world(&[1, 2]));
+    // The first bytes go the other way: a handshake.
+    let source = flow(0, 1, 40000, true, 2 << 10);
+    let mut destination = flow(1, 2, 40000, false, 2 << 10);
+    destination.payload = Payload { queued: 8 << 10, delivered: 8 << 10, received: 2 << 10 };
+    registry.step(&observation(0.5, vec![destination.clone()], &[2]), &mut world);
+    registry.step(&observation(0.6, vec![source, destination], &[1, 2]), &mut world);
+    let flows = vec![flow(0, 1, 40000, true, 1 << 20), flow(1, 2, 40000, false, 1 << 20)];
+    registry.step(&observation(1.0, flows, &[1, 2]), &mut world);
+    let moved = |role| {
+        let of_role = registry.totals().bytes.iter().filter(|((found, _), _)| *found == role);
+        of_role.map(|(_, totals)| totals.transferred).sum::<u64>()
+    };
+    assert_eq!((moved(Role::Source), moved(Role::Destination)), (1 << 20, 1 << 20));
+}

@@ -226,3 +226,22 @@ fn what_was_found_under_way_has_no_duration_and_no_mode() {
     assert!((rate - f64::from(10 << 20)).abs() < 1.0, "{rate}");
     assert!(registry.totals().durations.is_empty());
 }
+
+#[test]
+fn a_guest_that_is_written_to_a_file_is_no_migration() {
+    let (mut registry, mut world) = (registry(), probed(&[1]));
+    registry.step(&observation(0.0, vec![], &[1]), &mut world);
+    let mut look = observation(0.2, vec![], &[1]);
+    look.marks = begin(1);
+    registry.step(&look, &mut world);
+    let mut look = observation(3.0, vec![], &[1]);
+    look.marks = vec![mark(1, 0.5, MarkKind::State, [OUT, 1, 4])];
+    let actions = registry.step(&look, &mut world);
+    assert!(records(&registry, &look).is_empty());
+    assert!(actions.watch.contains(&(1, false)));
+    // Seen late, it never was one.
+    let mut look = observation(9.0, vec![], &[1]);
+    look.marks = leaves(1);
+    registry.step(&look, &mut world);
+    assert!(records(&registry, &look).is_empty());
+}
