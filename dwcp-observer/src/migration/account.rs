@@ -346,7 +346,7 @@ fn ending(live: &Live, now_ns: u64, rested: bool) -> Ending {
     // Where the destination's functions are probed, they tell: what its vCPU threads do for QEMU is not the guest.
     let refuted = live
         .end(Role::Destination)
-        .is_some_and(|end| end.probed() && end.timeline.resumed_ns.is_none());
+        .is_some_and(|end| end.timeline.is_whole && end.timeline.resumed_ns.is_none());
     ending.handed_over = !refuted
         && guest::felt(live, now_ns).is_some_and(|felt| {
             felt.method == Method::VcpuScheduling && felt.instants.length().is_some()
@@ -376,13 +376,16 @@ fn end_ending(live: &Live, role: Role, end: &EndState, rested: bool) -> EndEndin
     let exited = end.exited_ns.map(|_| exit_of(end));
     EndEnding {
         state: end.timeline.state(),
-        cancel_requested: end
-            .probes("qmp_migrate_cancel")
-            .then(|| end.timeline.requested(Request::MigrateCancel).is_some()),
+        cancel_requested: end.probes("qmp_migrate_cancel").then(|| {
+            let over_ns = end.timeline.since().filter(|_| end.timeline.is_over());
+            let asked_ns = end.timeline.requested(Request::MigrateCancel);
+            asked_ns.is_some_and(|asked| over_ns.is_none_or(|over| asked <= over))
+        }),
         guest_resumed: match role {
             Role::Source => end.timeline.ran_on().is_some(),
             Role::Destination => end.timeline.resumed_ns.is_some(),
         },
+        is_whole: end.timeline.is_whole,
         ran_after: vcpu_time_after_end(end).filter(|_| rested),
         died: exited.clone().filter(|_| exited_early(live, role, end)),
         exited,

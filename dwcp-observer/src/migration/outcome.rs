@@ -12,10 +12,12 @@ use crate::phase::states::MigratorState;
 pub struct EndEnding {
     /// Last state of the migrator; `None`: its functions are not probed.
     pub state: Option<MigratorState>,
-    /// The manager asked to give up; `None`: that is not probed.
+    /// The manager asked to give up before it was over; `None`: that is not probed.
     pub cancel_requested: Option<bool>,
     /// The destination's guest was let run, or the source's ran on after a stop: by the migrator's functions.
     pub guest_resumed: bool,
+    /// It was heard from its first word on: a guest that it did not say to let run was not.
+    pub is_whole: bool,
     /// CPU time of guest CPUs after the end, seconds; `None` when none was recognised.
     pub ran_after: Option<f64>,
     /// It exited before its part was done: name, pid and how.
@@ -82,8 +84,11 @@ impl EndEnding {
         matches!(self.state, Some(MigratorState::Failed | MigratorState::Failing))
     }
 
+    /// Given up, also where QEMU noticed its own shutdown of the connection before it had noted why: it says `failed` then
+    /// (migration/migration.c, `migrate_fd_cancel`, 7.2: the return path is shut down first).
     fn cancelled(&self) -> bool {
         matches!(self.state, Some(MigratorState::Cancelling | MigratorState::Cancelled))
+            || (self.failed() && self.cancel_requested == Some(true))
     }
 
     /// Whether its guest CPUs ran after the end; `None`: not known.
@@ -104,7 +109,9 @@ impl Ending {
         let completed = |end: &EndEnding| end.is(MigratorState::Completed);
         match (&self.source, &self.destination) {
             // A migrator that is told to quit gives up first: whether it exits is still to be seen.
-            (Some(source), _) if source.cancelled() => source.cancel_requested != Some(false),
+            (Some(source), _) if source.cancelled() && !source.is(MigratorState::Failing) => {
+                source.cancel_requested != Some(false)
+            }
             (Some(source), _) if source.failed() => source.is(MigratorState::Failed),
             (Some(source), Some(destination)) if completed(source) => {
                 destination.guest_resumed
@@ -266,7 +273,8 @@ fn forbidden(ending: &Ending) -> Option<Decision> {
     if died(source) && !has(destination, MigratorState::Completed) {
         return Some(failed(ReasonClass::SourceExited));
     }
-    let all_arrived = has(destination, MigratorState::Completed);
+    let all_arrived =
+        destination.is_some_and(|end| end.is_whole && end.is(MigratorState::Completed));
     (all_arrived && !ending.paused_all_along).then_some(failed(ReasonClass::NotResumed))
 }
 
@@ -591,11 +599,14 @@ mod tests {
     fn a_guest_that_nobody_let_run_has_not_completed() {
         let loaded = Ending {
             source: Some(end(Some(MigratorState::Completed))),
-            destination: Some(end(Some(MigratorState::Completed))),
+            destination: Some(EndEnding { is_whole: true, ..end(Some(MigratorState::Completed)) }),
             ..orderly()
         };
         assert!(!loaded.is_settled());
         assert_eq!(class(&loaded), Some(ReasonClass::NotResumed));
+        let mut late = loaded.clone();
+        late.destination.as_mut().unwrap().is_whole = false;
+        assert_eq!(decided(&late), Outcome::Completed, "its probes may have missed it");
         let paused = Ending { paused_all_along: true, ..loaded.clone() };
         assert!(paused.is_settled());
         assert_eq!(decided(&paused), Outcome::Completed);
@@ -651,9 +662,14 @@ mod tests {
         assert!(!quit.is_settled());
         assert_eq!(class(&quit), Some(ReasonClass::SourceExited));
         source.cancel_requested = Some(true);
-        let cancelled = Ending { source: Some(source), ..orderly() };
+        let cancelled = Ending { source: Some(source.clone()), ..orderly() };
         assert!(cancelled.is_settled());
         assert_eq!(class(&cancelled), Some(ReasonClass::CancelledByManager));
+        // Its own shutdown of the connection was noticed first.
+        source.state = Some(MigratorState::Failed);
+        source.error = Some("Unable to write to socket: Broken pipe".to_owned());
+        let raced = Ending { source: Some(source), ..orderly() };
+        assert_eq!(decided(&raced), Outcome::Cancelled);
     }
 
     #[test]

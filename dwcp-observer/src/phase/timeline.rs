@@ -107,6 +107,10 @@ pub struct Timeline {
     pub error: Option<String>,
     /// The operator has stopped the guest.
     pub paused_by_operator: bool,
+    /// The attempt was heard from its first state on: what it did not say did not happen.
+    pub is_whole: bool,
+    /// Loaded, and let run, before any state was heard: by an attempt that was under way when its probes came, or at QEMU's start.
+    early: [Option<u64>; 2],
     names: Arc<Names>,
     object: Option<u32>,
     first_bytes: u64,
@@ -177,6 +181,7 @@ impl Timeline {
             // Postcopy writes twice: RAM that cannot be fetched later, then the device state.
             MarkKind::Sent if self.stop.is_some() => self.sent = Some(self.moment(mark)),
             MarkKind::Loaded if self.state().is_some() => self.loaded_ns = Some(mark.at_ns),
+            MarkKind::Loaded => self.early = [Some(mark.at_ns), None],
             MarkKind::Throttle if self.throttle.len() < MAX_CHANGES => {
                 self.throttle.push((mark.at_ns, mark.new.min(100)));
             }
@@ -273,12 +278,14 @@ impl Timeline {
                 paused_by_operator: self.paused_by_operator,
                 requests: self.requests_ahead(),
                 names: Arc::clone(&self.names),
+                is_whole: old == Some(MigratorState::None),
                 ..Self::default()
             };
         }
         if self.object.is_none() {
             // The first word of the process that is heard: its attempt began before.
             self.attempt += 1;
+            [self.loaded_ns, self.resumed_ns] = self.early;
         }
         self.object = Some(mark.object);
         // The function swaps atomically: a change from a state that is not the present one does not happen.
@@ -333,6 +340,8 @@ impl Timeline {
             (self.last_pass, self.device, self.sent) = (None, None, None);
         } else if self.loaded_ns.is_some() {
             self.resumed_ns.get_or_insert(at_ns);
+        } else if let [Some(_), resumed] = &mut self.early {
+            resumed.get_or_insert(at_ns);
         }
     }
 }

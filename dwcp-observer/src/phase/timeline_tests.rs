@@ -252,6 +252,20 @@ fn what_is_heard_first_belongs_to_the_attempt_that_is_under_way() {
 }
 
 #[test]
+fn a_destination_whose_probes_came_in_the_middle_is_heard_to_let_its_guest_run() {
+    let marks = [
+        (MarkKind::Loaded, 50, [0; 3]),
+        (MarkKind::Resume, 52, [0; 3]),
+        (MarkKind::State, 53, [IN, 4, 8]),
+    ];
+    let late = timeline(V7_2, &marks);
+    assert_eq!((late.loaded_ns, late.resumed_ns, late.is_whole), (Some(50), Some(52), false));
+    // At its own start QEMU passes the same functions.
+    let own = timeline(V7_2, &[marks[0], marks[1], (MarkKind::State, 60, [IN, 0, 4])]);
+    assert_eq!((own.loaded_ns, own.resumed_ns, own.is_whole), (None, None, true));
+}
+
+#[test]
 fn without_a_version_the_order_tells_completed_from_failed() {
     let completed = timeline(None, SOURCE);
     assert_eq!(completed.state(), Some(MigratorState::Completed));
