@@ -16,8 +16,8 @@ use crate::vm::{apt::Apt, apt::Suite, kernels::unpack};
 const SUITES: &[Suite] = &[("trixie", false)];
 const BECOME: &str = include_str!("criu.sh");
 const LIMIT: Duration = Duration::from_secs(60);
-/// A process with so much memory of its own, in a mount namespace without mounts of network namespaces: CRIU dumps neither those, nor files
-/// that are open from another mount namespace.
+/// A process with so much memory of its own, in the host's mount namespace, where no network namespace may be mounted meanwhile: CRIU dumps
+/// neither those, nor what is in a mount namespace that was made for the process alone (a tmpfs with others' files in it).
 const MEMORY: u64 = 32 << 20;
 
 /// CRIU, ready to be started.
@@ -136,11 +136,10 @@ fn target(directory: &TempDir) -> Result<ChildGuard> {
         "import os, time\nos.closerange(3, 64)\nmemory = os.urandom({MEMORY})\nopen('{}', 'w').close()\nwhile True: time.sleep(0.01)",
         ready.display()
     );
-    let clean = "for mount in /run/netns/*; do umount \"$mount\" 2> /dev/null || true; done; umount /run/netns 2> /dev/null; \
-                 exec < /dev/null > /dev/null 2>&1; exec setsid python3 -c \"$1\"";
-    let mut command = Command::new("unshare");
+    let become_it = "exec < /dev/null > /dev/null 2>&1; exec setsid python3 -c \"$1\"";
+    let mut command = Command::new("sh");
     command
-        .args(["--mount", "--propagation", "private", "--", "sh", "-c", clean, "sh", &work])
+        .args(["-c", become_it, "sh", &work])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
