@@ -32,8 +32,12 @@ mod with {
 
 #[cfg(not(feature = "typed"))]
 mod with {
-    use core::intrinsics::{AtomicOrdering, atomic_xadd};
+    use core::{
+        hint::black_box,
+        intrinsics::{AtomicOrdering, atomic_xadd},
+    };
 
+    /// `BPF_XADD`, the only atomic operation before 5.12. LLVM makes `lock or` of an addition that it knows to be of nothing.
     #[inline(always)]
     unsafe fn add(cell: *mut u64, value: u64) {
         atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(cell, value);
@@ -42,9 +46,9 @@ mod with {
     /// As in the other object.
     #[inline(always)]
     pub unsafe fn set(cell: *mut u64, value: u64) {
-        add(cell, 0);
+        add(cell, black_box(0));
         cell.write_volatile(value);
-        add(cell, 0);
+        add(cell, black_box(0));
     }
 
     /// As in the other object: each counts itself in, and only one that is alone then goes on.

@@ -2,7 +2,11 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns};
+use aya_ebpf::{
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
+    macros::map,
+    maps::PerCpuArray,
+};
 use dwcp_observer_ebpf::{
     counters::Counter,
     tcp::{FLOW_ACTIVE_OPEN, FLOW_PASSIVE_OPEN, Flow, Snapshot},
@@ -104,21 +108,27 @@ pub unsafe fn take_unlocked(sk: *const u8, tp: *const u8, flow: *mut Flow) {
         bump(Counter::SnapshotRaced);
         return;
     }
-    let before = moving(tp);
-    let mut seen = Snapshot::default();
-    fill(sk, tp, &raw mut seen, bpf_ktime_get_ns() / 1000);
-    compiler_fence(Ordering::SeqCst);
-    if before == moving(tp) {
-        let to = &raw mut (*flow).swept;
-        let sequence = begin(to);
-        seen.sequence = (*to).sequence;
-        *to = seen;
-        order::set(&raw mut (*to).sequence, sequence);
-    } else {
-        bump(Counter::SnapshotRaced);
+    if let Some(seen) = SEEN.get_ptr_mut(0) {
+        let before = moving(tp);
+        fill(sk, tp, seen, bpf_ktime_get_ns() / 1000);
+        compiler_fence(Ordering::SeqCst);
+        if before == moving(tp) {
+            let to = &raw mut (*flow).swept;
+            let sequence = begin(to);
+            (*seen).sequence = (*to).sequence;
+            *to = *seen;
+            order::set(&raw mut (*to).sequence, sequence);
+        } else {
+            bump(Counter::SnapshotRaced);
+        }
     }
     order::give_up(&raw mut (*flow).swept_claims);
 }
+
+/// What a sweep sees of a socket until it is known to have stood still; a sweep stays on its CPU. On the stack the verifier (6.1 and before)
+/// would follow each field that can and that cannot be read, and give up.
+#[map]
+static SEEN: PerCpuArray<Snapshot> = PerCpuArray::with_max_entries(1, 0);
 
 /// What moves with each segment and each write.
 #[inline(always)]
