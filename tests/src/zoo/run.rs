@@ -19,6 +19,7 @@ use crate::qmp::Event;
 /// A guest that has not filled its RAM by then hangs.
 const FILL_LIMIT: Duration = Duration::from_secs(60);
 const MIGRATION_LIMIT: Duration = Duration::from_secs(90);
+const SECOND_RESUME_LIMIT: Duration = Duration::from_secs(3);
 const RECORD_LIMIT: Duration = Duration::from_secs(15);
 /// What stands still is looked at after this time, if it stands so long.
 const LOOK_AFTER: Duration = Duration::from_millis(1_400);
@@ -387,8 +388,12 @@ impl<'a> Run<'a> {
         loop {
             let records = self.records()?;
             let over = !records.is_empty() && records.iter().all(is_final);
+            // The second resume comes after the record was final: the next look tells of it.
+            let awaits_second = self.case.turn == Turn::BothRun
+                && start.elapsed() < SECOND_RESUME_LIMIT
+                && !records.iter().any(|record| record["split_brain"] == true);
             // Bystanders live until here.
-            if over || start.elapsed() > RECORD_LIMIT {
+            if (over && !awaits_second) || start.elapsed() > RECORD_LIMIT {
                 debug_assert!(self.bystanders.len() == usize::from(self.case.bystanders));
                 return Ok(records);
             }
