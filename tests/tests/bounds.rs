@@ -4,16 +4,15 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use dwcp_observer_lab::flows::FlowHelper;
 use dwcp_observer_lab::guest::Guest;
 use dwcp_observer_lab::migration::{MigrationPlan, Pair};
 use dwcp_observer_lab::observer::{Observer, binary};
-use dwcp_observer_lab::process::ChildGuard;
-use dwcp_observer_lab::qemu::{Qemu, QemuSpec, Role};
-use dwcp_observer_lab::temp::{TempDir, free_migration_port};
+use dwcp_observer_lab::qemu::{Qemu, QemuSpec};
+use dwcp_observer_lab::temp::free_migration_port;
 use serde_json::Value;
 
 fn small() -> QemuSpec {
@@ -103,14 +102,9 @@ fn resident_kib(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// A process that is called QEMU and does nothing.
-fn named(program: &Path) -> ChildGuard {
-    let mut command = Command::new(program);
-    ChildGuard::spawn(command.arg("600").stdout(Stdio::null())).unwrap()
-}
-
-/// Two real QEMUs: one is killed, or both, in one of six orders.
-fn migrate_and_kill(order: usize) {
+/// Two real QEMUs: one is killed, or both, in one of six orders; the other goes with the pair.
+/// `linger`: the killed are waited for after 2 s.
+fn migrate_and_kill(order: usize, linger: bool) {
     let mut pair = Pair::start(&small()).unwrap();
     let slow = MigrationPlan { max_bandwidth: Some(20 << 20), ..plan() };
     if order != 0 {
@@ -128,30 +122,25 @@ fn migrate_and_kill(order: usize) {
         }
         _ => {}
     }
-}
-
-/// Every twentieth process is a pair of real QEMUs or one alone; the others only bear the name. They are killed in the order in which they
-/// came, in the reverse, or the odd ones first, and waited for at once or after two sweeps.
-fn churn(program: &Path, batch: usize) -> usize {
-    let mut crowd: Vec<ChildGuard> = (0..17).map(|_| named(program)).collect();
-    let single = Qemu::start(&small(), Role::Source);
-    migrate_and_kill(batch % 6);
-    match batch % 3 {
-        0 => {}
-        1 => crowd.reverse(),
-        _ => crowd.sort_by_key(|process| process.pid() % 2),
-    }
-    if batch.is_multiple_of(4) {
-        // Zombies: a sweep meets them.
-        for process in &crowd {
-            process.signal(libc::SIGKILL).unwrap();
-        }
+    if linger {
         std::thread::sleep(Duration::from_secs(2));
     }
-    for process in crowd {
-        drop(process);
-    }
-    drop(single.unwrap());
+}
+
+/// Ten pairs of real QEMUs, three at a time. Each is killed in an order of its own, and in every
+/// fourth batch stays a zombie over a sweep of the idle tasks.
+fn churn(batch: usize) -> usize {
+    let orders = Mutex::new((0..10).map(|pair| batch + pair));
+    let next = || orders.lock().unwrap().next();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while let Some(order) = next() {
+                    migrate_and_kill(order % 6, batch.is_multiple_of(4));
+                }
+            });
+        }
+    });
     20
 }
 
@@ -159,9 +148,6 @@ fn churn(program: &Path, batch: usize) -> usize {
 fn slots_and_memory_return_to_where_they_were_whatever_the_order_in_which_qemus_die() {
     let count: usize = std::env::var("DWCP_CHURN").map_or(60, |count| count.parse().unwrap());
     let observer = Observer::start(&binary().unwrap(), &[]).unwrap();
-    let directory = TempDir::new().unwrap();
-    let program = directory.join("qemu-system-churn");
-    std::fs::copy("/bin/sleep", &program).unwrap();
     let (mut done, mut batch, mut warm_kib) = (0, 0, None);
     println!(
         "before: {} slots of processes, {} of flows, {} recognised processes alive",
@@ -170,7 +156,7 @@ fn slots_and_memory_return_to_where_they_were_whatever_the_order_in_which_qemus_
         recognised()
     );
     while done < count {
-        done += churn(&program, batch);
+        done += churn(batch);
         batch += 1;
         if done * 4 >= count && warm_kib.is_none() {
             warm_kib = Some(resident_kib(observer.pid()));
