@@ -2,9 +2,12 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use dwcp_observer_lab::guest::Guest;
 use dwcp_observer_lab::migration::{MigrationPlan, Pair, QemuFigures};
 use dwcp_observer_lab::observer::Observer;
@@ -41,6 +44,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MIB", default_value_t = 100,
         value_parser = clap::value_parser!(u64).range(1..))]
     bandwidth: u64,
+    /// Migrate this often; each run must agree with QEMU
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Start and stop a second observer all the while
+    #[arg(long)]
+    beside_another: bool,
     /// Use the agent that is there (set when this program calls itself as root)
     #[arg(long, hide = true)]
     no_build: bool,
@@ -63,6 +72,26 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if !is_root() {
         return run_as_root();
     }
+    let another = args.beside_another.then(Another::start);
+    let mut agreed = 0;
+    for run in 1..=args.runs {
+        let good = run_once(args)?;
+        agreed += u32::from(good);
+        if args.runs > 1 {
+            eprintln!("demo: run {run}: {}", if good { "agrees" } else { "does not agree" });
+        }
+    }
+    if let Some(another) = another {
+        eprintln!("demo: a second observer started and stopped {} times", another.stop()?);
+    }
+    if args.runs > 1 {
+        eprintln!("demo: {agreed} of {} runs agree", args.runs);
+    }
+    Ok(if agreed == args.runs { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One migration, measured, compared and printed. Whether observer and QEMU agree.
+fn run_once(args: &Args) -> Result<bool> {
     let outcome = migrate(args)?;
     let checks = checks::compare(&outcome.record, outcome.same_vm, &outcome.qemu, &outcome.sockets);
     let mut stdout = std::io::stdout().lock();
@@ -76,8 +105,39 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let text = demo_table::render(&outcome.record, &outcome.qemu, &checks);
         stdout.write_all(text.as_bytes())?;
     }
-    let agreed = checks.iter().all(|check| check.passed);
-    Ok(if agreed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(checks.iter().all(|check| check.passed))
+}
+
+/// A second observer on this host that comes and goes.
+struct Another {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<u32>>,
+}
+
+impl Another {
+    fn start() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let come_and_go = move || {
+            let mut times = 0;
+            while !told.load(Ordering::Relaxed) {
+                let observer = Observer::start(&build::agent(), &[])?;
+                std::thread::sleep(Duration::from_millis(1500));
+                let stopped = observer.stop()?;
+                ensure!(stopped.status.success(), "the second observer:\n{}", stopped.output);
+                times += 1;
+                std::thread::sleep(Duration::from_millis(500));
+            }
+            Ok(times)
+        };
+        Self { stop, thread: std::thread::spawn(come_and_go) }
+    }
+
+    /// How often it started and stopped.
+    fn stop(self) -> Result<u32> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow!("the second observer's thread panicked"))?
+    }
 }
 
 fn migrate(args: &Args) -> Result<Outcome> {
