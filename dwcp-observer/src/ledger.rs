@@ -9,7 +9,10 @@ use jiff::Timestamp;
 
 use crate::{
     history::{Batch, Event, History, HistoryError, Status, Store, minute::Minute},
-    migration::record::{Migration, Outcome, PhaseName, State, Version},
+    model::{
+        record::{Migration, Outcome, PhaseName, State, Version},
+        verdict::Health,
+    },
     process::host::HostUsage,
     publish::{Entry, Totals},
     sla::{
@@ -19,7 +22,6 @@ use crate::{
         judge::{Levels, judge},
         windows::{Windows, minute_of},
     },
-    verdict::Health,
 };
 
 /// With transfers active 5 m and 1 h are judged this often, seconds; all windows when a migration ends, and each minute.

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     history::{Retention, tests::Directory, writer::AfterWrite},
     metrics::sample,
-    migration::record::{Mode, Phase},
+    model::record::{Mode, Phase},
     sla::{decide::Word, windows::minute_of},
 };
 

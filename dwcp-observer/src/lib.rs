@@ -12,6 +12,7 @@ pub mod kernel;
 pub mod ledger;
 pub mod metrics;
 pub mod migration;
+pub mod model;
 pub mod netdev;
 pub mod netlink;
 pub mod phase;

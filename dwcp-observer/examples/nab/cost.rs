@@ -9,7 +9,7 @@ use dwcp_observer::{
         alarm::Alarm,
         detector::{Detector, Floor},
     },
-    migration::record::Mode,
+    model::record::Mode,
 };
 use jiff::{SignedDuration, Timestamp};
 

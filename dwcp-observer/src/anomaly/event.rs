@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::detector::Floor;
-use crate::migration::record::Mode;
+use crate::model::record::Mode;
 
 /// What is anomalous: the label `anomaly_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

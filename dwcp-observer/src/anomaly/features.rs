@@ -2,8 +2,9 @@
 
 use super::Kind;
 use crate::{
+    model::record::StreamRole,
     process::host::HostUsage,
-    verdict::inputs::{Phase, Second, Source, Stream, StreamRole, Thread},
+    verdict::inputs::{Phase, Second, Source, Stream, Thread},
 };
 
 /// A second of the transfer is full from so many seconds on; shorter ones are its beginning.
@@ -73,7 +74,7 @@ pub fn saturation(host: HostUsage) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict::inputs::ThreadRole;
+    use crate::model::record::ThreadRole;
 
     fn stream(delivered_bytes: u64, srtt_seconds: f64) -> Stream {
         Stream {

@@ -10,7 +10,7 @@ use super::{
     replay::{Recorder, Second},
 };
 use crate::{
-    migration::record::{Mode, Version},
+    model::record::{Mode, Version},
     process::host::HostUsage,
     publish::{Entry, Totals},
 };

@@ -2,7 +2,7 @@ use jiff::SignedDuration;
 
 use super::*;
 use crate::{
-    anomaly::Direction, history::tests::Directory, metrics::sample, migration::record::Outcome,
+    anomaly::Direction, history::tests::Directory, metrics::sample, model::record::Outcome,
     publish::ErrorType,
 };
 

@@ -126,7 +126,7 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{anomaly::Kind, migration::record::Mode};
+    use crate::{anomaly::Kind, model::record::Mode};
 
     #[test]
     fn a_second_comes_back_as_it_was_written() {

@@ -14,7 +14,7 @@ use super::{
     detector::{Detector, LEVEL},
     watch::{Vote, Watch, agree},
 };
-use crate::migration::record::Mode;
+use crate::model::record::Mode;
 
 /// Migrations that are watched at once; of further ones only the mode's detectors hear.
 pub const MIGRATIONS: usize = 512;

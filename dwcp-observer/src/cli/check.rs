@@ -14,7 +14,7 @@ use crate::{
         privileged,
         survey::{Outcome, survey},
     },
-    publish::ProbeStatus,
+    model::status::ProbeStatus,
     rdma::{self, Rdma, Status},
 };
 

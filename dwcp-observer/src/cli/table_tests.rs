@@ -3,14 +3,14 @@ use serde_json::json;
 use super::*;
 use crate::{
     metrics::sample,
-    migration::record::{DumpedProcess, Outcome, Reason, ReasonClass},
+    model::record::{DumpedProcess, Outcome, Reason, ReasonClass},
 };
 
 fn now() -> Timestamp {
     sample::at()
 }
 
-fn list(records: &[crate::migration::record::Migration]) -> String {
+fn list(records: &[crate::model::record::Migration]) -> String {
     render_list(&json!({ "migrations": records }), now())
 }
 
@@ -18,7 +18,7 @@ fn widest(text: &str) -> usize {
     text.lines().map(|line| line.chars().count()).max().unwrap()
 }
 
-fn failed(id: &str, age_seconds: i64) -> crate::migration::record::Migration {
+fn failed(id: &str, age_seconds: i64) -> crate::model::record::Migration {
     let mut record = sample::finished(id, Outcome::Failed, age_seconds);
     record.reason = Some(Reason {
         class: ReasonClass::ConnectionLost,
@@ -153,7 +153,7 @@ fn detail_has_everything() {
 #[test]
 fn detail_says_what_is_missing() {
     let mut record = sample::active("1");
-    record.vm = crate::migration::record::Vm::default();
+    record.vm = crate::model::record::Vm::default();
     record.mode = None;
     record.found_under_way = true;
     record.streams_without_detail = 3;

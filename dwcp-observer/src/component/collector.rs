@@ -28,9 +28,11 @@ use super::{
 };
 use crate::{
     config::{Component, ComponentConfig, ComponentMode, Config},
-    migration::record::{State, Version},
+    model::{
+        record::{State, Version},
+        verdict::Health,
+    },
     publish::{Board, Published},
-    verdict::Health,
 };
 
 const PERIOD: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{RolloutConfig, RolloutControl, is_label},
-    migration::record::{State, Version},
+    model::record::{State, Version},
     publish::Entry,
 };
 
@@ -121,7 +121,7 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{metrics::sample, migration::record::Outcome};
+    use crate::{metrics::sample, model::record::Outcome};
 
     fn entry(version: Option<Version>, ended_seconds_ago: Option<i64>) -> Entry {
         let mut record = match ended_seconds_ago {

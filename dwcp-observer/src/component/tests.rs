@@ -314,14 +314,14 @@ fn amst_is_judged_by_running_migrations() {
     assert_eq!(bench.one(Component::Amst).status, Status::Healthy);
     let mut stalled = sample::published();
     let mut record = sample::active("1");
-    record.verdict.as_mut().unwrap().state = crate::verdict::Health::Stalled;
+    record.verdict.as_mut().unwrap().state = crate::model::verdict::Health::Stalled;
     stalled.entries = vec![sample::entry(record.clone())];
     bench.board.publish(stalled.clone());
     let one = bench.one(Component::Amst);
     assert_eq!(one.status, Status::Unhealthy, "{one:?}");
     assert_eq!(bench.look().unhealthy(), None, "stalled migrations are judged by themselves");
     // A stalled migration of v1 is none of v3's business.
-    record.version = Some(crate::migration::record::Version::V1);
+    record.version = Some(crate::model::record::Version::V1);
     stalled.entries = vec![sample::entry(record)];
     bench.board.publish(stalled);
     assert_eq!(bench.one(Component::Amst).status, Status::Unknown);

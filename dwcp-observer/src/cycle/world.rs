@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use dwcp_observer_ebpf::netdev::{Tap, TapKey};
 
 use crate::{
-    identify::{
-        facts::{ProcessFacts, ThreadFacts},
-        rules::may_be_qemu,
-    },
+    identify::rules::may_be_qemu,
     kernel::{Kernel, ProcessReading},
-    migration::{look::World, quantiles::quantiles, record::Quantiles},
+    migration::{look::World, quantiles::quantiles},
+    model::{
+        facts::{ProcessFacts, ThreadFacts},
+        record::Quantiles,
+    },
     netdev,
     phase::attach::Coverage,
     process,

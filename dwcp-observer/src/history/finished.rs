@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::migration::record::{Mode, Outcome, PhaseName, Role, Transport, Version};
+use crate::model::record::{Mode, Outcome, PhaseName, Role, Transport, Version};
 
 /// A finished migration.
 #[derive(Clone, Debug, Deserialize)]

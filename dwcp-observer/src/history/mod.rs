@@ -25,7 +25,7 @@ pub use self::{
     store::Store,
     writer::{History, State, Status},
 };
-use crate::migration::{history::History as Samples, record::Migration};
+use crate::{migration::history::History as Samples, model::record::Migration};
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags, Transaction};
 use serde::Serialize;
 
 use super::{Batch, Event, HistoryError, Retention, finished::Finished, minute::Minute, schema};
-use crate::migration::record::{Migration, Sample};
+use crate::model::record::{Migration, Sample};
 
 /// How long a writer waits for a reader and the other way round.
 const BUSY: Duration = Duration::from_secs(2);

@@ -15,7 +15,7 @@ use rusqlite::Connection;
 use super::{schema, writer::State, *};
 use crate::{
     metrics::sample,
-    migration::record::{Mode, Outcome, PhaseName},
+    model::record::{Mode, Outcome, PhaseName},
     sla::counts::{Counts, Felt},
 };
 

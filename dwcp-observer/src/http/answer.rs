@@ -15,7 +15,7 @@ use crate::{
     anomaly::feed::View as Anomalies,
     component::{View as Components, rollout::Control},
     metrics::{Exporter, Input, ProcessUsage},
-    migration::record::Migration,
+    model::record::Migration,
     publish::{Board, Published},
     rdma::{RdmaStatus, View},
 };

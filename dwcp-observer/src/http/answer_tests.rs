@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::{
     metrics::{SeriesLimits, sample},
-    migration::record::{Mode, Outcome},
+    model::record::{Mode, Outcome},
 };
 
 fn endpoints(board: Board) -> Endpoints {

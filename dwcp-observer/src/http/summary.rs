@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
-    migration::record::{Migration, Outcome, Role, State, Version},
+    model::record::{Migration, Outcome, Role, State, Version},
     publish::Published,
     sla::{SlaType, Window, judge::nearest_rank},
 };

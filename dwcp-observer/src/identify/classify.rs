@@ -7,13 +7,13 @@
 use std::net::SocketAddr;
 
 use super::evidence::{Case, confidence};
-use super::facts::{FlowFacts, ProcessFacts};
 use super::flow::{has_moved, likely_role, mib, one_way, service_port, thread};
 use super::qemu;
 use super::rejection::Rejection;
 use super::rules::{CompiledRule, Kind, RuleSet, kind, other_program, thread_name};
 use super::table;
-use crate::migration::record::{Evidence, Role};
+use crate::model::facts::{FlowFacts, ProcessFacts};
+use crate::model::record::{Evidence, Role};
 
 /// What a flow is taken for.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,6 +1,6 @@
 //! Evidence and what it adds up to.
 
-use crate::migration::record::{Evidence, Role};
+use crate::model::record::{Evidence, Role};
 
 /// No sum of evidence gets beyond this: an observer is never certain.
 pub const MAX_CONFIDENCE: f64 = 0.99;

@@ -1,7 +1,7 @@
 //! Questions about one flow.
 
-use super::facts::{FlowFacts, ProcessFacts, ThreadFacts};
-use crate::migration::record::Role;
+use crate::model::facts::{FlowFacts, ProcessFacts, ThreadFacts};
+use crate::model::record::Role;
 
 /// From here on the larger direction tells who sends the guest: greetings and handshakes stay below.
 pub(super) const DIRECTION_BYTES: u64 = 64 << 10;

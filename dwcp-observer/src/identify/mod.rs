@@ -2,7 +2,6 @@
 
 pub mod classify;
 pub mod evidence;
-pub mod facts;
 mod flow;
 pub mod mode;
 mod pattern;

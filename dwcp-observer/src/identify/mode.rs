@@ -1,7 +1,7 @@
 //! `datacenter`, `internet` or `hybrid`.
 
 use crate::config::ModeThresholds;
-use crate::migration::record::{Mode, Transport};
+use crate::model::record::{Mode, Transport};
 
 /// The mode of a path; `None` while there is no RTT.
 ///

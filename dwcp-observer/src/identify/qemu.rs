@@ -6,13 +6,13 @@
 
 use super::classify::{Context, Refusal, Sibling, bulk, is_migration_port};
 use super::evidence::Case;
-use super::facts::{FlowFacts, ProcessFacts};
 use super::flow::{DIRECTION_BYTES, mib, one_way, service_port, thread};
 use super::pattern::glob;
 use super::qemu_cmdline::{Incoming, incoming, service_on_cmdline};
 use super::rejection::Rejection;
 use super::table::MIGRATION_PORTS;
-use crate::migration::record::Role;
+use crate::model::facts::{FlowFacts, ProcessFacts};
+use crate::model::record::Role;
 
 /// Bytes one way into a process with `-incoming` that make a flow a migration.
 const INCOMING_BYTES: u64 = 1 << 20;

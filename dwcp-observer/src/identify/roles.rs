@@ -3,7 +3,7 @@
 use dwcp_observer_ebpf::sched::{ROLE_MAIN, ROLE_STREAM, ROLE_VCPU};
 
 use super::rules::thread_name;
-use crate::migration::record::{Role, StreamRole, ThreadRole};
+use crate::model::record::{Role, StreamRole, ThreadRole};
 
 /// Which streams of its migration a thread moves data on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 
 use dwcp_observer_ebpf::process::{CommRule, PORT_WORDS};
 
-use super::facts::ProcessFacts;
 use super::pattern::{CommPattern, comm_matches, glob};
 use super::table;
 use crate::config::{Config, PortRange, UserRule};
+use crate::model::facts::ProcessFacts;
 
 /// Number of the first rule of the configuration; smaller ones are [`Kind`]s, 0 is none.
 const FIRST_USER_RULE: u32 = 16;

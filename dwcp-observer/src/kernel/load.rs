@@ -24,8 +24,8 @@ use super::{
     slots::{flow_pools, flow_slots},
 };
 use crate::{
+    model::status::ProbeStatus,
     phase::{self, prober::Programs, reader},
-    publish::ProbeStatus,
 };
 
 /// The eBPF objects, built by `cargo xtask build-ebpf`.

@@ -42,11 +42,14 @@ use self::{
     sys::{peek, poke},
 };
 use crate::{
+    model::{
+        histogram::Histogram,
+        status::{ProbeStatus, ProgramStats},
+    },
     phase::{
         FUNCTIONS,
         attach::{Attacher, Candidate, Coverage},
     },
-    publish::{Histogram, ProbeStatus, ProgramStats},
     tcp::Clock,
 };
 

@@ -23,9 +23,9 @@ use super::{
     sys::{Mapped, peek, poke},
 };
 use crate::{
+    model::status::MapUse,
     netdev,
     phase::attach::Attacher,
-    publish::MapUse,
     sched::{self, ThreadReading},
     tcp::{self, Clock, FlowReading},
 };

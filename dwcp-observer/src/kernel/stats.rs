@@ -10,7 +10,7 @@ use aya::{Ebpf, programs::ProgramError, sys::Stats};
 use aya_obj::generated::bpf_prog_info;
 
 use super::sys::call;
-use crate::publish::ProgramStats;
+use crate::model::status::ProgramStats;
 
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 

@@ -8,7 +8,7 @@ use super::{
     table,
 };
 use crate::{
-    migration::record::{Role, State, Version},
+    model::record::{Role, State, Version},
     publish::Published,
     sla::{SlaType, Window, judge::nearest_rank},
 };

@@ -11,10 +11,13 @@ use super::{DURATION_BUCKETS, FINE_BLACKOUT_BUCKETS, ProcessUsage, family::Famil
 use crate::{
     anomaly::feed::View,
     config::Component,
-    migration::blackout::Method,
-    migration::record::{Migration, Mode, Outcome, ReasonClass, Role, State, Version},
-    publish::{ByteTotals, ErrorType, Histogram, KernelStatus, Published, Totals},
-    verdict::Cause,
+    model::{
+        histogram::Histogram,
+        record::{Method, Migration, Mode, Outcome, ReasonClass, Role, State, Version},
+        status::KernelStatus,
+        verdict::Cause,
+    },
+    publish::{ByteTotals, ErrorType, Published, Totals},
 };
 
 /// How many live migrations and streams get series of their own.

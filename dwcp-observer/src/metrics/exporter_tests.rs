@@ -12,7 +12,7 @@ use crate::{
         sample,
         table::{TABLE, reference_markdown},
     },
-    migration::record::{StreamRole, Version},
+    model::record::{StreamRole, Version},
 };
 
 fn exporter(limits: SeriesLimits) -> Exporter {

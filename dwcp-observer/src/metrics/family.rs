@@ -5,7 +5,7 @@ use prometheus::proto::{
 };
 
 use super::table::{Definition, Kind};
-use crate::publish::Histogram;
+use crate::model::histogram::Histogram;
 
 /// A family that is being filled.
 pub(super) struct Family {

@@ -14,9 +14,11 @@ use super::{
     table,
 };
 use crate::{
-    migration::record::{Bytes, Migration, Role, State, Stream, ThreadRole, Transport},
+    model::{
+        record::{Bytes, Migration, Role, State, Stream, ThreadRole, Transport},
+        verdict::{Cause, Fractions, Verdict},
+    },
     publish::Published,
-    verdict::{Cause, Fractions, Verdict},
 };
 
 /// What has no series because of the caps.

@@ -15,29 +15,22 @@ use crate::{
     history,
     identify::rejection::Rejection,
     ledger::{Ledger, Second},
-    migration::{
-        blackout::Method,
-        history::History,
+    migration::history::History,
+    model::{
+        histogram::Histogram,
         record::{
-            Blackout, BlackoutParts, ByMethod, Bytes, CongestionTimes, End, Evidence, Migration,
-            Mode, Outcome, Phase, PhaseName, ReasonClass, Role, Round, Sample, SampleBytes,
-            SocketCounters, State, Storage, StorageStream, Stream, StreamBytes, StreamRole,
-            TcpStream, Thread, ThreadRole, Transport, Vm,
+            Awaited, Blackout, BlackoutParts, ByMethod, Bytes, CongestionTimes, End, Evidence,
+            Method, Migration, Mode, Outcome, Phase, PhaseName, ReasonClass, Role, Round, Sample,
+            SampleBytes, SocketCounters, State, Storage, StorageStream, Stream, StreamBytes,
+            StreamRole, TcpStream, Thread, ThreadRole, Transport, Vm,
         },
+        status::{CycleStats, KernelStatus, MapUse, ProbeStatus, ProgramStats},
+        verdict::{Balance, Cause, Eta, Fractions, Health, Standing, Verdict},
     },
     process::host::HostUsage,
-    publish::{
-        Blackouts, ByteTotals, CycleStats, Entry, ErrorType, Histogram, KernelStatus, MapUse, Path,
-        ProbeStatus, ProgramStats, Published, Totals,
-    },
+    publish::{Blackouts, ByteTotals, Entry, ErrorType, Path, Published, Totals},
     rdma::RdmaStatus,
     sla,
-    verdict::{
-        Cause, Fractions, Health, Verdict,
-        eta::Eta,
-        inputs::{Awaited, Standing},
-        streams::Balance,
-    },
 };
 
 /// End of the sample's cycle.

@@ -9,8 +9,11 @@ use super::{
     table,
 };
 use crate::{
-    migration::record::{Outcome, Role, Version},
-    publish::{Histogram, Published},
+    model::{
+        histogram::Histogram,
+        record::{Outcome, Role, Version},
+    },
+    publish::Published,
 };
 
 /// Nothing where nothing tells v1 from v3.

@@ -1,24 +1,23 @@
 //! What each look adds: rates, history, global counters, the end.
 
 use super::{
-    blackout::Method,
     build::{self, errno_name},
     dump, fate, guest,
     live::{EndState, EndTotals, Live, StreamFlow, Tick},
     machine::Life,
     neighbours::{self, PathUse},
     outcome::{EndEnding, Ending, Judgement, outcome},
-    record::{Outcome, Role, Sample, SampleBytes, ThreadRole},
     second,
 };
+use crate::model::record::{Method, Outcome, Role, Sample, SampleBytes, ThreadRole};
 use crate::{
     anomaly::features,
     config::ModeThresholds,
     identify::mode,
     metrics::DURATION_BUCKETS,
     migration::look::Observation,
-    phase::timeline::Request,
-    publish::{ErrorType, Histogram, Totals},
+    model::{histogram::Histogram, qemu::Request},
+    publish::{ErrorType, Totals},
     rdma::verbs::{STATUS_FLUSHED, status_name},
 };
 use dwcp_observer_ebpf::tcp::FLOW_FIN_SENT;

@@ -8,30 +8,6 @@
 
 use crate::phase::timeline::Timeline;
 
-/// How an instant was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Method {
-    /// The migrator's own functions, by uprobe.
-    PhaseFunctions,
-    /// Guest CPUs in the scheduler.
-    VcpuScheduling,
-}
-
-impl Method {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::PhaseFunctions, Self::VcpuScheduling];
-
-    /// The name in records and labels.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::PhaseFunctions => "phase_functions",
-            Self::VcpuScheduling => "vcpu_scheduling",
-        }
-    }
-}
-
 /// When the guest stopped and when it ran again, as far as one method tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Instants {

@@ -3,8 +3,8 @@
 use super::{
     live::{EndState, Live},
     look::World,
-    record::{DumpedProcess, Role},
 };
+use crate::model::record::{DumpedProcess, Role};
 
 /// Time after the last close in which a dump may still write its images before it exits, ns.
 const WRITING_NS: u64 = 30_000_000_000;

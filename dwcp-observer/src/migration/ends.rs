@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use super::{
     live::{EndThread, Live},
     look::{Actions, Observation, World, since_birth},
-    record::Role,
     vcpus::name_guest_cpus,
 };
+use crate::model::record::Role;
 use crate::{
     identify::roles::thread_role,
     sched::{self, ThreadReading},

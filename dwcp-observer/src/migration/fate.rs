@@ -4,9 +4,9 @@
 use super::{
     dump,
     live::{EndState, Live},
-    record::{Awaited, Role},
 };
-use crate::phase::states::MigratorState;
+use crate::model::qemu::MigratorState;
+use crate::model::record::{Awaited, Role};
 
 /// Time after the last close in which a migrator that says nothing may still be at work, as a destination that loads what it has, ns.
 const LOADING_NS: u64 = 30_000_000_000;

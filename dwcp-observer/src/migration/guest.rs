@@ -3,15 +3,15 @@
 use dwcp_observer_ebpf::sched::CpuTimes;
 
 use super::{
-    blackout::{self, Breakdown, Edges, Instants, Method},
+    blackout::{self, Breakdown, Edges, Instants},
     cpus::{self, Arrival, StopMarks},
     fate::{self, Still},
     live::{EndState, Live},
-    record::{Role, ThreadRole},
 };
+use crate::model::record::{Method, Role, ThreadRole};
 use crate::{
-    phase::{attach::Coverage, timeline::Request},
-    verdict::inputs::Standing,
+    model::{qemu::Request, verdict::Standing},
+    phase::attach::Coverage,
 };
 
 /// A blackout, or the half of it that is seen from here.

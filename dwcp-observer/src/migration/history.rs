@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::record::Sample;
+use crate::model::record::Sample;
 
 /// A circular buffer: the newest samples, at most its capacity.
 #[derive(Clone, Debug)]

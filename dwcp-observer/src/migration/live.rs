@@ -14,18 +14,21 @@ use super::{
     history::History,
     machine::{Life, Patience, Streams},
     outcome::Judgement,
-    record::{DumpedProcess, Evidence, Mode, Quantiles, Role, ThreadRole, Transport, Version},
     second,
+};
+use crate::model::record::{
+    DumpedProcess, Evidence, Mode, Quantiles, Role, ThreadRole, Transport, Version,
 };
 use crate::{
     anomaly::Kind,
-    identify::{facts::ProcessFacts, roles::ThreadUse},
+    identify::roles::ThreadUse,
+    model::{facts::ProcessFacts, verdict::Verdict},
     netdev::TapReading,
     phase::{attach::Coverage, timeline::Timeline},
     rdma::MemoryReading,
     sched::ThreadReading,
     tcp::FlowReading,
-    verdict::{Judge, Verdict},
+    verdict::Judge,
 };
 
 /// A flow's identity: slot and generation.

@@ -15,13 +15,13 @@ use super::{
     build::WallClock,
     index::key,
     live::{EndState, EndThread, StreamFlow},
-    record::Quantiles,
 };
+use crate::model::record::Quantiles;
 use crate::{
     component::V1Rule,
     config::ModeThresholds,
-    identify::facts::{ProcessFacts, ThreadFacts},
     kernel::ProcessReading,
+    model::facts::{ProcessFacts, ThreadFacts},
     phase::{MarkReading, TextReading, attach::Coverage},
     rdma::MemoryReading,
     sched::ThreadReading,

@@ -18,7 +18,6 @@ pub mod outcome;
 pub mod phases;
 pub mod quantiles;
 mod rdma;
-pub mod record;
 pub mod registry;
 mod second;
 mod vcpus;

@@ -2,10 +2,8 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{
-    live::{EndState, Live},
-    record::Role,
-};
+use super::live::{EndState, Live};
+use crate::model::record::Role;
 use crate::{process::vm_from_cmdline, verdict::inputs::Neighbour};
 
 /// Longest name in a sentence: a stranger chose it.

@@ -4,8 +4,8 @@
 //! Judged in this order: what the evidence forbids (a death, pages that are missing, a guest that nobody let run) outweighs what
 //! states say; then the migrator's final states; then what guest CPUs did; then connections.
 
-use super::record::{Evidence, Outcome, Reason, ReasonClass, Role};
-use crate::phase::states::MigratorState;
+use crate::model::qemu::MigratorState;
+use crate::model::record::{Evidence, Outcome, Reason, ReasonClass, Role};
 
 /// What is known of one end.
 #[derive(Clone, Debug, Default, PartialEq)]

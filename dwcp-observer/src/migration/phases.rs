@@ -4,11 +4,11 @@ use super::{
     guest::Felt,
     live::{EndState, Live},
     machine::Life,
-    record::{PhaseName, Role},
 };
-use crate::phase::{
-    states::MigratorState,
-    timeline::{Moment, Timeline},
+use crate::model::record::{PhaseName, Role};
+use crate::{
+    model::qemu::MigratorState,
+    phase::timeline::{Moment, Timeline},
 };
 
 /// A span of a migration.

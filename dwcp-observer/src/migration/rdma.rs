@@ -7,8 +7,8 @@ use dwcp_observer_ebpf::rdma::Count;
 use super::{
     live::{Live, Registrations},
     quantiles::quantiles,
-    record::{Operations, QueuePair, RegisteredMemory, Role},
 };
+use crate::model::record::{Operations, QueuePair, RegisteredMemory, Role};
 use crate::rdma::{
     QpReading,
     verbs::{Operation, status_name},

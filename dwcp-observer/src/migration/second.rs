@@ -7,8 +7,8 @@ use super::{
     guest,
     live::{EndState, EndThread, FlowKey, Live, Registrations, StreamFlow},
     phases,
-    record::{PhaseName, Role, ThreadRole},
 };
+use crate::model::record::{PhaseName, Role, ThreadRole};
 use crate::{
     identify::roles::stream_role,
     phase::attach::Coverage,

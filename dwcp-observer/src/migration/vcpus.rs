@@ -3,8 +3,8 @@
 use super::{
     live::{EndState, Live},
     look::Actions,
-    record::{Role, ThreadRole},
 };
+use crate::model::record::{Role, ThreadRole};
 use crate::{
     identify::vcpus::{Candidate, by_cpu_time, by_order, smp},
     sched,

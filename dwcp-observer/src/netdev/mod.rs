@@ -18,30 +18,6 @@ pub struct TapReading {
     pub tap: Tap,
 }
 
-/// Kinds of a guest's first packet at its destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FirstPacket {
-    /// QEMU's own announcement of the guest (RFC 903).
-    Rarp,
-    /// The guest, or QEMU for it, asks or tells an address.
-    Arp,
-    /// Anything else.
-    Other,
-}
-
-impl FirstPacket {
-    /// From an EtherType.
-    #[must_use]
-    pub const fn of(protocol: u32) -> Self {
-        match protocol {
-            0x8035 => Self::Rarp,
-            0x0806 => Self::Arp,
-            _ => Self::Other,
-        }
-    }
-}
-
 /// The tap devices that a process holds open, in its own network namespace; empty when it has none or is gone.
 #[must_use]
 pub fn taps_of(pid: u32) -> Vec<TapKey> {
@@ -111,12 +87,5 @@ mod tests {
     fn a_process_without_a_tap_has_none() {
         assert_eq!(taps_of(std::process::id()), []);
         assert_eq!(taps_of(u32::MAX), []);
-    }
-
-    #[test]
-    fn first_packets_have_names() {
-        assert_eq!(FirstPacket::of(0x8035), FirstPacket::Rarp);
-        assert_eq!(FirstPacket::of(0x0806), FirstPacket::Arp);
-        assert_eq!(FirstPacket::of(0x0800), FirstPacket::Other);
     }
 }

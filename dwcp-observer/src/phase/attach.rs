@@ -19,9 +19,10 @@ use super::{
     FUNCTIONS,
     prober::{Done, Prober, Programs, Room},
     reader::{Answer, Rung},
-    states::{Names, Version},
+    states::Names,
 };
-use crate::{kernel::clock_ns, publish::Histogram};
+use crate::model::qemu::Version;
+use crate::{kernel::clock_ns, model::histogram::Histogram};
 
 /// Executables that are probed at the same time: far more than a host runs, few enough that nobody fills the kernel with probes.
 const MAX_EXECUTABLES: usize = 256;

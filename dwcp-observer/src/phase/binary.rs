@@ -8,8 +8,9 @@ use thiserror::Error;
 use super::{
     FUNCTIONS,
     elf::{Elf, ElfError},
-    states::{Names, Version},
+    states::Names,
 };
+use crate::model::qemu::Version;
 
 /// What stands before the version in QEMU's read-only data (`softmmu/vl.c`, `system/vl.c`: `version()`).
 const VERSION_MARK: &[u8] = b"QEMU emulator version ";

@@ -1,9 +1,9 @@
 use std::{fs::File, io::Write as _, os::unix::fs::FileExt as _};
 
 use super::*;
-use crate::phase::{
-    elf::MAX_SYMBOLS,
-    states::{MigratorState, RunState},
+use crate::{
+    model::qemu::{MigratorState, RunState},
+    phase::elf::MAX_SYMBOLS,
 };
 
 /// A file without a name.

@@ -13,7 +13,7 @@ use crate::{
         refusal,
         uprobe::{MultiError, load_multi},
     },
-    publish::ProbeStatus,
+    model::status::ProbeStatus,
 };
 
 /// The programs that serve all places.

@@ -5,10 +5,8 @@ use std::sync::Arc;
 
 use dwcp_observer_ebpf::phase::MarkKind;
 
-use super::{
-    MarkReading,
-    states::{MigratorState, Names, RunState},
-};
+use super::{MarkReading, states::Names};
+use crate::model::qemu::{MigratorState, Request, RunState};
 
 /// Rounds that keep their own figures; a migration that never converges has thousands.
 pub const MAX_ROUNDS: usize = 4096;
@@ -31,26 +29,6 @@ pub struct Stop {
     pub asked: Moment,
     /// It returned: all vCPU threads have parked. `None` while they have not.
     pub paused_ns: Option<u64>,
-}
-
-/// What a manager asked a migrator for (QMP's commands).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Request {
-    /// `migrate`; with `resume`, to go on with a postcopy that is paused.
-    Migrate,
-    /// `migrate-continue`: go on to the switch-over.
-    MigrateContinue,
-    /// `migrate_cancel`.
-    MigrateCancel,
-    /// `migrate-start-postcopy`.
-    MigrateStartPostcopy,
-    /// `migrate-recover`: listen again for a postcopy that is paused.
-    MigrateRecover,
-    /// `cont`: let the guest run.
-    Cont,
-    /// `stop`: stop the guest.
-    Stop,
 }
 
 impl Request {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::phase::states::Version;
+use crate::model::qemu::Version;
 
 fn mark(kind: MarkKind, at_ns: u64, [object, old, new]: [u32; 3]) -> MarkReading {
     MarkReading {

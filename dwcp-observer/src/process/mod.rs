@@ -14,7 +14,7 @@ use procfs::process::{FDTarget, Process};
 pub use scan::Scanner;
 pub use vm::vm_from_cmdline;
 
-use crate::identify::facts::{ProcessFacts, ThreadFacts};
+use crate::model::facts::{ProcessFacts, ThreadFacts};
 
 /// Bytes of a command line that are read.
 const MAX_CMDLINE: u64 = 256 << 10;

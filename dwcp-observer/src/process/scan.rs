@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::scan_facts;
-use crate::identify::facts::ProcessFacts;
 use crate::identify::rules::RuleSet;
+use crate::model::facts::ProcessFacts;
 
 /// A process is looked at in this many scans: a new one may still have to `exec` what it is for.
 const LOOKS: u8 = 3;

@@ -1,6 +1,6 @@
 //! The virtual machine that a command line describes.
 
-use crate::migration::record::Vm;
+use crate::model::record::Vm;
 
 /// Name, UUID and memory size by the options of QEMU and cloud-hypervisor; what is not there or not understood is absent.
 #[must_use]

@@ -23,7 +23,7 @@ use crate::{
         refusal::brief,
         survey::{Outcome, Tried},
     },
-    publish::ProbeStatus,
+    model::status::ProbeStatus,
 };
 
 /// The object, built by `cargo xtask build-ebpf`.

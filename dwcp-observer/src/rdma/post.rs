@@ -17,7 +17,7 @@ use aya::{
 use serde::Deserialize;
 
 use super::provider;
-use crate::{kernel::refusal::brief, publish::ProbeStatus};
+use crate::{kernel::refusal::brief, model::status::ProbeStatus};
 
 /// The program in the object.
 pub(super) const PROGRAM: &str = "rdma_post_send";

@@ -11,7 +11,7 @@ use dwcp_observer_ebpf::{
 };
 
 use super::verbs::{QpState, STATUS_FLUSHED};
-use crate::publish::ProbeStatus;
+use crate::model::status::ProbeStatus;
 
 /// Everything of one poll.
 #[derive(Clone, Debug, Default)]

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use serde::Serialize;
 
 use super::{ConnectionState, Device, MemoryReading, RdmaStatus, Snapshot};
-use crate::migration::record::QueuePair;
+use crate::model::record::QueuePair;
 
 /// RDMA on this host.
 #[derive(Debug, Serialize)]

@@ -5,7 +5,7 @@ use super::{
     document::Document,
     words::{percent, short, some},
 };
-use crate::{history::finished::Finished, migration::record::Outcome};
+use crate::{history::finished::Finished, model::record::Outcome};
 
 /// Failed migrations that are listed.
 const LISTED: usize = 20;

@@ -133,7 +133,7 @@ pub fn live(published: &Published, now: Timestamp) -> Live {
     let active = published
         .entries
         .iter()
-        .filter(|entry| entry.record.state == crate::migration::record::State::Active)
+        .filter(|entry| entry.record.state == crate::model::record::State::Active)
         .filter_map(|entry| serde_json::to_value(entry.record.as_ref()).ok())
         .filter_map(|record| serde_json::from_value(record).ok())
         .collect();

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     history::finished::Finished,
-    migration::record::{Mode, Outcome},
+    model::record::{Mode, Outcome},
 };
 
 /// Contract: the ladder below the p99 of 500 ms within a data centre, per mille and ms.

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     history::finished::Finished,
-    migration::record::{Outcome, Version},
+    model::record::{Outcome, Version},
 };
 
 pub(super) fn rollout(data: &Data, document: &mut Document) {

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     history::{Batch, Event, Store, minute::Minute, tests::Directory},
     metrics::sample,
-    migration::record::{Mode, Outcome, Version},
+    model::record::{Mode, Outcome, Version},
     publish::Board,
     sla::counts::{Counts, Felt},
 };

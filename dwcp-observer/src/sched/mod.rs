@@ -9,7 +9,7 @@ use dwcp_observer_ebpf::{
 
 use crate::{
     kernel::sys::{peek, renew},
-    migration::record::ThreadRole,
+    model::record::ThreadRole,
 };
 
 /// One thread at one moment.

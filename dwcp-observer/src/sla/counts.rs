@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::migration::record::{Mode, Outcome};
+use crate::model::record::{Mode, Outcome};
 
 /// Sums over a span.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

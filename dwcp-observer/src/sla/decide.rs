@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{SlaType, Window, judge::Level, judge::Levels};
 use crate::{
     anomaly::Severity,
-    verdict::{Cause, Health},
+    model::verdict::{Cause, Health},
 };
 
 /// Burn rate over an hour and over 5 minutes that spends 2 % of a 30-day budget in an hour (Google, Site Reliability Workbook, ch. 5).

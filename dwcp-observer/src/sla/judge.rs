@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{SlaType, Targets, Window, counts::Felt, windows::Content};
-use crate::migration::record::Mode;
+use crate::model::record::Mode;
 
 /// Share of migrations whose blackout may reach the limit: what a p99 promises.
 const LATENCY_BAD_SHARE: f64 = 0.01;

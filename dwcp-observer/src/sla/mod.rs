@@ -19,7 +19,7 @@ use self::{
     decide::{Anomaly, Decision, Unhealthy},
     judge::Levels,
 };
-use crate::migration::record::Mode;
+use crate::model::record::Mode;
 
 /// What is promised; the defaults are those of the DWCP v3 contract. A p99 below, an error rate below, an availability above, a
 /// throughput of at least these.

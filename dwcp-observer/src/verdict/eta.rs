@@ -5,23 +5,11 @@
 //! Later: rounds shrink by a ratio, until the rest fits into the time that the guest may stand still.
 //! The bounds take the spread of the rate and of the last ratios together, for about 90 %.
 
-use serde::Serialize;
-
 use super::{
     converge::pairs,
     inputs::{Phase, Round, Second},
 };
-
-/// Seconds to the end of the migration, with an interval of about 90 %.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Eta {
-    /// Most likely.
-    pub eta_seconds: f64,
-    /// It will hardly be sooner.
-    pub eta_low_seconds: f64,
-    /// It will hardly be later.
-    pub eta_high_seconds: f64,
-}
+use crate::model::verdict::Eta;
 
 /// Weight of the newest second.
 const WEIGHT: f64 = 0.3;

@@ -2,9 +2,8 @@
 //!
 //! Times are seconds within this second, bytes are payload. `None` means not measured, never zero.
 
-use serde::Serialize;
-
-pub use crate::migration::record::{Awaited, PhaseName as Phase, Role, StreamRole, ThreadRole};
+pub use crate::model::record::{Awaited, PhaseName as Phase, Role, StreamRole, ThreadRole};
+use crate::model::verdict::Standing;
 
 /// One second of a migration, as far as this host sees it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -51,20 +50,6 @@ pub struct Neighbour {
     pub name: String,
     /// What it moves, bytes per second.
     pub bytes_per_second: f64,
-}
-
-/// A guest that stands still.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Standing {
-    /// The end that would have to go on.
-    pub at: Role,
-    /// Its process; `None` on another host.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pid: Option<u32>,
-    /// So long, seconds.
-    pub seconds: f64,
-    /// What it waits for.
-    pub awaits: Awaited,
 }
 
 /// One pass over the guest's memory, from one dirty-bitmap sync to the next.

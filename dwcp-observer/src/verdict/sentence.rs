@@ -1,14 +1,18 @@
 //! The verdict in words: cause, figures, what to do.
 
 use super::{
-    Cause, Health, black_hole,
+    black_hole,
     converge::Convergence,
-    inputs::{Awaited, Destination, Second, Source, Stream, Thread},
+    inputs::{Destination, Second, Source, Stream, Thread},
     neighbours,
     slow::Slow,
     split::{SATURATED, Split},
     standstill,
     streams::carriers,
+};
+use crate::model::{
+    record::Awaited,
+    verdict::{Cause, Health},
 };
 
 /// What the words are made of.

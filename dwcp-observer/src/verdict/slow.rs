@@ -1,10 +1,10 @@
 //! Why a second is slow: a fault that is seen at once, or a rate far below the usual one.
 
 use super::{
-    Cause, Fractions,
     inputs::{Destination, Second, Thread},
     split::{Split, has_unread},
 };
+use crate::model::verdict::{Cause, Fractions};
 
 /// Below this part of the reference a migration is slow.
 pub(super) const SLOW: f64 = 0.5;

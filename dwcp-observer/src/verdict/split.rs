@@ -23,9 +23,12 @@
 //! times are read a moment apart and are a jiffy coarse: what exceeds the time left is cut.
 
 use super::{
-    Cause, Fractions,
-    inputs::{Destination, Second, Source, Stream, Thread, ThreadRole},
+    inputs::{Destination, Second, Source, Stream, Thread},
     streams::carriers,
+};
+use crate::model::{
+    record::ThreadRole,
+    verdict::{Cause, Fractions},
 };
 
 /// A receiver that has no more than this unread reads at once.

@@ -1,8 +1,9 @@
 //! A guest that stands still until somebody lets it go on.
 
-use super::{
-    Cause, Fractions,
-    inputs::{Awaited, Role, Second, Standing},
+use super::inputs::Second;
+use crate::model::{
+    record::{Awaited, Role},
+    verdict::{Cause, Fractions, Standing},
 };
 
 /// A manager that has not answered after this time does not answer: it takes milliseconds, over a slow path some hundred. With the

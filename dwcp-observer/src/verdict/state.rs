@@ -4,16 +4,19 @@
 //! ([`super::slow`]). A guest that stands still and is waited for is a word of its own ([`super::standstill`]).
 
 use super::{
-    Cause, Fractions, Health, Verdict,
     converge::{Convergence, convergence},
     eta::{RateEstimate, eta},
-    inputs::{Awaited, Phase, Second, Stream},
+    inputs::{Phase, Second, Stream},
     reference::Reference,
     sentence::{self, Figures},
     slow::{HELD, SLOW, Slow, does_not_read, explanation, fault, why_slow},
     split::{Split, is_length, split},
     standstill::{self, Waiting},
     streams::balance,
+};
+use crate::model::{
+    record::Awaited,
+    verdict::{Cause, Fractions, Health, Verdict},
 };
 
 /// Fewer bytes in a second than this are nothing: window probes, keep-alives of the migrator.

@@ -1,22 +1,7 @@
 //! How even the streams are.
 
-use serde::Serialize;
-
-use super::inputs::{Stream, StreamRole};
-
-/// Evenness of the streams' delivered bytes in one second.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Balance {
-    /// Fastest stream over the mean: 1 is even, the number of streams is all on one.
-    pub stream_max_over_mean: f64,
-    /// Jain's index (Jain, Chiu, Hawe 1984), `(sum x)^2 / (n sum x^2)`: 1 is even, `1/n` is all on one.
-    pub stream_jain_index: f64,
-    /// Streams sorted by rate, fastest first: the k-th stream's rate over the fastest one's, that is what the k-th stream adds
-    /// in units of the best. The first is 1.
-    pub stream_marginal_gain: Vec<f64>,
-    /// Mean of the marginal gains: 1 when n streams carry n times the fastest.
-    pub stream_scaling_efficiency: f64,
-}
+use super::inputs::Stream;
+use crate::model::{record::StreamRole, verdict::Balance};
 
 /// The streams that carry the guest's memory; a preempt channel does not. QEMU's main channel is idle beside its multifd streams
 /// and then does not count; another migrator's first connection carries as much as the rest and does.

@@ -10,7 +10,7 @@ use crate::anomaly::{
     signals::{EVENTS, LASTING, MIGRATIONS},
     watch::Watch,
 };
-use crate::migration::record::Mode;
+use crate::model::record::Mode;
 
 /// A host, one second after the other.
 struct Host {

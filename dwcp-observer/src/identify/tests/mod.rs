@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::classify::{Context, Decision, OtherEnd, Sibling, classify};
-use super::facts::{FlowFacts, ProcessFacts, ThreadFacts};
 use super::rules::RuleSet;
 use crate::config::Config;
-use crate::migration::record::Role;
+use crate::model::facts::{FlowFacts, ProcessFacts, ThreadFacts};
+use crate::model::record::Role;
 
 const MIB: u64 = 1 << 20;
 const SECOND: u64 = 1_000_000_000;

@@ -1,7 +1,7 @@
 use dwcp_observer_ebpf::sched::{ROLE_MAIN, ROLE_OTHER, ROLE_STREAM, ROLE_VCPU};
 
 use crate::identify::roles::{ThreadUse, stream_role, thread_role};
-use crate::migration::record::{Role, StreamRole, ThreadRole};
+use crate::model::record::{Role, StreamRole, ThreadRole};
 
 const NOTHING: ThreadUse =
     ThreadUse { sends_main: false, receives_main: false, moves_other: false };

@@ -17,15 +17,19 @@ use super::{
     machine::Life,
     phases::{self, Span},
     rdma,
-    record::{
-        Blackout, BlackoutParts, ByMethod, Bytes, End, Evidence, Interruption, ManagerRequest,
-        Migration, MigratorStateChange, NetworkBlackout, Outcome, Phase, Postcopy, Role, Round,
-        Standstill, State, Stream, Thread, ThreadRole, Transport,
-    },
+};
+use crate::model::record::{
+    Blackout, BlackoutParts, ByMethod, Bytes, End, Evidence, Interruption, ManagerRequest,
+    Migration, MigratorStateChange, NetworkBlackout, Outcome, Phase, Postcopy, Role, Round,
+    Standstill, State, Stream, Thread, ThreadRole, Transport,
 };
 use crate::{
-    netdev::{self, FirstPacket},
-    phase::{attach::Coverage, states::MigratorState, timeline::Request},
+    model::{
+        qemu::{MigratorState, Request},
+        record::FirstPacket,
+    },
+    netdev,
+    phase::attach::Coverage,
     process::vm_from_cmdline,
     publish::Path,
 };

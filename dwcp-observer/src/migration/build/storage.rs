@@ -4,10 +4,10 @@ use super::{
     super::{
         live::{EndState, Live},
         machine::Life,
-        record::{Bytes, Role, Storage, StorageStream},
     },
     WallClock, seconds,
 };
+use crate::model::record::{Bytes, Role, Storage, StorageStream};
 use crate::tcp::FlowReading;
 
 /// `None` where no disk is copied along.

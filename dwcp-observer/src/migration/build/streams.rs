@@ -3,14 +3,11 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use super::{
-    super::{
-        live::{Live, StreamFlow},
-        record::{
-            CongestionTimes, QueuePair, Role, SocketCounters, StateChange, Stream, StreamBytes,
-            TcpStream,
-        },
-    },
+    super::live::{Live, StreamFlow},
     WallClock, seconds,
+};
+use crate::model::record::{
+    CongestionTimes, QueuePair, Role, SocketCounters, StateChange, Stream, StreamBytes, TcpStream,
 };
 use crate::{
     identify::roles::stream_role,

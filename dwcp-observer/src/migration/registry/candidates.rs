@@ -12,9 +12,9 @@ use super::{
 use crate::{
     identify::{
         classify::{Context, Decision, OtherEnd, Sibling, classify},
-        facts::{FlowFacts, ProcessFacts},
         rejection::Rejection,
     },
+    model::facts::{FlowFacts, ProcessFacts},
     tcp::FlowReading,
 };
 

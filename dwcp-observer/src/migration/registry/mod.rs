@@ -29,8 +29,8 @@ use super::{
     live::{FlowKey, Live},
     look::{Actions, Observation, Options, World, take_in},
     neighbours,
-    record::Version,
 };
+use crate::model::record::Version;
 use crate::{
     anomaly::feed::Transfer,
     identify::rules::RuleSet,

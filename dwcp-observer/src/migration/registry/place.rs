@@ -15,15 +15,16 @@ use super::{
         live::{EndState, Live},
         look::{Actions, Observation, World, take_in},
         machine::Life,
-        record::{Evidence, Role},
     },
     Registry,
     processes::{Known, own_work},
 };
+use crate::model::record::{Evidence, Role};
 use crate::{
     identify::qemu_cmdline::incoming,
+    model::qemu::{MigratorState, Request},
     netdev::TapReading,
-    phase::{attach::Coverage, states::MigratorState, timeline::Request},
+    phase::attach::Coverage,
     tcp::FlowReading,
     verdict::Judge,
 };

@@ -15,8 +15,8 @@ use super::{
     Registry,
 };
 use crate::{
-    identify::facts::ProcessFacts,
     kernel::ProcessReading,
+    model::facts::ProcessFacts,
     phase::{MarkReading, attach::Coverage, timeline::Timeline},
     rdma::MemoryReading,
 };

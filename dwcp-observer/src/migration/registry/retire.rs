@@ -15,11 +15,11 @@ use super::{
         live::{FlowKey, Live, Registrations},
         look::{Actions, Observation},
         machine::Life,
-        record::{Migration, Outcome, Role},
     },
     Registry,
     processes::{Departed, Known},
 };
+use crate::model::record::{Migration, Outcome, Role};
 use crate::{publish::Entry, tcp::FlowReading};
 
 impl Registry {

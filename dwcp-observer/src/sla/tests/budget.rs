@@ -9,7 +9,7 @@ use super::{
     },
     felt,
 };
-use crate::migration::record::{Mode, Outcome};
+use crate::model::record::{Mode, Outcome};
 
 fn content(counts: Counts, blackouts: Vec<Felt>) -> Content {
     Content { counts, blackouts }

@@ -10,8 +10,10 @@ use super::{
 };
 use crate::{
     anomaly::Severity,
-    migration::record::Mode,
-    verdict::{Cause, Health},
+    model::{
+        record::Mode,
+        verdict::{Cause, Health},
+    },
 };
 
 const NOW: i64 = 1_795_350_600;

@@ -8,7 +8,7 @@ use super::{
     judge::{Levels, judge},
     windows::Windows,
 };
-use crate::migration::record::Mode;
+use crate::model::record::Mode;
 
 fn felt(mode: Mode, seconds: f64) -> Felt {
     Felt { mode: Some(mode), seconds }

@@ -1,8 +1,9 @@
 //! A guest that stands still, and who is to let it go on; a guest that is held back.
 
-use super::{
-    super::inputs::{Awaited, Phase, Role, Standing},
-    *,
+use super::{super::inputs::Phase, *};
+use crate::model::{
+    record::{Awaited, Role},
+    verdict::Standing,
 };
 
 /// Everything is sent and nothing is to do.

@@ -9,9 +9,13 @@ mod scenarios;
 mod words;
 
 use super::{
-    Cause, Fractions, Health, Judge, Verdict,
-    inputs::{Destination, Round, Second, Source, Stream, StreamRole, Thread, ThreadRole},
+    Judge,
+    inputs::{Destination, Round, Second, Source, Stream, Thread},
     split::split,
+};
+use crate::model::{
+    record::{StreamRole, ThreadRole},
+    verdict::{Cause, Fractions, Health, Verdict},
 };
 
 pub(super) const MB: u64 = 1_000_000;

@@ -9,8 +9,12 @@ use proptest::{
 };
 
 use super::{
-    super::inputs::{Awaited, Neighbour, Phase, Role, Standing},
+    super::inputs::{Neighbour, Phase},
     *,
+};
+use crate::model::{
+    record::{Awaited, Role},
+    verdict::Standing,
 };
 
 fn time() -> impl Strategy<Value = f64> {

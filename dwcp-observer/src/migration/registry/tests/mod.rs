@@ -18,18 +18,15 @@ use super::{
     super::{
         build::WallClock,
         look::{Actions, Observation, Options, World},
-        record::{Bytes, Migration, Outcome, Quantiles, Role, State, ThreadRole},
     },
     Registry,
 };
+use crate::model::record::{Bytes, Migration, Outcome, Quantiles, Role, State, ThreadRole};
 use crate::{
     config::Config,
-    identify::{
-        facts::{ProcessFacts, ThreadFacts},
-        rejection::Rejection,
-        rules::RuleSet,
-    },
+    identify::{rejection::Rejection, rules::RuleSet},
     kernel::ProcessReading,
+    model::facts::{ProcessFacts, ThreadFacts},
     phase::attach::Coverage,
     sched::ThreadReading,
     tcp::FlowReading,
@@ -496,7 +493,7 @@ fn bytes(record: &Migration) -> Bytes {
 
 #[test]
 fn migrations_of_v1_count_for_themselves() {
-    use crate::{migration::record::Version, publish::Totals};
+    use crate::{model::record::Version, publish::Totals};
     let config =
         Config::parse("[v1]\nports = [49152]\nprocess = ['qemu-*']", Path::new("t")).unwrap();
     let options = |v1| Options {

@@ -6,7 +6,7 @@ use dwcp_observer_ebpf::hist::{Hist, RUNQ_BUCKETS};
 
 use super::*;
 use crate::{
-    migration::record::{Mode, Transport},
+    model::record::{Mode, Transport},
     rdma::{self, DataPath},
 };
 

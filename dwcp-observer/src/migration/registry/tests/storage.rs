@@ -3,7 +3,7 @@
 use dwcp_observer_ebpf::tcp::{FLOW_RECEIVED_FIRST, FLOW_SENT_FIRST};
 
 use super::*;
-use crate::migration::record::Storage;
+use crate::model::record::Storage;
 
 /// What an NBD client and its server answer each other, beside the disk.
 const ANSWERS: u64 = 4096;

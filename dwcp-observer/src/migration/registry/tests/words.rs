@@ -6,7 +6,7 @@ use dwcp_observer_ebpf::phase::MarkKind;
 
 use super::*;
 use crate::{
-    migration::record::{Awaited, ReasonClass},
+    model::record::{Awaited, ReasonClass},
     phase::{MarkReading, TextReading, states::Names},
 };
 
@@ -19,7 +19,7 @@ fn probed(processes: &[u32]) -> Proc {
     let mut world = world(processes);
     world.1 = Some(Coverage::Probed {
         version: None,
-        names: Arc::new(Names::of_version(crate::phase::states::Version::parse("7.2"))),
+        names: Arc::new(Names::of_version(crate::model::qemu::Version::parse("7.2"))),
         since_ns: 0,
         missing: Vec::new(),
     });

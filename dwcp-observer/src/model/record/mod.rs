@@ -14,8 +14,8 @@ mod thread;
 mod version;
 
 pub use self::guest::{
-    Awaited, Blackout, BlackoutParts, ByMethod, Interruption, ManagerRequest, MigratorStateChange,
-    NetworkBlackout, Phase, PhaseName, Postcopy, Round, Standstill,
+    Awaited, Blackout, BlackoutParts, ByMethod, FirstPacket, Interruption, ManagerRequest, Method,
+    MigratorStateChange, NetworkBlackout, Phase, PhaseName, Postcopy, Round, Standstill,
 };
 pub use self::rdma::{Operations, QueuePair, RegisteredMemory};
 pub use self::reason::{Reason, ReasonClass};
@@ -25,7 +25,7 @@ pub use self::stream::{
 };
 pub use self::thread::{Thread, ThreadRole};
 pub use self::version::Version;
-use crate::verdict::{Cause, Fractions, Health, Verdict};
+use super::verdict::{Cause, Fractions, Health, Verdict};
 
 /// One live migration, running or finished.
 #[derive(Clone, Debug, Serialize)]

@@ -4,11 +4,31 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Role;
-use crate::{
-    migration::blackout::Method,
-    netdev::FirstPacket,
-    phase::{states::MigratorState, timeline::Request},
-};
+use crate::model::qemu::{MigratorState, Request};
+
+/// How an instant was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// The migrator's own functions, by uprobe.
+    PhaseFunctions,
+    /// Guest CPUs in the scheduler.
+    VcpuScheduling,
+}
+
+impl Method {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::PhaseFunctions, Self::VcpuScheduling];
+
+    /// The name in records and labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PhaseFunctions => "phase_functions",
+            Self::VcpuScheduling => "vcpu_scheduling",
+        }
+    }
+}
 
 /// Time in which the guest's CPUs ran nowhere.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -44,6 +64,30 @@ pub struct Blackout {
     /// clock is not synchronised.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clock_error_seconds: Option<f64>,
+}
+
+/// Kinds of a guest's first packet at its destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FirstPacket {
+    /// QEMU's own announcement of the guest (RFC 903).
+    Rarp,
+    /// The guest, or QEMU for it, asks or tells an address.
+    Arp,
+    /// Anything else.
+    Other,
+}
+
+impl FirstPacket {
+    /// From an EtherType.
+    #[must_use]
+    pub const fn of(protocol: u32) -> Self {
+        match protocol {
+            0x8035 => Self::Rarp,
+            0x0806 => Self::Arp,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// Time between the guest's stop and its first packet at the destination.
@@ -276,4 +320,16 @@ pub struct Postcopy {
     /// Times without a connection, in order: no part of the blackout.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub interruptions: Vec<Interruption>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_packets_have_names() {
+        assert_eq!(FirstPacket::of(0x8035), FirstPacket::Rarp);
+        assert_eq!(FirstPacket::of(0x0806), FirstPacket::Arp);
+        assert_eq!(FirstPacket::of(0x0800), FirstPacket::Other);
+    }
 }
