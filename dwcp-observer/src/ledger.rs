@@ -8,15 +8,16 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
+    config::Targets,
     history::{Batch, Event, History, HistoryError, Status, Store, minute::Minute},
+    migration::{entry::Entry, totals::Totals},
     model::{
         record::{Migration, Outcome, PhaseName, State, Version},
         verdict::Health,
     },
     process::host::HostUsage,
-    publish::{Entry, Totals},
     sla::{
-        SlaType, Targets, View, Window,
+        SlaType, View, Window,
         counts::{Counts, Felt},
         decide::{Anomaly, Decision, Running, Situation, Unhealthy, decide, measured},
         judge::{Levels, judge},

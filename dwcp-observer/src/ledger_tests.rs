@@ -4,7 +4,8 @@ use jiff::SignedDuration;
 
 use super::*;
 use crate::{
-    history::{Retention, tests::Directory, writer::AfterWrite},
+    config::Retention,
+    history::{tests::Directory, writer::AfterWrite},
     metrics::sample,
     model::record::{Mode, Phase},
     sla::{decide::Word, windows::minute_of},

@@ -17,7 +17,6 @@ pub mod netdev;
 pub mod netlink;
 pub mod phase;
 pub mod process;
-pub mod publish;
 pub mod rdma;
 pub mod report;
 pub mod sched;

@@ -11,8 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dwcp_observer::history::{
-    Batch, Event, History, HistoryError, Retention, State, Store, minute::Minute,
+use dwcp_observer::{
+    config::Retention,
+    history::{Batch, Event, History, HistoryError, State, Store, minute::Minute},
 };
 use jiff::Timestamp;
 

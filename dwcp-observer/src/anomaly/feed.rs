@@ -10,9 +10,9 @@ use super::{
     replay::{Recorder, Second},
 };
 use crate::{
+    migration::{entry::Entry, totals::Totals},
     model::record::{Mode, Version},
     process::host::HostUsage,
-    publish::{Entry, Totals},
 };
 
 /// Target of log lines that hold an event as JSON.

@@ -2,8 +2,8 @@ use jiff::SignedDuration;
 
 use super::*;
 use crate::{
-    anomaly::Direction, history::tests::Directory, metrics::sample, model::record::Outcome,
-    publish::ErrorType,
+    anomaly::Direction, history::tests::Directory, metrics::sample, migration::totals::ErrorType,
+    model::record::Outcome,
 };
 
 /// A host, one second after the other.

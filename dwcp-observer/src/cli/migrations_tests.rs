@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
+    cycle::published::Board,
     http::{HttpLimits, ServerHandle, bind, serve},
     metrics::{Exporter, SeriesLimits, sample},
-    publish::Board,
 };
 
 #[derive(clap::Parser)]

@@ -18,17 +18,16 @@ use super::{
 };
 use crate::{
     anomaly::{feed::Feed, replay::Recorder},
-    component::{self, Collector, V1Rule, rollout::Control},
+    component::{self, Collector, rollout::Control},
     config::{Component, ComponentMode, Config, LogLevel},
-    cycle::{Cycle, pollable},
+    cycle::{Cycle, pollable, published::Board},
     history::{History, Store},
     http::{self, HttpLimits, Site},
     identify::rules::RuleSet,
     kernel::Kernel,
     ledger::Ledger,
     metrics::{Exporter, SeriesLimits, is_own},
-    migration::{look::Options, registry::Registry},
-    publish::Board,
+    migration::{look::Options, registry::Registry, v1::V1Rule},
     rdma::Rdma,
     report::hourly::Hourly,
 };
@@ -114,7 +113,7 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
     let limits = HttpLimits { max_connections: config.limits.max_connections as usize };
     let exporter = Exporter::new(config.node_name(), series);
     let server = http::serve_sites(sockets, board.clone(), exporter, limits, control.clone())?;
-    let collector = Collector::start(config, board.clone(), control, components.clone(), is_own)
+    let collector = Collector::start(config, control, components.clone(), is_own)
         .context("cannot start the components thread")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;

@@ -3,7 +3,6 @@
 use std::{
     collections::{HashSet, VecDeque},
     io,
-    sync::{Arc, PoisonError, RwLock},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -21,18 +20,18 @@ use super::{
     matcher::Matcher,
     processes::{Processes, Usage, owners, socket_inodes},
     rollout::{Control, progress},
-    scrape::{DEADLINE, Endpoint, ScrapeError, scrape},
+    scrape::{DEADLINE, ScrapeError, scrape},
     sockets::{self, TcpSocket},
     totals::{Flows, Totals},
     view::{ComponentView, ConnectionView, ProcessView, ScrapeView, View},
 };
+use crate::{config::Endpoint, migration::entry::Entry, model::board::Board};
 use crate::{
     config::{Component, ComponentConfig, ComponentMode, Config},
     model::{
         record::{State, Version},
         verdict::Health,
     },
-    publish::{Board, Published},
 };
 
 const PERIOD: Duration = Duration::from_secs(1);
@@ -41,22 +40,22 @@ const OWNERS_EVERY: Duration = Duration::from_secs(10);
 /// Errors on migrations count for this long.
 const RECENT: Duration = Duration::from_secs(60);
 
-/// Where readers find the last [`View`].
+/// What the cycle and the collector leave for each other.
 #[derive(Clone, Debug, Default)]
-pub struct Shared(Arc<RwLock<Arc<View>>>);
+pub struct Shared {
+    /// From the cycle.
+    pub migrations: Board<Migrations>,
+    /// From the collector.
+    pub view: Board<View>,
+}
 
-impl Shared {
-    /// The last look; empty before the first.
-    #[must_use]
-    pub fn latest(&self) -> Arc<View> {
-        // A poisoned lock holds a whole value all the same: it is only ever replaced.
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Replaces what readers see.
-    pub fn publish(&self, view: View) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
-    }
+/// What components are told of migrations.
+#[derive(Clone, Debug)]
+pub struct Migrations {
+    /// Running and finished ones.
+    pub entries: Vec<Entry>,
+    /// Errors on migration sockets and processes since the observer started.
+    pub errors: u64,
 }
 
 /// The running thread; stops when dropped.
@@ -73,13 +72,12 @@ impl Collector {
     /// The thread or its runtime cannot be made.
     pub fn start(
         config: &Config,
-        board: Board,
         control: Control,
         shared: Shared,
         is_own: fn(&str) -> bool,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let mut work = Work::new(config, board, control, is_own);
+        let mut work = Work::new(config, shared.migrations, control, is_own);
         let (stop, mut stopped) = oneshot::channel();
         let run = async move {
             let mut ticks = interval(PERIOD);
@@ -93,7 +91,7 @@ impl Collector {
                 tokio::select! {
                     biased;
                     _ = &mut stopped => return,
-                    view = work.look() => shared.publish(view),
+                    view = work.look() => shared.view.publish(view),
                 }
             }
         };
@@ -138,7 +136,7 @@ pub(super) struct Work {
     watches: Vec<Watch>,
     rules: Vec<Matcher>,
     processes: Processes,
-    board: Board,
+    migrations: Board<Migrations>,
     control: Control,
     is_own: fn(&str) -> bool,
     asked_at: Option<Instant>,
@@ -149,7 +147,7 @@ pub(super) struct Work {
 impl Work {
     pub(super) fn new(
         config: &Config,
-        board: Board,
+        migrations: Board<Migrations>,
         control: Control,
         is_own: fn(&str) -> bool,
     ) -> Self {
@@ -162,7 +160,7 @@ impl Work {
             rules: watches.iter().map(|watch| Matcher::new(&watch.config)).collect(),
             watches,
             processes: Processes::default(),
-            board,
+            migrations,
             control,
             is_own,
             asked_at: None,
@@ -176,7 +174,7 @@ impl Work {
         let mut scraped = self.scrape().await;
         let usages = self.processes.look(&self.rules);
         let all = self.read_sockets();
-        let published = self.board.latest();
+        let published = self.migrations.latest();
         let migrations = self.migrations(published.as_deref());
         let mut merged = Merged::default();
         let mut components = Vec::with_capacity(self.watches.len());
@@ -250,7 +248,7 @@ impl Work {
     }
 
     /// How running migrations fare, v1 left out; `None` before the first cycle.
-    fn migrations(&mut self, published: Option<&Published>) -> Option<MigrationSign> {
+    fn migrations(&mut self, published: Option<&Migrations>) -> Option<MigrationSign> {
         let published = published?;
         let running = || {
             let records = published.entries.iter().map(|entry| entry.record.as_ref());
@@ -259,7 +257,7 @@ impl Work {
         let stalled = running()
             .filter(|it| it.verdict.as_ref().is_some_and(|it| it.state == Health::Stalled))
             .count();
-        let total: u64 = published.totals.errors.values().sum();
+        let total: u64 = published.errors;
         let now = Instant::now();
         self.errors.push_back((now, total));
         while self.errors.len() > 1

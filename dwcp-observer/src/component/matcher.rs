@@ -1,9 +1,8 @@
 //! Rules that say what belongs to a component.
 
-use crate::{
-    config::{ComponentConfig, PortRange, V1Config},
-    identify::{CommPattern, glob},
-    migration::live::Live,
+use crate::config::{
+    ComponentConfig, PortRange,
+    pattern::{CommPattern, any_cgroup, any_comm, any_port, patterns},
 };
 
 /// The compiled rule of one component.
@@ -13,23 +12,6 @@ pub struct Matcher {
     thread: Vec<CommPattern>,
     cgroup: Vec<String>,
     ports: Vec<PortRange>,
-}
-
-fn patterns(names: &[String]) -> Vec<CommPattern> {
-    names.iter().filter_map(|name| CommPattern::new(name)).collect()
-}
-
-fn any_comm(patterns: &[CommPattern], comm: &str) -> bool {
-    patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(comm))
-}
-
-fn any_cgroup(patterns: &[String], cgroup: Option<&str>) -> bool {
-    patterns.is_empty()
-        || cgroup.is_some_and(|cgroup| patterns.iter().any(|pattern| glob(pattern, cgroup)))
-}
-
-fn any_port(ranges: &[PortRange], port: u16) -> bool {
-    ranges.iter().any(|range| range.contains(port))
 }
 
 impl Matcher {
@@ -101,41 +83,6 @@ impl Matcher {
     #[must_use]
     pub fn ports(&self, local: u16, peer: u16) -> bool {
         any_port(&self.ports, local) || any_port(&self.ports, peer)
-    }
-}
-
-/// Tells migrations of DWCP v1 from those of v3.
-#[derive(Clone, Debug, Default)]
-pub struct V1Rule {
-    process: Vec<CommPattern>,
-    cgroup: Vec<String>,
-    ports: Vec<PortRange>,
-}
-
-impl V1Rule {
-    /// Compiles the configuration; `None` when it says nothing.
-    #[must_use]
-    pub fn new(config: &V1Config) -> Option<Self> {
-        (*config != V1Config::default()).then(|| Self {
-            process: patterns(&config.process),
-            cgroup: config.cgroup.clone(),
-            ports: config.ports.clone(),
-        })
-    }
-
-    /// Whether a migration runs v1: one of its ends and one of its streams say so.
-    #[must_use]
-    pub fn matches(&self, live: &Live) -> bool {
-        let by_process = live.ends.iter().any(|end| {
-            any_comm(&self.process, &end.facts.comm)
-                && any_cgroup(&self.cgroup, end.facts.cgroup.as_deref())
-        });
-        let by_port = self.ports.is_empty()
-            || live.flows().any(|flow| {
-                let (local, peer) = (flow.reading.local.port(), flow.reading.peer.port());
-                any_port(&self.ports, local) || any_port(&self.ports, peer)
-            });
-        by_process && by_port
     }
 }
 

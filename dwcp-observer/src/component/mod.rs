@@ -17,6 +17,6 @@ mod tests;
 mod totals;
 pub mod view;
 
-pub use collector::{Collector, Shared};
-pub use matcher::{Matcher, V1Rule};
+pub use collector::{Collector, Migrations, Shared};
+pub use matcher::Matcher;
 pub use view::{ComponentView, View};

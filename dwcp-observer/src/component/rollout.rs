@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{RolloutConfig, RolloutControl, is_label},
+    migration::entry::Entry,
     model::record::{State, Version},
-    publish::Entry,
 };
 
 /// Migrations that ended longer ago do not count, seconds.

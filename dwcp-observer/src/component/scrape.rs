@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use crate::config::Endpoint;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
-use hyper::{Request, StatusCode, Uri, header};
+use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
@@ -12,48 +13,6 @@ use tokio::{net::TcpStream, time::timeout};
 pub const DEADLINE: Duration = Duration::from_millis(800);
 /// A longer answer is refused.
 pub const MAX_BYTES: usize = 4 << 20;
-
-/// Where a component serves its metrics.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Host and port, as `connect()` takes them.
-    address: String,
-    /// As in the `Host` header.
-    host: String,
-    path: String,
-}
-
-impl Endpoint {
-    /// Reads `http://HOST[:PORT][/PATH]`; `None` for anything else.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let uri: Uri = text.parse().ok()?;
-        let host = uri.host().filter(|host| !host.is_empty())?;
-        let authority = uri.authority()?;
-        if uri.scheme_str() != Some("http") || authority.as_str().contains('@') {
-            return None;
-        }
-        let path = uri.path_and_query().map_or("/", hyper::http::uri::PathAndQuery::as_str);
-        Some(Self {
-            address: format!("{host}:{}", uri.port_u16().unwrap_or(80)),
-            host: authority.to_string(),
-            path: path.to_owned(),
-        })
-    }
-
-    /// The usual place on this host.
-    #[must_use]
-    pub fn local(port: u16) -> Self {
-        let address = format!("127.0.0.1:{port}");
-        Self { host: address.clone(), address, path: "/metrics".to_owned() }
-    }
-}
-
-impl std::fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "http://{}{}", self.host, self.path)
-    }
-}
 
 /// Why a scrape failed.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    collector::{Collector, Shared, Work},
+    collector::{Collector, Migrations, Shared, Work},
     health::Status,
     rollout::Control,
     scrape::tests::Fake,
@@ -17,24 +17,25 @@ use super::{
 };
 use crate::{
     config::{Component, Config},
+    cycle::published::Published,
     metrics::{Exporter, Input, ProcessUsage, SeriesLimits, is_own, sample},
-    publish::Board,
+    model::board::Board,
 };
 
 struct Bench {
     work: Work,
-    board: Board,
+    migrations: Board<Migrations>,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Bench {
     fn new(config: &str) -> Self {
         let config = Config::parse(config, std::path::Path::new("t")).unwrap();
-        let board = Board::default();
+        let migrations = Board::default();
         let control = Control::new(&config.rollout);
         Self {
-            work: Work::new(&config, board.clone(), control, is_own),
-            board,
+            work: Work::new(&config, migrations.clone(), control, is_own),
+            migrations,
             runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
         }
     }
@@ -306,24 +307,29 @@ fn an_endpoint_that_fails_is_counted_and_takes_its_figures_along() {
     }
 }
 
+fn migrations(published: Published) -> Migrations {
+    let errors = published.totals.errors.values().sum();
+    Migrations { entries: published.entries, errors }
+}
+
 #[test]
 fn amst_is_judged_by_running_migrations() {
     let mut bench = Bench::new("");
     assert_eq!(bench.one(Component::Amst).status, Status::Unknown);
-    bench.board.publish(sample::published());
+    bench.migrations.publish(migrations(sample::published()));
     assert_eq!(bench.one(Component::Amst).status, Status::Healthy);
     let mut stalled = sample::published();
     let mut record = sample::active("1");
     record.verdict.as_mut().unwrap().state = crate::model::verdict::Health::Stalled;
     stalled.entries = vec![sample::entry(record.clone())];
-    bench.board.publish(stalled.clone());
+    bench.migrations.publish(migrations(stalled.clone()));
     let one = bench.one(Component::Amst);
     assert_eq!(one.status, Status::Unhealthy, "{one:?}");
     assert_eq!(bench.look().unhealthy(), None, "stalled migrations are judged by themselves");
     // A stalled migration of v1 is none of v3's business.
     record.version = Some(crate::model::record::Version::V1);
     stalled.entries = vec![sample::entry(record)];
-    bench.board.publish(stalled);
+    bench.migrations.publish(migrations(stalled));
     assert_eq!(bench.one(Component::Amst).status, Status::Unknown);
 }
 
@@ -331,11 +337,10 @@ fn amst_is_judged_by_running_migrations() {
 fn the_thread_publishes_and_stops() {
     let (config, shared) = (Config::default(), Shared::default());
     let control = Control::new(&config.rollout);
-    let collector =
-        Collector::start(&config, Board::default(), control, shared.clone(), is_own).unwrap();
-    while shared.latest().at.is_none() {
+    let collector = Collector::start(&config, control, shared.clone(), is_own).unwrap();
+    while shared.view.latest().is_none() {
         std::thread::sleep(Duration::from_millis(5));
     }
     drop(collector);
-    assert_eq!(shared.latest().components.len(), 6);
+    assert_eq!(shared.view.latest().unwrap().components.len(), 6);
 }

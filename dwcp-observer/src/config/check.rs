@@ -1,7 +1,7 @@
 //! What is allowed beyond the type of a value.
 
 use super::{Component, ComponentConfig, Config, MAX_RULES, UserRule};
-use crate::{component::scrape::Endpoint, identify::CommPattern, rdma::PostFunction};
+use crate::config::{Endpoint, PostFunction, pattern::CommPattern};
 
 /// A value that is not allowed.
 pub(super) struct Mistake {

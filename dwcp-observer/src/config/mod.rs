@@ -2,9 +2,12 @@
 
 mod check;
 mod components;
+mod endpoint;
 mod error;
 mod key;
+pub(crate) mod pattern;
 mod ports;
+mod targets;
 #[cfg(test)]
 mod tests;
 
@@ -17,10 +20,10 @@ pub(crate) use check::is_label;
 pub use components::{
     ComponentConfig, ComponentMode, Components, RolloutConfig, RolloutControl, V1Config,
 };
+pub use endpoint::Endpoint;
 pub use error::ConfigError;
 pub use ports::PortRange;
-
-use crate::{history::Retention, rdma::PostFunction, sla::Targets};
+pub use targets::Targets;
 
 /// What the observer is told to do. [`Config::default`] is what it does without a file.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -430,4 +433,25 @@ impl Component {
             Self::Itp => "itp",
         }
     }
+}
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Rows older than this are removed, seconds.
+    pub seconds: i64,
+    /// The database file is kept below this, bytes: the oldest migrations go first. Its write-ahead log comes on top, at most the
+    /// size of the largest batch.
+    pub bytes: u64,
+}
+
+/// A library whose post function is probed. The probe enters the kernel at each call, which RDMA is made to avoid: only on demand.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostFunction {
+    /// The provider's library, as the observer sees it. A container's own copy is another file.
+    pub path: PathBuf,
+    /// Where in the file its post function begins, bytes; `None`: it is looked for.
+    #[serde(default)]
+    pub offset: Option<u64>,
 }

@@ -1,5 +1,6 @@
 //! The one-second cycle: reads the kernel side, advances the registry, publishes.
 
+pub mod published;
 mod wake;
 mod watchdog;
 mod world;
@@ -28,17 +29,19 @@ use self::{
 };
 use crate::{
     anomaly::{
-        self,
-        feed::{Feed, Inputs},
+        self, features,
+        feed::{Feed, Inputs, Transfer},
     },
-    component,
+    component::{self, Migrations},
     config::ProgramStats as StatsMode,
+    cycle::published::{Board, Published},
     history::Event,
     identify::rules::{RuleSet, may_be_qemu},
     kernel::{Kernel, ProcessReading, clock_error_seconds, clock_ns, decode_event, stats},
     ledger::{Ledger, Second},
     migration::{
         build::WallClock,
+        entry::Entry,
         look::{Actions, Observation},
         quantiles::exposition,
         registry::{self, Registry},
@@ -50,7 +53,6 @@ use crate::{
     },
     phase::{self, MarkReading, TextReading},
     process::{self, Scanner, host::HostSampler},
-    publish::{Board, Entry, Published},
     rdma::{self, MemoryReading, Rdma, RdmaStatus},
     sched,
     sla::decide::Anomaly,
@@ -269,7 +271,7 @@ impl Cycle {
         if self.number != 0 && !self.rules.needs_scan() {
             return;
         }
-        for (pid, rule) in self.scanner.scan(&self.rules) {
+        for (pid, rule) in self.scanner.scan(|facts| self.rules.scan(facts)) {
             self.kernel.adopt(pid, rule);
         }
     }
@@ -461,7 +463,7 @@ impl Cycle {
     fn publish(&mut self, observation: &Observation) {
         let at = Timestamp::now();
         let entries = self.registry.entries(observation.now_ns, observation.wall);
-        let components = self.components.latest();
+        let components = self.components.view.latest().unwrap_or_default();
         let totals_v1 = self.registry.totals_v1().cloned();
         if observation.tick {
             let blind = self.kernel_status.blind();
@@ -481,6 +483,8 @@ impl Cycle {
         } else {
             self.ledger.look(at, &entries);
         }
+        let errors = self.registry.totals().errors.values().sum();
+        self.components.migrations.publish(Migrations { entries: entries.clone(), errors });
         self.board.publish(Published {
             at,
             started_at: self.started_at,
@@ -500,8 +504,15 @@ impl Cycle {
 
     /// Judges the second by what is usual, hands new anomalies to the ledger; those that go on.
     fn signal(&mut self, at: Timestamp, entries: &[Entry]) -> Vec<Anomaly> {
+        let seconds = self.registry.seconds();
+        let features: Vec<_> = seconds.iter().map(|it| features::of_migration(it.second)).collect();
+        let transfers: Vec<Transfer<'_>> = seconds
+            .iter()
+            .zip(&features)
+            .map(|(it, features)| Transfer { migration: it.migration, mode: it.mode, features })
+            .collect();
         let inputs = Inputs {
-            transfers: &self.registry.transfers(),
+            transfers: &transfers,
             entries,
             totals: self.registry.totals(),
             host: self.host_usage,

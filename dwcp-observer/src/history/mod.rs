@@ -27,16 +27,6 @@ pub use self::{
 };
 use crate::{migration::history::History as Samples, model::record::Migration};
 
-/// How much is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
-    /// Rows older than this are removed, seconds.
-    pub seconds: i64,
-    /// The database file is kept below this, bytes: the oldest migrations go first. Its write-ahead log comes on top, at most the
-    /// size of the largest batch.
-    pub bytes: u64,
-}
-
 /// What one look at the kernel side adds; written as a whole or not at all.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {

@@ -12,7 +12,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, Transaction};
 use serde::Serialize;
 
-use super::{Batch, Event, HistoryError, Retention, finished::Finished, minute::Minute, schema};
+use super::{Batch, Event, HistoryError, finished::Finished, minute::Minute, schema};
+use crate::config::Retention;
 use crate::model::record::{Migration, Sample};
 
 /// How long a writer waits for a reader and the other way round.

@@ -14,6 +14,7 @@ use rusqlite::Connection;
 
 use super::{schema, writer::State, *};
 use crate::{
+    config::Retention,
     metrics::sample,
     model::record::{Mode, Outcome, PhaseName},
     sla::counts::{Counts, Felt},

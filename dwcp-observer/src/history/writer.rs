@@ -12,7 +12,8 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Batch, HistoryError, Retention, Store, minute::Minute};
+use super::{Batch, HistoryError, Store, minute::Minute};
+use crate::config::Retention;
 
 /// Batches that wait: what a disk that hangs for two minutes may hold up.
 const QUEUE: usize = 128;

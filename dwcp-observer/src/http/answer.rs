@@ -14,9 +14,9 @@ use super::{
 use crate::{
     anomaly::feed::View as Anomalies,
     component::{View as Components, rollout::Control},
+    cycle::published::{Board, Published},
     metrics::{Exporter, Input, ProcessUsage},
     model::record::Migration,
-    publish::{Board, Published},
     rdma::{RdmaStatus, View},
 };
 

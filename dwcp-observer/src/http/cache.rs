@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 
-use crate::publish::Published;
+use crate::cycle::published::Published;
 
 /// The body made from the last cycle.
 #[derive(Debug, Default)]

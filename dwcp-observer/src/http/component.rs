@@ -11,8 +11,8 @@ use super::{
 use crate::{
     component::{ComponentView, health::Status, rollout::Labels},
     config::Component,
+    cycle::published::Published,
     metrics::{Input, ProcessUsage},
-    publish::Published,
 };
 
 /// Longest body of `PUT /api/v1/rollout`, bytes.

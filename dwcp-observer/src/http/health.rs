@@ -6,7 +6,7 @@ use hyper::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::publish::Published;
+use crate::cycle::published::Published;
 
 /// A cycle older than this is no sign of life.
 const STALE: Duration = Duration::from_secs(5);

@@ -33,7 +33,9 @@ use super::{
     connections::{Connections, Place, lock_activity},
     io::WatchedSocket,
 };
-use crate::{component::rollout::Control, config::Component, metrics::Exporter, publish::Board};
+use crate::{
+    component::rollout::Control, config::Component, cycle::published::Board, metrics::Exporter,
+};
 
 /// Head of a request, and all that one connection reads ahead.
 const MAX_HEAD_BYTES: usize = 16 << 10;

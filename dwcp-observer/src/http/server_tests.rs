@@ -5,9 +5,9 @@ use std::{
 
 use super::*;
 use crate::{
+    cycle::published::Published,
     http::bind,
     metrics::{SeriesLimits, sample},
-    publish::Published,
 };
 
 /// Far beyond what any of it takes; only a server that hangs reaches it.

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
+    cycle::published::Published,
     model::record::{Migration, Outcome, Role, State, Version},
-    publish::Published,
     sla::{SlaType, Window, judge::nearest_rank},
 };
 

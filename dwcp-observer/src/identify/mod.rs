@@ -4,7 +4,6 @@ pub mod classify;
 pub mod evidence;
 mod flow;
 pub mod mode;
-mod pattern;
 mod qemu;
 pub(crate) mod qemu_cmdline;
 pub mod rejection;
@@ -14,5 +13,3 @@ mod table;
 #[cfg(test)]
 mod tests;
 pub mod vcpus;
-
-pub(crate) use pattern::{CommPattern, glob};

@@ -7,10 +7,10 @@
 use super::classify::{Context, Refusal, Sibling, bulk, is_migration_port};
 use super::evidence::Case;
 use super::flow::{DIRECTION_BYTES, mib, one_way, service_port, thread};
-use super::pattern::glob;
 use super::qemu_cmdline::{Incoming, incoming, service_on_cmdline};
 use super::rejection::Rejection;
 use super::table::MIGRATION_PORTS;
+use crate::config::pattern::glob;
 use crate::model::facts::{FlowFacts, ProcessFacts};
 use crate::model::record::Role;
 

@@ -2,8 +2,8 @@
 
 use dwcp_observer_ebpf::process::{CommRule, PORT_WORDS};
 
-use super::pattern::{CommPattern, comm_matches, glob};
 use super::table;
+use crate::config::pattern::{CommPattern, comm_matches, glob};
 use crate::config::{Config, PortRange, UserRule};
 use crate::model::facts::ProcessFacts;
 

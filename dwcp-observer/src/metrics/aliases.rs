@@ -8,8 +8,8 @@ use super::{
     table,
 };
 use crate::{
+    cycle::published::Published,
     model::record::{Role, State, Version},
-    publish::Published,
     sla::{SlaType, Window, judge::nearest_rank},
 };
 

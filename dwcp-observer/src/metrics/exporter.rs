@@ -7,17 +7,19 @@ use prometheus::{
     proto::{Metric, MetricFamily},
 };
 
-use super::{DURATION_BUCKETS, FINE_BLACKOUT_BUCKETS, ProcessUsage, family::Family, live, table};
+use super::{ProcessUsage, family::Family, live, table};
+use crate::model::histogram::{DURATION_BUCKETS, FINE_BLACKOUT_BUCKETS};
 use crate::{
     anomaly::feed::View,
     config::Component,
+    cycle::published::Published,
+    migration::totals::{ByteTotals, ErrorType, Totals},
     model::{
         histogram::Histogram,
         record::{Method, Migration, Mode, Outcome, ReasonClass, Role, State, Version},
         status::KernelStatus,
         verdict::Cause,
     },
-    publish::{ByteTotals, ErrorType, Published, Totals},
 };
 
 /// How many live migrations and streams get series of their own.

@@ -14,11 +14,11 @@ use super::{
     table,
 };
 use crate::{
+    cycle::published::Published,
     model::{
         record::{Bytes, Migration, Role, State, Stream, ThreadRole, Transport},
         verdict::{Cause, Fractions, Verdict},
     },
-    publish::Published,
 };
 
 /// What has no series because of the caps.

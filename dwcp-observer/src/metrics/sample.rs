@@ -9,13 +9,18 @@ use std::{
 use dwcp_observer_ebpf::hist::{Hist, RUNQ_BUCKETS, bucket_of};
 use jiff::Timestamp;
 
-use super::{DURATION_BUCKETS, HttpCounts, ProcessUsage};
+use super::{HttpCounts, ProcessUsage};
 use crate::{
     anomaly::feed::Feed,
+    cycle::published::Published,
     history,
     identify::rejection::Rejection,
     ledger::{Ledger, Second},
-    migration::history::History,
+    migration::{
+        entry::Entry,
+        history::History,
+        totals::{Blackouts, ByteTotals, ErrorType, Path, Totals},
+    },
     model::{
         histogram::Histogram,
         record::{
@@ -28,10 +33,10 @@ use crate::{
         verdict::{Balance, Cause, Eta, Fractions, Health, Standing, Verdict},
     },
     process::host::HostUsage,
-    publish::{Blackouts, ByteTotals, Entry, ErrorType, Path, Published, Totals},
     rdma::RdmaStatus,
     sla,
 };
+use crate::{config::Targets, model::histogram::DURATION_BUCKETS};
 
 /// End of the sample's cycle.
 pub(crate) fn at() -> Timestamp {
@@ -418,7 +423,7 @@ pub(crate) fn published() -> Published {
 
 /// What the ledger says of these migrations.
 fn sla() -> Arc<sla::View> {
-    let mut ledger = Ledger::new(at() - seconds(100), sla::Targets::default(), None);
+    let mut ledger = Ledger::new(at() - seconds(100), Targets::default(), None);
     let entries = [
         entry(active("1795350596500-4711")),
         entry(finished("1795350585500-4600", Outcome::Completed, 5)),

@@ -3,17 +3,17 @@
 use prometheus::proto::MetricFamily;
 
 use super::{
-    DURATION_BUCKETS,
     exporter::{MODES, errors, mode_label, throughput},
     family::Family,
     table,
 };
+use crate::model::histogram::DURATION_BUCKETS;
 use crate::{
+    cycle::published::Published,
     model::{
         histogram::Histogram,
         record::{Outcome, Role, Version},
     },
-    publish::Published,
 };
 
 /// Nothing where nothing tells v1 from v3.

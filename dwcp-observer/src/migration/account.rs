@@ -11,13 +11,16 @@ use super::{
 };
 use crate::model::record::{Method, Outcome, Role, Sample, SampleBytes, ThreadRole};
 use crate::{
-    anomaly::features,
     config::ModeThresholds,
     identify::mode,
-    metrics::DURATION_BUCKETS,
-    migration::look::Observation,
-    model::{histogram::Histogram, qemu::Request},
-    publish::{ErrorType, Totals},
+    migration::{
+        look::Observation,
+        totals::{ErrorType, Totals},
+    },
+    model::{
+        histogram::{DURATION_BUCKETS, Histogram},
+        qemu::Request,
+    },
     rdma::verbs::{STATUS_FLUSHED, status_name},
 };
 use dwcp_observer_ebpf::tcp::FLOW_FIN_SENT;
@@ -208,21 +211,21 @@ fn tick(live: &mut Live, observation: &Observation, paths: &[PathUse], totals: &
 fn judge(live: &mut Live, now_ns: u64, paths: &[PathUse], totals: &mut Totals) {
     let (second, next) = second::second(live, now_ns);
     live.last_second = Some(next);
-    live.features.clear();
+    live.judged = None;
     let Some(mut second) = second else { return };
     second.neighbours = neighbours::of(live, paths);
-    live.features = features::of_migration(&second);
     let verdict = live.judge.judge(&second);
     *totals.verdicts.entry((verdict.state, verdict.cause)).or_default() += second.seconds;
     totals.guest_cpu_stolen_seconds += second.guest_cpu_stolen_seconds.unwrap_or_default();
     live.verdict = Some(verdict);
+    live.judged = Some(second);
 }
 
 /// The last stream has closed.
 fn finish(live: &mut Live) {
     live.rate = None;
     live.verdict = None;
-    live.features = Vec::new();
+    live.judged = None;
     live.last_second = None;
     for thread in live.ends.iter_mut().flat_map(|end| end.threads.values_mut()) {
         thread.at_end = Some(thread.reading.clone());

@@ -16,11 +16,7 @@ use super::{
     outcome::Judgement,
     second,
 };
-use crate::model::record::{
-    DumpedProcess, Evidence, Mode, Quantiles, Role, ThreadRole, Transport, Version,
-};
 use crate::{
-    anomaly::Kind,
     identify::roles::ThreadUse,
     model::{facts::ProcessFacts, verdict::Verdict},
     netdev::TapReading,
@@ -29,6 +25,12 @@ use crate::{
     sched::ThreadReading,
     tcp::FlowReading,
     verdict::Judge,
+};
+use crate::{
+    model::record::{
+        DumpedProcess, Evidence, Mode, Quantiles, Role, ThreadRole, Transport, Version,
+    },
+    verdict::inputs::Second,
 };
 
 /// A flow's identity: slot and generation.
@@ -336,8 +338,8 @@ pub struct Live {
     pub last_second: Option<second::Totals>,
     /// What was said of the last second; `None` when it is over.
     pub verdict: Option<Verdict>,
-    /// What the anomaly signals are told of the last second.
-    pub features: Vec<(Kind, f64)>,
+    /// What it rests on; `None` when that second is over.
+    pub judged: Option<Second>,
     /// What the global counters already hold, by role.
     pub counted: BTreeMap<Role, EndTotals>,
     /// Errors that the global counters already hold, by flow.

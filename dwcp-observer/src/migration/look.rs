@@ -18,9 +18,9 @@ use super::{
 };
 use crate::model::record::Quantiles;
 use crate::{
-    component::V1Rule,
     config::ModeThresholds,
     kernel::ProcessReading,
+    migration::v1::V1Rule,
     model::facts::{ProcessFacts, ThreadFacts},
     phase::{MarkReading, TextReading, attach::Coverage},
     rdma::MemoryReading,

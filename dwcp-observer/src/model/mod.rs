@@ -2,6 +2,7 @@
 //!
 //! Plain data without behaviour of their own: this imports nothing of the agent.
 
+pub mod board;
 pub mod facts;
 pub mod histogram;
 pub mod qemu;

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use super::scan_facts;
-use crate::identify::rules::RuleSet;
 use crate::model::facts::ProcessFacts;
 
 /// A process is looked at in this many scans: a new one may still have to `exec` what it is for.
@@ -17,15 +16,15 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// Processes that `rules` names, new since the last scans: pid and rule number. Each is returned once.
-    pub fn scan(&mut self, rules: &RuleSet) -> Vec<(u32, u32)> {
-        self.scan_with(&pids(), rules, scan_facts)
+    /// Processes that `rule` names, new since the last scans: pid and rule number. Each is returned once.
+    pub fn scan(&mut self, rule: impl Fn(&ProcessFacts) -> Option<u32>) -> Vec<(u32, u32)> {
+        self.scan_with(&pids(), rule, scan_facts)
     }
 
     fn scan_with(
         &mut self,
         pids: &[u32],
-        rules: &RuleSet,
+        rule: impl Fn(&ProcessFacts) -> Option<u32>,
         facts: impl Fn(u32) -> Option<ProcessFacts>,
     ) -> Vec<(u32, u32)> {
         let mut now = HashMap::with_capacity(pids.len());
@@ -34,7 +33,7 @@ impl Scanner {
             let mut left = self.left.get(&pid).copied().unwrap_or(LOOKS);
             if left > 0 {
                 left -= 1;
-                if let Some(rule) = facts(pid).and_then(|facts| rules.scan(&facts)) {
+                if let Some(rule) = facts(pid).and_then(|facts| rule(&facts)) {
                     found.push((pid, rule));
                     left = 0;
                 }
@@ -55,35 +54,34 @@ fn pids() -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use std::path::Path;
+
+    const RULE: u32 = 3;
+
+    fn by_exe(facts: &ProcessFacts) -> Option<u32> {
+        (facts.exe.as_deref() == Some("/opt/x")).then_some(RULE)
+    }
 
     #[test]
     fn a_process_is_found_after_its_exec_and_once() {
-        let text = "[[rule]]\nname = 'x'\nexe = '/opt/x'";
-        let rules = RuleSet::new(&Config::parse(text, Path::new("t")).unwrap());
         let facts = |exe: &str| {
             let exe = Some(exe.to_owned());
             move |pid| Some(ProcessFacts { pid, exe: exe.clone(), ..ProcessFacts::default() })
         };
         let mut scanner = Scanner::default();
-        assert_eq!(scanner.scan_with(&[7], &rules, facts("/bin/sh")), []);
-        let found = scanner.scan_with(&[7], &rules, facts("/opt/x"));
-        assert_eq!(found.len(), 1);
-        assert_eq!((found[0].0, rules.name(found[0].1)), (7, Some("x")));
-        assert_eq!(scanner.scan_with(&[7], &rules, facts("/opt/x")), []);
+        assert_eq!(scanner.scan_with(&[7], by_exe, facts("/bin/sh")), []);
+        assert_eq!(scanner.scan_with(&[7], by_exe, facts("/opt/x")), [(7, RULE)]);
+        assert_eq!(scanner.scan_with(&[7], by_exe, facts("/opt/x")), []);
         // The pid goes and comes again: a new process.
-        assert_eq!(scanner.scan_with(&[], &rules, facts("/opt/x")), []);
-        assert_eq!(scanner.scan_with(&[7], &rules, facts("/opt/x")).len(), 1);
+        assert_eq!(scanner.scan_with(&[], by_exe, facts("/opt/x")), []);
+        assert_eq!(scanner.scan_with(&[7], by_exe, facts("/opt/x")), [(7, RULE)]);
     }
 
     #[test]
     fn work_ends_for_processes_of_no_interest() {
-        let rules = RuleSet::new(&Config::default());
         let mut scanner = Scanner::default();
         let looks = std::cell::Cell::new(0);
         for _ in 0..10 {
-            scanner.scan_with(&[1, 2], &rules, |_| {
+            scanner.scan_with(&[1, 2], by_exe, |_| {
                 looks.set(looks.get() + 1);
                 None
             });

@@ -23,7 +23,6 @@ use std::{collections::VecDeque, sync::Arc};
 
 pub use attach::RdmaError;
 pub use flow::{Flows, SLOT_OF_QP};
-pub use post::PostFunction;
 pub use reader::{Options, Rdma, survey};
 pub use reading::{
     CloseReason, Connection, ConnectionState, DataPath, Device, MemoryReading, Overflow, Port,

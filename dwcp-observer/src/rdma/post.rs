@@ -14,26 +14,14 @@ use aya::{
         uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope},
     },
 };
-use serde::Deserialize;
 
 use super::provider;
-use crate::{kernel::refusal::brief, model::status::ProbeStatus};
+use crate::{config::PostFunction, kernel::refusal::brief, model::status::ProbeStatus};
 
 /// The program in the object.
 pub(super) const PROGRAM: &str = "rdma_post_send";
 /// What it is placed on, in `struct verbs_context_ops`.
 pub(super) const FUNCTION: &str = "post_send";
-
-/// A library whose post function is probed. The probe enters the kernel at each call, which RDMA is made to avoid: only on demand.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PostFunction {
-    /// The provider's library, as the observer sees it. A container's own copy is another file.
-    pub path: PathBuf,
-    /// Where in the file its post function begins, bytes; `None`: it is looked for.
-    #[serde(default)]
-    pub offset: Option<u64>,
-}
 
 /// One library.
 struct Library {

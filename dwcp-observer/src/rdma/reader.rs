@@ -16,11 +16,13 @@ use super::{
     device, join,
     kernel::{self, Maps},
     netlink::Netlink,
-    post::PostFunction,
     reading::{Device, MemoryReading, QpReading, Snapshot, Status},
     verbs,
 };
-use crate::kernel::{survey::Tried, sys::peek};
+use crate::{
+    config::PostFunction,
+    kernel::{survey::Tried, sys::peek},
+};
 
 /// Sizes of the kernel side; all of it is allocated only where there is RDMA.
 #[derive(Clone, Debug)]

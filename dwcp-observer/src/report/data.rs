@@ -7,13 +7,14 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
+    config::Targets,
     history::{
         Event, HistoryError, Store,
         finished::Finished,
         minute::{Minute, Spread},
     },
     sla::{
-        Targets, View, Window,
+        View, Window,
         counts::Felt,
         judge::{Levels, judge},
         windows::Content,

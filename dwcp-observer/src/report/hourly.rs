@@ -14,8 +14,8 @@ use super::{
     report,
 };
 use crate::{
+    cycle::published::{Board, Published},
     history::{HistoryError, Store},
-    publish::{Board, Published},
 };
 
 const HOUR: i64 = 3600;

@@ -6,10 +6,10 @@ use super::{
     report,
 };
 use crate::{
+    cycle::published::Board,
     history::{Batch, Event, Store, minute::Minute, tests::Directory},
     metrics::sample,
     model::record::{Mode, Outcome, Version},
-    publish::Board,
     sla::counts::{Counts, Felt},
 };
 

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{SlaType, Targets, Window, counts::Felt, windows::Content};
+use super::{SlaType, Window, counts::Felt, windows::Content};
+use crate::config::Targets;
 use crate::model::record::Mode;
 
 /// Share of migrations whose blackout may reach the limit: what a p99 promises.

@@ -24,6 +24,7 @@ use crate::model::record::{
     Standstill, State, Stream, Thread, ThreadRole, Transport,
 };
 use crate::{
+    migration::totals::Path,
     model::{
         qemu::{MigratorState, Request},
         record::FirstPacket,
@@ -31,7 +32,6 @@ use crate::{
     netdev,
     phase::attach::Coverage,
     process::vm_from_cmdline,
-    publish::Path,
 };
 
 /// Turns `CLOCK_MONOTONIC` ns into wall time.

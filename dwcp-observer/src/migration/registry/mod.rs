@@ -30,13 +30,15 @@ use super::{
     look::{Actions, Observation, Options, World, take_in},
     neighbours,
 };
-use crate::model::record::Version;
 use crate::{
-    anomaly::feed::Transfer,
     identify::rules::RuleSet,
     kernel::ProcessReading,
-    publish::{Entry, Totals},
+    migration::{entry::Entry, totals::Totals},
     tcp::FlowReading,
+};
+use crate::{
+    model::record::{Mode, Version},
+    verdict::inputs::Second,
 };
 
 /// Gives flows on migration ports that the kernel side knows no process of to the recognised process that moves their data, if there is one
@@ -51,6 +53,17 @@ pub fn find_owners(flows: &mut [FlowReading], processes: &[ProcessReading], boot
             flow.process = owner.slot;
         }
     }
+}
+
+/// The last second of a running migration.
+#[derive(Clone, Copy, Debug)]
+pub struct Judged<'a> {
+    /// Its id.
+    pub migration: &'a str,
+    /// Its mode, once known.
+    pub mode: Option<Mode>,
+    /// What its verdict rests on.
+    pub second: &'a Second,
 }
 
 /// All migrations of this host.
@@ -144,12 +157,15 @@ impl Registry {
 
     /// The last second of each running migration of DWCP v3; of a look between two ticks, what the tick before said.
     #[must_use]
-    pub fn transfers(&self) -> Vec<Transfer<'_>> {
+    pub fn seconds(&self) -> Vec<Judged<'_>> {
         let of_v3 = |live: &&Live| !live.life.is_finished() && live.version != Some(Version::V1);
         self.live
             .iter()
             .filter(of_v3)
-            .map(|live| Transfer { migration: &live.id, mode: live.mode, features: &live.features })
+            .filter_map(|live| {
+                let second = live.judged.as_ref()?;
+                Some(Judged { migration: &live.id, mode: live.mode, second })
+            })
             .collect()
     }
 

@@ -180,7 +180,7 @@ impl Registry {
             judge: Judge::new(),
             last_second: None,
             verdict: None,
-            features: Vec::new(),
+            judged: None,
             counted: BTreeMap::new(),
             errors_counted: BTreeSet::new(),
         }

@@ -20,7 +20,7 @@ use super::{
     processes::{Departed, Known},
 };
 use crate::model::record::{Migration, Outcome, Role};
-use crate::{publish::Entry, tcp::FlowReading};
+use crate::{migration::entry::Entry, tcp::FlowReading};
 
 impl Registry {
     /// Moves migrations whose totals are final to the finished ones.

@@ -2,13 +2,14 @@ use proptest::prelude::*;
 
 use super::{
     super::{
-        SlaType, Targets, Window,
+        SlaType, Window,
         counts::{Counts, Felt},
         judge::{Budget, judge, nearest_rank},
         windows::Content,
     },
     felt,
 };
+use crate::config::Targets;
 use crate::model::record::{Mode, Outcome};
 
 fn content(counts: Counts, blackouts: Vec<Felt>) -> Content {

@@ -1,6 +1,6 @@
 use super::{
     super::{
-        Targets, Window,
+        Window,
         counts::Counts,
         decide::{Anomaly, Decision, Running, Situation, Unhealthy, Word, decide},
         judge::Levels,
@@ -8,6 +8,7 @@ use super::{
     },
     felt, levels,
 };
+use crate::config::Targets;
 use crate::{
     anomaly::Severity,
     model::{

@@ -3,11 +3,12 @@ mod decision;
 mod windows;
 
 use super::{
-    Targets, Window,
+    Window,
     counts::Felt,
     judge::{Levels, judge},
     windows::Windows,
 };
+use crate::config::Targets;
 use crate::model::record::Mode;
 
 fn felt(mode: Mode, seconds: f64) -> Felt {

@@ -493,7 +493,7 @@ fn bytes(record: &Migration) -> Bytes {
 
 #[test]
 fn migrations_of_v1_count_for_themselves() {
-    use crate::{model::record::Version, publish::Totals};
+    use crate::{migration::totals::Totals, model::record::Version};
     let config =
         Config::parse("[v1]\nports = [49152]\nprocess = ['qemu-*']", Path::new("t")).unwrap();
     let options = |v1| Options {
@@ -507,7 +507,7 @@ fn migrations_of_v1_count_for_themselves() {
     let look = observation(1.0, vec![flow(0, 1, 40000, true, 1 << 20)], &[1]);
     let sent = |totals: &Totals| totals.bytes.values().map(|sum| sum.transferred).sum::<u64>();
 
-    let rule = crate::component::V1Rule::new(&config.v1);
+    let rule = crate::migration::v1::V1Rule::new(&config.v1);
     let mut registry = Registry::new(RuleSet::new(&config), options(rule));
     registry.step(&look, &mut world(&[1]));
     assert_eq!(records(&registry, &look)[0].version, Some(Version::V1));
@@ -515,7 +515,7 @@ fn migrations_of_v1_count_for_themselves() {
     assert_eq!(sent(registry.totals_v1().unwrap()), 1 << 20);
 
     let other = Config::parse("[v1]\nprocess = ['dwcpd']", Path::new("t")).unwrap();
-    let rule = crate::component::V1Rule::new(&other.v1);
+    let rule = crate::migration::v1::V1Rule::new(&other.v1);
     let mut registry = Registry::new(RuleSet::new(&config), options(rule));
     registry.step(&look, &mut world(&[1]));
     assert_eq!(records(&registry, &look)[0].version, Some(Version::V3));

@@ -1,69 +1,15 @@
-//! What one cycle hands to the readers: HTTP, metrics and the command line see only this, never the kernel.
+//! Counters over all migrations since the start.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, RwLock},
-};
-
-use jiff::Timestamp;
+use std::collections::BTreeMap;
 
 use crate::{
-    anomaly, component, history,
     identify::rejection::Rejection,
-    metrics::{BLACKOUT_BUCKETS, FINE_BLACKOUT_BUCKETS},
-    migration::history::History,
     model::{
-        histogram::Histogram,
-        record::{Method, Migration, Mode, Outcome, ReasonClass, Role},
-        status::{CycleStats, KernelStatus},
+        histogram::{BLACKOUT_BUCKETS, FINE_BLACKOUT_BUCKETS, Histogram},
+        record::{Method, Mode, Outcome, ReasonClass, Role},
         verdict::{Cause, Health},
     },
-    process::host::HostUsage,
-    rdma::RdmaStatus,
-    sla,
 };
-
-/// The state of the observer after one cycle.
-#[derive(Clone, Debug)]
-pub struct Published {
-    /// When the cycle ended.
-    pub at: Timestamp,
-    /// When the observer started.
-    pub started_at: Timestamp,
-    /// Running migrations first, then finished ones, newest first.
-    pub entries: Vec<Entry>,
-    /// Totals since the observer started; they only grow.
-    pub totals: Totals,
-    /// Host-wide CPU and memory use; absent when `/proc` does not give it.
-    pub host: Option<HostUsage>,
-    /// The kernel side.
-    pub kernel: KernelStatus,
-    /// RDMA on this host.
-    pub rdma: RdmaStatus,
-    /// The cycle itself.
-    pub cycle: CycleStats,
-    /// The same totals of DWCP v1; `None` where nothing tells v1 from v3, and all are in `totals`.
-    pub totals_v1: Option<Totals>,
-    /// The components, as of the last look at them.
-    pub components: Arc<component::View>,
-    /// Service levels; judged at each tick.
-    pub sla: Arc<sla::View>,
-    /// What is kept on disk.
-    pub history: history::Status,
-    /// Anomalies; judged at each tick.
-    pub anomalies: Arc<anomaly::feed::View>,
-}
-
-/// A migration and its per-second history.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    /// The record, without history.
-    pub record: Arc<Migration>,
-    /// Its circular buffer, shared with the cycle; locked for a copy only.
-    pub history: Arc<Mutex<History>>,
-    /// The record will not change any more.
-    pub settled: bool,
-}
 
 /// Counters over all migrations.
 #[derive(Clone, Debug, Default)]
@@ -188,24 +134,5 @@ impl ErrorType {
             Self::MigrationFailed => "migration_failed",
             Self::MigrationCancelled => "migration_cancelled",
         }
-    }
-}
-
-/// Where the readers find the last [`Published`].
-#[derive(Clone, Debug, Default)]
-pub struct Board(Arc<RwLock<Option<Arc<Published>>>>);
-
-impl Board {
-    /// Replaces what readers see.
-    pub fn publish(&self, published: Published) {
-        // A poisoned lock holds a whole value all the same: it is only ever replaced.
-        *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) =
-            Some(Arc::new(published));
-    }
-
-    /// What the last cycle published; `None` before the first.
-    #[must_use]
-    pub fn latest(&self) -> Option<Arc<Published>> {
-        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 }

@@ -1,5 +1,6 @@
 //! Patterns of names: exact, prefix, and `*`/`?` globs.
 
+use crate::config::PortRange;
 use dwcp_observer_ebpf::process::{COMM_LEN, CommRule};
 
 /// A `comm`: exact, or a prefix written with a trailing `*`. Only the 15 bytes that the kernel keeps are compared.
@@ -104,6 +105,27 @@ pub(crate) fn glob(pattern: &str, text: &str) -> bool {
         }
     }
     pattern[p..].iter().all(|&c| c == '*')
+}
+
+/// Compiles the names that can be; the configuration was checked before.
+pub(crate) fn patterns(names: &[String]) -> Vec<CommPattern> {
+    names.iter().filter_map(|name| CommPattern::new(name)).collect()
+}
+
+/// Whether no pattern is given, or one matches `comm`.
+pub(crate) fn any_comm(patterns: &[CommPattern], comm: &str) -> bool {
+    patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(comm))
+}
+
+/// Whether no glob is given, or one matches `cgroup`.
+pub(crate) fn any_cgroup(patterns: &[String], cgroup: Option<&str>) -> bool {
+    patterns.is_empty()
+        || cgroup.is_some_and(|cgroup| patterns.iter().any(|pattern| glob(pattern, cgroup)))
+}
+
+/// Whether a range holds `port`.
+pub(crate) fn any_port(ranges: &[PortRange], port: u16) -> bool {
+    ranges.iter().any(|range| range.contains(port))
 }
 
 #[cfg(test)]
