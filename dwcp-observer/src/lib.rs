@@ -8,6 +8,7 @@ pub mod cycle;
 pub mod history;
 pub mod http;
 pub mod identify;
+pub mod keeper;
 pub mod kernel;
 pub mod ledger;
 pub mod metrics;

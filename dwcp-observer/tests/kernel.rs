@@ -20,10 +20,8 @@ use std::{
 };
 
 use dwcp_observer::{
-    kernel::{
-        Kernel, LoadError, LoadOptions,
-        ladder::{Allowed, HOOKS, Rung},
-    },
+    keeper::{Kernel, LoadError, LoadOptions},
+    kernel::ladder::{Allowed, HOOKS, Rung},
     phase::{self, FUNCTIONS, attach::Coverage, programs::SHARED, reader},
     tcp::FlowReading,
 };
@@ -414,7 +412,7 @@ impl Named {
         text.rsplit(')').next().unwrap().trim_start().chars().next().unwrap()
     }
 
-    fn reading(&self, kernel: &mut Kernel) -> Option<dwcp_observer::kernel::ProcessReading> {
+    fn reading(&self, kernel: &mut Kernel) -> Option<dwcp_observer::keeper::ProcessReading> {
         kernel.processes().into_iter().find(|it| it.slot != 0 && it.tgid == self.0 as u32)
     }
 }

@@ -8,12 +8,12 @@ use super::{Settings, load_options, rdma_options};
 use crate::{
     config::Config,
     identify::rules::RuleSet,
-    kernel::{
+    keeper::{
         Kernel, LoadError,
         load::KERNEL_BTF,
-        privileged,
         survey::{Outcome, survey},
     },
+    kernel::privileged,
     model::status::ProbeStatus,
     rdma::{self, Rdma, Status},
 };

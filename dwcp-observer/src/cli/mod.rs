@@ -188,8 +188,8 @@ fn rdma_options(config: &Config) -> crate::rdma::Options {
 }
 
 /// What the kernel side is told to do by a configuration.
-fn load_options(config: &Config) -> crate::kernel::LoadOptions {
-    crate::kernel::LoadOptions {
+fn load_options(config: &Config) -> crate::keeper::LoadOptions {
+    crate::keeper::LoadOptions {
         max_flows: config.limits.max_flows,
         max_threads: config.limits.max_threads,
         max_processes: config.limits.max_processes,

@@ -24,7 +24,7 @@ use crate::{
     history::{History, Store},
     http::{self, HttpLimits, Site},
     identify::rules::RuleSet,
-    kernel::Kernel,
+    keeper::Kernel,
     ledger::Ledger,
     metrics::{Exporter, SeriesLimits, is_own},
     migration::{look::Options, registry::Registry, v1::V1Rule},

@@ -37,7 +37,8 @@ use crate::{
     cycle::published::{Board, Published},
     history::Event,
     identify::rules::{RuleSet, may_be_qemu},
-    kernel::{Kernel, ProcessReading, clock_error_seconds, clock_ns, decode_event, stats},
+    keeper::{Kernel, ProcessReading, decode_event},
+    kernel::{clock_error_seconds, clock_ns, stats},
     ledger::{Ledger, Second},
     migration::{
         build::WallClock,

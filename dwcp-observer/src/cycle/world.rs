@@ -6,7 +6,7 @@ use dwcp_observer_ebpf::netdev::{Tap, TapKey};
 
 use crate::{
     identify::rules::may_be_qemu,
-    kernel::{Kernel, ProcessReading},
+    keeper::{Kernel, ProcessReading},
     migration::{look::World, quantiles::quantiles},
     model::{
         facts::{ProcessFacts, ThreadFacts},

@@ -23,7 +23,7 @@ pub fn clock_error_seconds() -> Option<f64> {
 }
 
 /// The coarse clock ticks with the kernel's jiffies (kernel/time/posix-timers.c: `KTIME_LOW_RES` is one tick).
-pub(super) fn jiffy_ns() -> u64 {
+pub(crate) fn jiffy_ns() -> u64 {
     let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a live timespec.
     if unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) } != 0 {

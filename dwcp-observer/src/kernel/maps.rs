@@ -41,7 +41,7 @@ macro_rules! pod {
             /// The ABI type, readable through aya's maps.
             #[derive(Clone, Copy)]
             #[repr(transparent)]
-            pub(super) struct $name(pub(super) $inner);
+            pub(crate) struct $name(pub(super) $inner);
             // SAFETY: the ABI type is repr(C), Copy, without padding, and valid for any bit pattern.
             unsafe impl aya::Pod for $name {}
         )*

@@ -12,7 +12,7 @@ const NO_PREALLOC: u32 = 1;
 const FLAGS: usize = 16;
 
 /// The object with its hashes preallocated; `None` when it is not what it should be.
-pub(super) fn preallocated(object: &[u8], maps: &[&str]) -> Option<Vec<u8>> {
+pub(crate) fn preallocated(object: &[u8], maps: &[&str]) -> Option<Vec<u8>> {
     let file = object::File::parse(object).ok()?;
     let section = file.section_by_name("maps")?;
     let (begin, _) = section.file_range()?;
@@ -29,7 +29,7 @@ pub(super) fn preallocated(object: &[u8], maps: &[&str]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::load::{HASHES, PROBED};
+    use crate::keeper::load::{HASHES, PROBED};
 
     #[test]
     fn one_flag_of_each_hash_changes_and_nothing_else() {

@@ -8,7 +8,7 @@ use super::privileged;
 const TASK_STORAGE: &str = "TASK_TAGS";
 
 /// Why an object's maps were refused.
-pub(super) fn of_maps(error: EbpfError) -> anyhow::Error {
+pub(crate) fn of_maps(error: EbpfError) -> anyhow::Error {
     match error {
         // A kernel that does not know a kind of map says EINVAL.
         EbpfError::MapError(MapError::CreateError { name, io_error })
@@ -60,7 +60,7 @@ fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// Whether the first cause is a lack of privilege.
-pub(super) fn denied(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn denied(error: &(dyn std::error::Error + 'static)) -> bool {
     first_os_error(error) == Some(libc::EPERM) && !privileged()
 }
 

@@ -19,10 +19,10 @@ const MARGIN: u32 = 256;
 /// The level map's one value: how high each array was ever filled.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct Levels([u32; LEVELS + 1]);
+pub(crate) struct Levels([u32; LEVELS + 1]);
 
 /// Begins a task sweep; its number. Programs of this sweep read it.
-pub(super) fn next_epoch(levels: &Mapped<Levels>) -> Option<u32> {
+pub(crate) fn next_epoch(levels: &Mapped<Levels>) -> Option<u32> {
     let slot = levels.slot(0)?;
     let epoch = peek!(slot, 0)[SWEEP_EPOCH].wrapping_add(1);
     let word = slot.cast::<u32>();
@@ -35,7 +35,7 @@ pub(super) fn next_epoch(levels: &Mapped<Levels>) -> Option<u32> {
 
 /// How the flow array of `slots` slots is divided, by the stack that hands the slots out. Low ones are mapped first: those for strangers on
 /// migration ports come first and are few, those kept for migrators last.
-pub(super) fn flow_pools(slots: u32) -> Vec<(&'static str, Range<u32>)> {
+pub(crate) fn flow_pools(slots: u32) -> Vec<(&'static str, Range<u32>)> {
     let by_port = by_port_slots(slots);
     let kept = slots - ((slots - by_port) / KEPT_SHARE).max(1);
     vec![("FLOW_FREE", by_port..kept), ("FLOW_KEPT", kept..slots), ("FLOW_BY_PORT", 0..by_port)]
@@ -47,7 +47,7 @@ const KEPT_SHARE: u32 = 16;
 const BY_PORT_SHARE: u32 = 8;
 
 /// Slots of the flow array, for `max_flows` flows of recognised processes.
-pub(super) const fn flow_slots(max_flows: u32) -> u32 {
+pub(crate) const fn flow_slots(max_flows: u32) -> u32 {
     max_flows + if max_flows < 32 { 4 } else { max_flows / BY_PORT_SHARE }
 }
 
@@ -57,7 +57,7 @@ const fn by_port_slots(slots: u32) -> u32 {
 }
 
 /// A set of record slots and the stacks of free ones.
-pub(super) struct Slots<T> {
+pub(crate) struct Slots<T> {
     records: Mapped<T>,
     pools: Vec<Pool>,
     map: &'static str,
@@ -76,7 +76,7 @@ struct Pool {
 
 impl<T: Copy> Slots<T> {
     /// All slots of the pools are free; a pool is a stack and its slots.
-    pub(super) fn new(
+    pub(crate) fn new(
         ebpf: &mut Ebpf,
         map: &'static str,
         level: u32,
@@ -91,19 +91,19 @@ impl<T: Copy> Slots<T> {
     }
 
     /// Slots of these pools that are in use, and how many there are.
-    pub(super) fn usage(&self, pools: Range<usize>) -> (u32, u32) {
+    pub(crate) fn usage(&self, pools: Range<usize>) -> (u32, u32) {
         let pools = self.pools.get(pools).unwrap_or_default();
         let capacity = |pool: &Pool| pool.slots.end - pool.slots.start;
         (pools.iter().map(|pool| pool.used).sum(), pools.iter().map(capacity).sum())
     }
 
     /// Slots in use.
-    pub(super) fn used(&self) -> u32 {
+    pub(crate) fn used(&self) -> u32 {
         self.pools.iter().map(|pool| pool.used).sum()
     }
 
     /// Where a slot lies; `None` beyond the end.
-    pub(super) fn slot(&mut self, slot: u32) -> Option<NonNull<T>> {
+    pub(crate) fn slot(&mut self, slot: u32) -> Option<NonNull<T>> {
         self.reach(slot.saturating_add(1));
         self.records.slot(slot)
     }
@@ -115,7 +115,7 @@ impl<T: Copy> Slots<T> {
     }
 
     /// Puts a slot back on its stack, now or at a later look.
-    pub(super) fn give_back(&mut self, slot: u32) {
+    pub(crate) fn give_back(&mut self, slot: u32) {
         let Some(pool) = self.pools.iter_mut().find(|pool| pool.slots.contains(&slot)) else {
             return;
         };
@@ -126,14 +126,14 @@ impl<T: Copy> Slots<T> {
     }
 
     /// Tries again what could not be given back.
-    pub(super) fn give_back_again(&mut self) {
+    pub(crate) fn give_back_again(&mut self) {
         for slot in std::mem::take(&mut self.unreturned) {
             self.give_back(slot);
         }
     }
 
     /// Slots that were ever used, with their state.
-    pub(super) fn visit(
+    pub(crate) fn visit(
         &mut self,
         levels: &Mapped<Levels>,
         mut each: impl FnMut(u32, NonNull<T>) -> bool,

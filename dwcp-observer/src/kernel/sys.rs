@@ -8,7 +8,7 @@ use std::{
     ptr::NonNull,
 };
 
-pub(super) const BPF_LINK_CREATE: libc::c_int = 28;
+pub(crate) const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_ITER_CREATE: libc::c_int = 33;
 const BPF_TRACE_ITER: u32 = 28;
 
@@ -41,14 +41,14 @@ struct IterCreate {
 }
 
 /// A call that returns a descriptor.
-pub(super) fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<OwnedFd> {
+pub(crate) fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<OwnedFd> {
     let fd = call(command, attributes)?;
     // SAFETY: the kernel has just handed out this descriptor, nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Any call; what it returns.
-pub(super) fn call<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> {
+pub(crate) fn call<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> {
     // SAFETY: the attributes are a live, properly sized part of `union bpf_attr`; the kernel zero-extends it.
     let done = unsafe {
         libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>())

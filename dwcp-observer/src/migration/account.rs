@@ -20,8 +20,9 @@ use crate::{
     model::{
         histogram::{DURATION_BUCKETS, Histogram},
         qemu::Request,
+        queue_pair::STATUS_FLUSHED,
     },
-    rdma::verbs::{STATUS_FLUSHED, status_name},
+    rdma::verbs::status_name,
 };
 use dwcp_observer_ebpf::tcp::FLOW_FIN_SENT;
 

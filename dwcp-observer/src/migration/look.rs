@@ -19,7 +19,7 @@ use super::{
 use crate::model::record::Quantiles;
 use crate::{
     config::ModeThresholds,
-    kernel::ProcessReading,
+    keeper::ProcessReading,
     migration::v1::V1Rule,
     model::facts::{ProcessFacts, ThreadFacts},
     phase::{MarkReading, TextReading, attach::Coverage},

@@ -9,9 +9,9 @@ use super::{
     quantiles::quantiles,
 };
 use crate::model::record::{Operations, QueuePair, RegisteredMemory, Role};
-use crate::rdma::{
-    QpReading,
-    verbs::{Operation, status_name},
+use crate::{
+    model::queue_pair::QpReading,
+    rdma::verbs::{Operation, status_name},
 };
 
 impl QueuePair {

@@ -11,9 +11,9 @@ use super::{
 use crate::model::record::{PhaseName, Role, ThreadRole};
 use crate::{
     identify::roles::stream_role,
+    model::queue_pair::{DataPath, QpReading},
     phase::attach::Coverage,
     process::vm_from_cmdline,
-    rdma::{DataPath, QpReading},
     verdict::inputs::{Destination, Phase, Round, Second, Source, Stream, Thread},
 };
 

@@ -6,6 +6,7 @@ pub mod board;
 pub mod facts;
 pub mod histogram;
 pub mod qemu;
+pub mod queue_pair;
 pub mod record;
 pub mod status;
 pub mod verdict;

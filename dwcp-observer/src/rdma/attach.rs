@@ -16,12 +16,14 @@ use super::{
     reader::Options,
 };
 use crate::{
+    keeper::{
+        load::KERNEL_BTF,
+        survey::{Outcome, Tried},
+    },
     kernel::{
         btf::BtfError,
-        load::KERNEL_BTF,
         maps::{MapError, borrow, pod},
         refusal::brief,
-        survey::{Outcome, Tried},
     },
     model::status::ProbeStatus,
 };

@@ -10,7 +10,8 @@ use dwcp_observer_ebpf::tcp::{
     TCP_ESTABLISHED, TCP_STATES,
 };
 
-use super::{QpReading, verbs::Operation};
+use super::verbs::Operation;
+use crate::model::queue_pair::QpReading;
 use crate::tcp::FlowReading;
 
 /// Set in the slot numbers of queue pairs: their slots are another array's.
@@ -111,7 +112,7 @@ fn flow(qp: &Arc<QpReading>, process: u32) -> Option<FlowReading> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rdma::{CloseReason, tests::queue_pair};
+    use crate::{model::queue_pair::CloseReason, rdma::tests::queue_pair};
 
     const PROCESSES: [(u32, u32); 1] = [(4711, 3)];
 

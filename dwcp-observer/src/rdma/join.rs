@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use dwcp_observer_ebpf::rdma::{Memory, ProcessKey};
 
-use super::reading::{Connection, ConnectionState, MemoryReading, QpReading};
+use super::reading::{Connection, ConnectionState, MemoryReading};
+use crate::model::queue_pair::QpReading;
 use crate::sched::comm;
 
 /// The connection of each queue pair, by slot and generation: an identifier may be closed long before its queue pair.

@@ -19,12 +19,8 @@ use dwcp_observer_ebpf::{
     },
 };
 
-use super::{
-    connection::gid_address,
-    netlink::QpInfo,
-    reading::{CloseReason, DataPath, Overflow, QpReading},
-    verbs::{self, QpState},
-};
+use super::{connection::gid_address, netlink::QpInfo, reading::Overflow, verbs};
+use crate::model::queue_pair::{CloseReason, DataPath, QpReading, QpState};
 use crate::{
     kernel::{
         maps::{MapError, free_slots, mapped, pod, take},

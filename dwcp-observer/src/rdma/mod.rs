@@ -19,14 +19,14 @@ mod totals;
 pub mod verbs;
 mod view;
 
+use crate::model::queue_pair::QpReading;
 use std::{collections::VecDeque, sync::Arc};
 
 pub use attach::RdmaError;
 pub use flow::{Flows, SLOT_OF_QP};
 pub use reader::{Options, Rdma, survey};
 pub use reading::{
-    CloseReason, Connection, ConnectionState, DataPath, Device, MemoryReading, Overflow, Port,
-    QpReading, Snapshot, Status,
+    Connection, ConnectionState, Device, MemoryReading, Overflow, Port, Snapshot, Status,
 };
 pub use totals::{DeviceTotals, Tally, Totals};
 pub use view::View;
@@ -63,10 +63,8 @@ impl RdmaStatus {
 pub(crate) mod tests {
     use dwcp_observer_ebpf::rdma::{Count, OPERATIONS, STATUSES};
 
-    use super::{
-        DataPath, QpReading,
-        verbs::{Operation, QpState},
-    };
+    use super::verbs::Operation;
+    use crate::model::queue_pair::{DataPath, QpReading, QpState};
 
     /// A connected queue pair of process 4711 that has written.
     pub(crate) fn queue_pair() -> QpReading {

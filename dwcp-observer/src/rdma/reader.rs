@@ -16,13 +16,11 @@ use super::{
     device, join,
     kernel::{self, Maps},
     netlink::Netlink,
-    reading::{Device, MemoryReading, QpReading, Snapshot, Status},
+    reading::{Device, MemoryReading, Snapshot, Status},
     verbs,
 };
-use crate::{
-    config::PostFunction,
-    kernel::{survey::Tried, sys::peek},
-};
+use crate::model::queue_pair::QpReading;
+use crate::{config::PostFunction, keeper::survey::Tried, kernel::sys::peek};
 
 /// Sizes of the kernel side; all of it is allocated only where there is RDMA.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use dwcp_observer_ebpf::{
     rdma::{Count, OPERATIONS, Operation, STATUSES},
 };
 
-use super::QpReading;
+use crate::model::queue_pair::QpReading;
 
 /// Devices with counters of their own; all further ones share one named `other`.
 const MAX_DEVICES: usize = 64;

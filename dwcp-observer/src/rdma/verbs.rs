@@ -37,62 +37,6 @@ pub const fn status_name(status: usize) -> &'static str {
     }
 }
 
-/// `WR_FLUSH_ERR`: work that was still queued when the queue pair went down; it follows an end, good or bad, and is no cause.
-pub const STATUS_FLUSHED: usize = 5;
-
-/// State of a queue pair (`enum ib_qp_state`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum QpState {
-    /// Created, or reset.
-    Reset,
-    /// Initialised.
-    Init,
-    /// Ready to receive.
-    ReadyToReceive,
-    /// Ready to send: connected.
-    ReadyToSend,
-    /// Send queue drained.
-    SendQueueDrained,
-    /// Send queue in error.
-    SendQueueError,
-    /// In error: all work is flushed.
-    Error,
-    /// A number that this version does not know.
-    Unknown,
-}
-
-impl QpState {
-    /// The state of a number of `enum ib_qp_state`.
-    #[must_use]
-    pub const fn from_number(number: u32) -> Self {
-        match number {
-            0 => Self::Reset,
-            1 => Self::Init,
-            2 => Self::ReadyToReceive,
-            3 => Self::ReadyToSend,
-            4 => Self::SendQueueDrained,
-            5 => Self::SendQueueError,
-            6 => Self::Error,
-            _ => Self::Unknown,
-        }
-    }
-
-    /// The specification's name.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Reset => "RESET",
-            Self::Init => "INIT",
-            Self::ReadyToReceive => "RTR",
-            Self::ReadyToSend => "RTS",
-            Self::SendQueueDrained => "SQD",
-            Self::SendQueueError => "SQE",
-            Self::Error => "ERR",
-            Self::Unknown => "UNKNOWN",
-        }
-    }
-}
-
 /// The name of a queue pair type (`enum ib_qp_type`).
 #[must_use]
 pub const fn kind_name(kind: u32) -> &'static str {
@@ -149,6 +93,7 @@ pub const fn driver_name(driver: u32) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::queue_pair::{QpState, STATUS_FLUSHED};
 
     #[test]
     fn statuses_and_states_have_names_of_their_own() {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use serde::Serialize;
 
 use super::{ConnectionState, Device, MemoryReading, RdmaStatus, Snapshot};
-use crate::model::record::QueuePair;
+use crate::model::{queue_pair::CloseReason, record::QueuePair};
 
 /// RDMA on this host.
 #[derive(Debug, Serialize)]
@@ -107,7 +107,7 @@ impl<'a> View<'a> {
                     bytes_sent: qp.bytes_sent,
                     bytes_received: qp.bytes_received,
                     bytes_read: qp.bytes_read,
-                    close_reason: qp.close_reason.map(super::CloseReason::as_str),
+                    close_reason: qp.close_reason.map(CloseReason::as_str),
                     queue_pair: QueuePair::of(None, qp),
                 })
                 .collect(),

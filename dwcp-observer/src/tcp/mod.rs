@@ -20,7 +20,7 @@ use dwcp_observer_ebpf::{
 
 use crate::{
     kernel::sys::{peek, renew},
-    rdma::QpReading,
+    model::queue_pair::QpReading,
 };
 
 const AF_INET6: u16 = 10;

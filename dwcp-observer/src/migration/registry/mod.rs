@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     identify::rules::RuleSet,
-    kernel::ProcessReading,
+    keeper::ProcessReading,
     migration::{entry::Entry, totals::Totals},
     tcp::FlowReading,
 };

@@ -15,7 +15,7 @@ use super::{
     Registry,
 };
 use crate::{
-    kernel::ProcessReading,
+    keeper::ProcessReading,
     model::facts::ProcessFacts,
     phase::{MarkReading, attach::Coverage, timeline::Timeline},
     rdma::MemoryReading,

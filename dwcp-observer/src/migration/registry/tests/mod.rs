@@ -25,7 +25,7 @@ use crate::model::record::{Bytes, Migration, Outcome, Quantiles, Role, State, Th
 use crate::{
     config::Config,
     identify::{rejection::Rejection, rules::RuleSet},
-    kernel::ProcessReading,
+    keeper::ProcessReading,
     model::facts::{ProcessFacts, ThreadFacts},
     phase::attach::Coverage,
     sched::ThreadReading,

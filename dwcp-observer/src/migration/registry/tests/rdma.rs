@@ -6,8 +6,11 @@ use dwcp_observer_ebpf::hist::{Hist, RUNQ_BUCKETS};
 
 use super::*;
 use crate::{
-    model::record::{Mode, Transport},
-    rdma::{self, DataPath},
+    model::{
+        queue_pair::DataPath,
+        record::{Mode, Transport},
+    },
+    rdma,
 };
 
 /// The queue pair of the source or of the destination.

@@ -16,8 +16,9 @@ use dwcp_observer_ebpf::{
     tcp::Flow,
 };
 
-use super::{
-    Kernel, clock_ns,
+use super::Kernel;
+use crate::kernel::{
+    clock_ns,
     maps::{MapError, borrow, mapped, pod, take},
     slots::{Levels, Slots, flow_pools, next_epoch},
     sys::{Mapped, peek, poke},

@@ -14,7 +14,7 @@ use aya::{
 };
 use thiserror::Error;
 
-use super::{
+use crate::kernel::{
     btf::{BtfError, Layout},
     ladder::{Allowed, HOOKS, Hook, Object, Rung, Way},
     layout::Globals,
@@ -31,11 +31,11 @@ use crate::{
 /// The eBPF objects, built by `cargo xtask build-ebpf`.
 const TYPED: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("DWCP_EBPF_OBJECTS"), "/typed.bpf.o"));
-pub(super) const PROBED: &[u8] =
+pub(crate) const PROBED: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("DWCP_EBPF_OBJECTS"), "/probed.bpf.o"));
 
 /// Hashes of the object with probe reads.
-pub(super) const HASHES: [&str; 2] = ["FLOW_HASH", "TASK_HASH"];
+pub(crate) const HASHES: [&str; 2] = ["FLOW_HASH", "TASK_HASH"];
 
 /// Where the kernel shows its own BTF.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";

@@ -3,9 +3,9 @@
 use aya::{Ebpf, programs::Program};
 use serde::Serialize;
 
-use super::{
+use super::load::{self, LoadError, LoadOptions, System};
+use crate::kernel::{
     ladder::{HOOKS, Object},
-    load::{self, LoadError, LoadOptions, System},
     refusal,
 };
 use crate::phase;
