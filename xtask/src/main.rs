@@ -11,6 +11,7 @@ mod demo;
 mod demo_table;
 mod docs;
 mod faults;
+mod layers;
 mod libvirt;
 mod nab;
 mod score_migrations;
@@ -70,6 +71,8 @@ enum Command {
     VmTest(vm_test::Args),
     /// Migrate real VMs between all versions of QEMU, in all ways; each record against the truth
     Zoo(zoo::Args),
+    /// Check that each room of the agent imports from lower floors only
+    Layers(layers::Args),
     /// Run all tests and print one closing line
     Test(test::Args),
 }
@@ -103,6 +106,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::PingPong(args) => bench::ping_pong(&args),
         Command::VmTest(args) => vm_test::run(&args),
         Command::Zoo(args) => zoo::run(&args),
+        Command::Layers(args) => layers::run(&args),
         Command::Test(args) => test::run(&args),
     }
 }

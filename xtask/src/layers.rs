@@ -1,0 +1,325 @@
+//! `layers`: whether the agent's rooms import from lower floors only, by the code's own `use` and path expressions.
+//!
+//! A room is a module at the top of the agent's library. What is compiled for tests alone is left out.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use petgraph::algo::tarjan_scc;
+use petgraph::graphmap::DiGraphMap;
+use syn::spanned::Spanned as _;
+use syn::visit::{self, Visit};
+
+use crate::shell::workspace;
+
+/// The floors, the lowest first. Rooms of one floor may import from each other, but not in a circle.
+const FLOORS: &[(&str, &[&str])] = &[
+    ("settings and shared values", &["config", "model"]),
+    ("what every program rests on", &["kernel", "netlink"]),
+    (
+        "one measured thing each; loads, attaches, reads",
+        &["netdev", "phase", "process", "rdma", "sched", "tcp", "keeper"],
+    ),
+    ("pure: readings in, records and actions out", &["identify", "verdict", "migration"]),
+    ("judgement and memory over records", &["anomaly", "component", "history", "ledger", "sla"]),
+    ("the conductor: read, step, act, publish", &["cycle"]),
+    ("what readers get", &["http", "metrics", "report"]),
+    ("commands", &["cli", "main"]),
+];
+
+/// Arguments of `layers`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Print the rooms and their imports as a Mermaid graph
+    #[arg(long)]
+    mermaid: bool,
+}
+
+/// One import of another room.
+#[derive(Debug, PartialEq)]
+struct Import {
+    from: String,
+    to: String,
+    /// File and line.
+    place: String,
+}
+
+/// Prints what is wrong. Exit 0 only if nothing is.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let imports = read(&workspace().join("dwcp-observer/src"))?;
+    if args.mermaid {
+        print!("{}", mermaid(&imports));
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(if is_clean(&imports)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The same as part of the tests.
+pub(crate) fn check() -> Result<bool> {
+    is_clean(&read(&workspace().join("dwcp-observer/src"))?)
+}
+
+fn is_clean(imports: &[Import]) -> Result<bool> {
+    let upward = upward(imports)?;
+    for import in &upward {
+        let (from, to) = (floor(&import.from)?, floor(&import.to)?);
+        let Import { from: room, to: other, place } = import;
+        println!("{place}: {room} (floor {from}) imports {other} (floor {to})");
+    }
+    let cycles = cycles(imports);
+    for cycle in &cycles {
+        println!("a circle of imports: {}", cycle.join(", "));
+        let inside = |import: &&Import| cycle.contains(&import.from) && cycle.contains(&import.to);
+        for Import { from, to, place } in imports.iter().filter(inside) {
+            println!("  {place}: {from} imports {to}");
+        }
+    }
+    let largest = cycles.iter().map(Vec::len).max().unwrap_or(1);
+    println!("layers: {} upward imports, largest circle of modules {largest}", upward.len());
+    Ok(upward.is_empty() && cycles.is_empty())
+}
+
+/// The floor of a room, counted from 0.
+fn floor(room: &str) -> Result<usize> {
+    FLOORS
+        .iter()
+        .position(|(_, rooms)| rooms.contains(&room))
+        .with_context(|| format!("`{room}` is on no floor: give it one in xtask/src/layers.rs"))
+}
+
+fn upward(imports: &[Import]) -> Result<Vec<&Import>> {
+    let mut found = Vec::new();
+    for import in imports {
+        if floor(&import.to)? > floor(&import.from)? {
+            found.push(import);
+        }
+    }
+    Ok(found)
+}
+
+/// Rooms that import each other, directly or not.
+fn cycles(imports: &[Import]) -> Vec<Vec<String>> {
+    let graph: DiGraphMap<&str, ()> =
+        imports.iter().map(|import| (import.from.as_str(), import.to.as_str())).collect();
+    let several = tarjan_scc(&graph).into_iter().filter(|rooms| rooms.len() > 1);
+    several.map(|rooms| rooms.into_iter().map(str::to_owned).collect()).collect()
+}
+
+/// Floors as boxes, and an arrow from each room to those that it imports.
+fn mermaid(imports: &[Import]) -> String {
+    let mut text = "flowchart TB\n".to_owned();
+    for (number, (what, rooms)) in FLOORS.iter().enumerate().rev() {
+        let _ = writeln!(text, "  subgraph f{number}[\"{number}: {what}\"]");
+        for room in *rooms {
+            let _ = writeln!(text, "    {room}");
+        }
+        text.push_str("  end\n");
+    }
+    let arrows: BTreeSet<(&str, &str)> =
+        imports.iter().map(|import| (import.from.as_str(), import.to.as_str())).collect();
+    for (from, to) in arrows {
+        let _ = writeln!(text, "  {from} --> {to}");
+    }
+    text
+}
+
+/// Every import of one room by another, in the files below the library's root.
+fn read(root: &Path) -> Result<Vec<Import>> {
+    let mut imports = Vec::new();
+    for entry in sorted(root)? {
+        let name = entry.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        if name == "lib" || name.ends_with("_tests") {
+            continue;
+        }
+        let file = if entry.is_dir() { entry.join("mod.rs") } else { entry.clone() };
+        read_module(root, &file, &[name.to_owned()], &mut imports)?;
+    }
+    Ok(imports)
+}
+
+fn sorted(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory).with_context(|| directory.display().to_string())?;
+    let mut paths: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Reads the file of a module, then those of the modules in it.
+fn read_module(
+    root: &Path,
+    file: &Path,
+    module: &[String],
+    imports: &mut Vec<Import>,
+) -> Result<()> {
+    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let parsed = syn::parse_file(&text).with_context(|| file.display().to_string())?;
+    let mut reader = Reader { root, file, module: module.to_vec(), imports, children: Vec::new() };
+    reader.visit_file(&parsed);
+    for child in std::mem::take(&mut reader.children) {
+        read_module(root, &child_file(file, &child)?, &joined(module, &child), imports)?;
+    }
+    Ok(())
+}
+
+fn joined(module: &[String], child: &str) -> Vec<String> {
+    module.iter().cloned().chain([child.to_owned()]).collect()
+}
+
+/// Where `mod child;` of a file is.
+fn child_file(file: &Path, child: &str) -> Result<PathBuf> {
+    let directory = file.parent().context("a file has a folder")?;
+    let own = file.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    let inside = if own == "mod" { directory.to_owned() } else { directory.join(own) };
+    let candidates = [inside.join(format!("{child}.rs")), inside.join(child).join("mod.rs")];
+    match candidates.into_iter().find(|path| path.is_file()) {
+        Some(path) => Ok(path),
+        None => bail!("{}: no file for `mod {child}`", file.display()),
+    }
+}
+
+struct Reader<'a> {
+    root: &'a Path,
+    file: &'a Path,
+    module: Vec<String>,
+    imports: &'a mut Vec<Import>,
+    /// Modules in files of their own.
+    children: Vec<String>,
+}
+
+impl Reader<'_> {
+    /// Takes note of a path, as written.
+    fn path(&mut self, segments: &[String], line: usize) {
+        let Some(to) = room(&self.module, segments) else { return };
+        let from = self.module.first().cloned().unwrap_or_default();
+        if to != from {
+            let file = self.file.strip_prefix(self.root).unwrap_or(self.file);
+            self.imports.push(Import { from, to, place: format!("{}:{line}", file.display()) });
+        }
+    }
+
+    fn tree(&mut self, tree: &syn::UseTree, before: &[String]) {
+        let line = tree.span().start().line;
+        match tree {
+            syn::UseTree::Path(path) => {
+                self.tree(&path.tree, &joined(before, &path.ident.to_string()));
+            }
+            syn::UseTree::Group(group) => group.items.iter().for_each(|it| self.tree(it, before)),
+            syn::UseTree::Name(name) => {
+                self.path(&joined(before, &name.ident.to_string()), line);
+            }
+            syn::UseTree::Rename(name) => {
+                self.path(&joined(before, &name.ident.to_string()), line);
+            }
+            syn::UseTree::Glob(_) => self.path(before, line),
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Reader<'_> {
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if for_tests(&item.attrs) {
+            return;
+        }
+        match &item.content {
+            None => self.children.push(item.ident.to_string()),
+            Some((_, items)) => {
+                self.module.push(item.ident.to_string());
+                items.iter().for_each(|item| self.visit_item(item));
+                self.module.pop();
+            }
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        if !for_tests(&item.attrs) {
+            self.tree(&item.tree, &[]);
+        }
+    }
+
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        if !for_tests(&item.attrs) {
+            visit::visit_item_fn(self, item);
+        }
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let segments: Vec<String> =
+            path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        self.path(&segments, path.span().start().line);
+        visit::visit_path(self, path);
+    }
+}
+
+fn for_tests(attributes: &[syn::Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        attribute.path().is_ident("cfg")
+            && attribute.parse_args::<syn::Path>().is_ok_and(|path| path.is_ident("test"))
+    })
+}
+
+/// The room that a path leads to from a module; `None` where it is no path within the crate.
+fn room(module: &[String], segments: &[String]) -> Option<String> {
+    match segments.first()?.as_str() {
+        "crate" | "dwcp_observer" => segments.get(1).cloned(),
+        "super" => {
+            let up = segments.iter().take_while(|segment| *segment == "super").count();
+            match module.len().checked_sub(up)? {
+                0 => segments.get(up).cloned(),
+                _ => module.first().cloned(),
+            }
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn imports(module: &str, text: &str) -> Vec<(String, String)> {
+        let module: Vec<String> = module.split("::").map(str::to_owned).collect();
+        let mut found = Vec::new();
+        let (root, file) = (Path::new("src"), Path::new("src/x.rs"));
+        let mut reader = Reader { root, file, module, imports: &mut found, children: Vec::new() };
+        reader.visit_file(&syn::parse_file(text).unwrap());
+        found.into_iter().map(|import| (import.from, import.to)).collect()
+    }
+
+    fn pair(from: &str, to: &str) -> (String, String) {
+        (from.to_owned(), to.to_owned())
+    }
+
+    #[test]
+    fn imports_are_read_from_every_kind_of_path() {
+        let text = "use crate::{model::record::Role, tcp};\nuse super::super::sched::Reading;\n\
+                    fn f() -> crate::verdict::Verdict { super::here(crate::netdev::X) }\n\
+                    #[cfg(test)]\nmod tests { use crate::cycle::Cycle; }\n\
+                    #[cfg(test)]\nuse crate::http::Server;\nuse std::fmt;\nuse aya::maps;";
+        let expected = ["model", "tcp", "sched", "verdict", "netdev"];
+        let expected: Vec<_> = expected.iter().map(|to| pair("migration", to)).collect();
+        assert_eq!(imports("migration::live", text), expected);
+    }
+
+    #[test]
+    fn an_upward_import_and_a_circle_are_found() {
+        let import = |from: &str, to: &str| {
+            let (from, to) = pair(from, to);
+            Import { from, to, place: String::new() }
+        };
+        let all = [import("tcp", "rdma"), import("rdma", "tcp"), import("model", "cycle")];
+        assert_eq!(upward(&all).unwrap(), [&all[2]]);
+        let found = cycles(&all);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].len(), 2);
+        assert!(upward(&[import("attic", "tcp")]).is_err());
+    }
+
+    #[test]
+    fn this_code_has_neither() {
+        assert!(check().unwrap());
+    }
+}
