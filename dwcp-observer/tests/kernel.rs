@@ -15,6 +15,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -22,7 +23,10 @@ use std::{
 use dwcp_observer::{
     kernel::{
         Kernel, LoadError, LoadOptions,
-        ladder::{Allowed, HOOKS, Rung},
+        btf::Layout,
+        ladder::{Allowed, HOOKS, Object, Rung},
+        layout::Globals,
+        load::KERNEL_BTF,
     },
     phase::{self, FUNCTIONS, attach::Coverage, programs::SHARED, reader},
     tcp::FlowReading,
@@ -68,6 +72,15 @@ impl Drop for Reaped {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_running_kernel_has_every_field() {
+    let btf = Layout::from_file(Path::new(KERNEL_BTF)).unwrap();
+    let globals = Globals::resolve(&btf);
+    for object in Object::ALL {
+        assert_eq!(globals.missing(object), Vec::<String>::new(), "{object:?}");
     }
 }
 

@@ -1,11 +1,14 @@
 //! The kernel side: loading, attaching, reading. Everything above sees plain values.
 
 pub mod btf;
+#[cfg(test)]
+pub(crate) mod btf_sample;
 mod host;
 pub mod ladder;
 pub mod layout;
 pub mod load;
 pub(crate) mod maps;
+pub mod objects;
 mod prealloc;
 mod records;
 pub(crate) mod refusal;
