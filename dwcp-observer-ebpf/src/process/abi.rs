@@ -21,6 +21,20 @@ pub struct CommRule {
     pub role: u32,
 }
 
+/// A process that the agent recognised by other means than its name; the key is its thread-group id, which may be another one's by now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Wanted {
+    /// `task_struct.start_boottime` of its leader is at least this, ns: the agent knows it in clock ticks.
+    pub from_boottime: u64,
+    /// And less than this, ns.
+    pub until_boottime: u64,
+    /// The agent's rule number.
+    pub rule: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 /// What the kernel keeps of a process that may migrate.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]

@@ -10,7 +10,7 @@ use aya_log_ebpf::debug;
 use dwcp_observer_ebpf::{
     EVENT_PROCESS, EVENT_PROCESS_EXIT, FIELD_ABSENT, SLOT_CLOSED, SLOT_LIVE, SLOT_LOST,
     counters::Counter,
-    process::{COMM_LEN, COMM_RULES, CommRule, FlowOverflow, PORT_WORDS, Process},
+    process::{COMM_LEN, COMM_RULES, CommRule, FlowOverflow, PORT_WORDS, Process, Wanted},
 };
 
 use crate::{
@@ -36,9 +36,9 @@ static PROCESS_FREE: Stack<u32> = Stack::with_max_entries(1, 0);
 static COMM_RULE: Array<CommRule> = Array::with_max_entries(COMM_RULES as u32, 0);
 #[map]
 static PORTS: Array<[u64; PORT_WORDS]> = Array::with_max_entries(1, 0);
-/// Thread-group ids that the agent recognised by other means (executable, cgroup): adopted by the next sweep.
+/// Processes that the agent recognised by other means (executable, cgroup), by thread-group id: adopted by the next sweep.
 #[map]
-static WANTED: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
+static WANTED: HashMap<u32, Wanted> = HashMap::with_max_entries(1024, 0);
 
 /// `CLONE_THREAD`, include/uapi/linux/sched.h.
 const CLONE_THREAD: u64 = 0x10000;
@@ -331,6 +331,14 @@ unsafe fn end(owner: Owner, leader: *const u8, now: u64) {
     }
 }
 
+/// The rule by which the agent wants a process to be adopted.
+#[inline(always)]
+unsafe fn wanted(leader: *const u8, tgid: u32) -> Option<u32> {
+    let wanted = WANTED.get(tgid)?;
+    let start: u64 = read(leader, TASK_START.load());
+    (wanted.from_boottime..wanted.until_boottime).contains(&start).then_some(wanted.rule)
+}
+
 /// `iter/task`: finds processes that were there before the observer, threads that were missed, and refreshes totals.
 #[inline(always)]
 pub unsafe fn on_sweep(task: *const u8) {
@@ -345,7 +353,7 @@ pub unsafe fn on_sweep(task: *const u8) {
         let is_leader = read::<u32>(task, TASK_PID.load()) == tgid;
         let comm = comm_of(task);
         let rule = match_comm(&comm);
-        let wanted = if is_leader { WANTED.get(tgid).copied() } else { None };
+        let wanted = if is_leader { wanted(task, tgid) } else { None };
         let process = match (wanted, rule) {
             (Some(rule), _) => rule,
             (None, Some(rule)) if rule.process != 0 && (is_leader || rule.role != 0) => {

@@ -211,7 +211,8 @@ fn threads_are_matched_by_name_and_their_cpu_time_counts() {
 
 #[test]
 fn a_cgroup_names_a_component() {
-    let cgroup = crate::process::cgroup_of(std::process::id()).unwrap();
+    let this = crate::process::open_now(std::process::id()).unwrap();
+    let cgroup = crate::process::cgroup_of(&this).unwrap();
     let mut bench = Bench::new(&format!("[components.ass]\ncgroup = ['{cgroup}']"));
     let found = bench.one(Component::Ass).processes.unwrap();
     assert!(found.pids.contains(&std::process::id()));

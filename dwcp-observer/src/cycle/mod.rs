@@ -45,7 +45,7 @@ use crate::{
         registry::{self, Registry},
     },
     phase::{self, MarkReading, TextReading},
-    process::{self, Scanner, host::HostSampler},
+    process::{self, CommandLines, Scanner, host::HostSampler},
     publish::{Board, CycleStats, Entry, Histogram, KernelStatus, Published},
     rdma::{self, MemoryReading, Rdma, RdmaStatus},
     sched,
@@ -79,6 +79,7 @@ pub struct Cycle {
     rules: RuleSet,
     board: Board,
     scanner: Scanner,
+    lines: CommandLines,
     host: HostSampler,
     host_usage: Option<process::host::HostUsage>,
     started_at: Timestamp,
@@ -120,6 +121,7 @@ impl Cycle {
             rules,
             board,
             scanner: Scanner::default(),
+            lines: CommandLines::new(),
             host: HostSampler::default(),
             host_usage: None,
             started_at: Timestamp::now(),
@@ -186,6 +188,7 @@ impl Cycle {
         let mut connections = None;
         let watchdog = Watchdog::from_environment();
         let phases = self.kernel.phases_fd().and_then(listen);
+        let lines = self.lines.wake_fd().and_then(listen);
         let mut last_early = tokio::time::Instant::now();
         let mut stats_until: Option<tokio::time::Instant> = None;
         let mut gathered: Option<tokio::time::Instant> = None;
@@ -219,6 +222,11 @@ impl Cycle {
                 }
                 () = readable(phases.as_ref()) => {
                     if self.kernel.collect_phases() && early.is_none() {
+                        early = Some(self.next_look(last_early));
+                    }
+                }
+                () = readable(lines.as_ref()) => {
+                    if self.lines.has_news() && early.is_none() {
                         early = Some(self.next_look(last_early));
                     }
                 }
@@ -265,8 +273,8 @@ impl Cycle {
         if self.number != 0 && !self.rules.needs_scan() {
             return;
         }
-        for (pid, rule) in self.scanner.scan(&self.rules) {
-            self.kernel.adopt(pid, rule);
+        for (process, rule) in self.scanner.scan(&self.rules, &mut self.lines) {
+            self.kernel.adopt(process, rule);
         }
     }
 
@@ -282,8 +290,11 @@ impl Cycle {
             } else if let Some(event) = decode_event(&item) {
                 log::trace!("kernel event {event:?}");
                 if event.kind == EVENT_PROCESS {
+                    let lines = &mut self.lines;
                     self.kernel.probe_new(event.slot, |process| {
-                        process::scan_facts(process.tgid)
+                        // The look that comes with it asks for its arguments.
+                        lines.expect(process.id());
+                        process::name_facts_of(process.id())
                             .is_some_and(|facts| may_be_qemu(process.rule, &facts))
                     });
                 }
@@ -294,6 +305,7 @@ impl Cycle {
     /// One look at the kernel side, and what follows from it.
     fn look(&mut self, tick: bool) {
         let begun = Instant::now();
+        self.lines.renew();
         let watched: BTreeSet<u32> = self.registry.watched_pids();
         let due = self.number.is_multiple_of(IDLE_SWEEP_EVERY) || self.kernel.processes_are_full();
         if !watched.is_empty() || (tick && due) {
@@ -309,12 +321,12 @@ impl Cycle {
             }
         }
         let mut observation = self.observe(tick);
-        let mut actions = self.registry.step(&observation, &mut Live(&mut self.kernel));
+        let mut actions = self.step(&observation);
         self.act(&actions);
         if !actions.adopt.is_empty() {
             // What they were adopted for is theirs now, and may be over before the next look.
             observation = self.observe(false);
-            actions = self.registry.step(&observation, &mut Live(&mut self.kernel));
+            actions = self.step(&observation);
             self.act(&actions);
         }
         observation.tick = tick;
@@ -327,6 +339,11 @@ impl Cycle {
         if tick {
             self.cycle.duration.observe(self.last_look.as_secs_f64());
         }
+    }
+
+    fn step(&mut self, observation: &Observation) -> Actions {
+        let mut world = Live { kernel: &mut self.kernel, lines: &mut self.lines };
+        self.registry.step(observation, &mut world)
     }
 
     fn observe(&mut self, tick: bool) -> Observation {
@@ -364,7 +381,7 @@ impl Cycle {
         let slots = processes
             .iter()
             .filter(|process| process.slot != 0)
-            .map(|process| (process.tgid, process.slot))
+            .map(|process| (process.id(), process.slot))
             .collect();
         flows.extend(self.rdma_flows.of(&snapshot.qps, &slots));
         self.rdma_tally.add(&mut self.rdma_status.totals, &snapshot.qps);
@@ -401,9 +418,9 @@ impl Cycle {
         for slot in release_processes {
             self.kernel.release_process(*slot);
         }
-        for pid in adopt {
-            self.kernel.adopt(*pid, 0);
-            self.kernel.sweep_sockets(Some(*pid));
+        for process in adopt {
+            self.kernel.adopt(*process, 0);
+            self.kernel.sweep_sockets(Some(process.pid));
         }
         if watch.iter().any(|(_, on)| *on) {
             // Threads of a newly watched process get their records now, not at the next cycle.
@@ -438,6 +455,7 @@ impl Cycle {
         }
         let mut probes = self.kernel.probes().to_vec();
         let mut losses = self.kernel.losses();
+        losses.extend(self.lines.losses());
         if let Some(snapshot) = &self.rdma_status.snapshot {
             probes.extend(snapshot.probes.iter().cloned());
             losses.extend(snapshot.losses.iter().copied());

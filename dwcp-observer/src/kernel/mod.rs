@@ -31,7 +31,7 @@ use aya::{
 };
 use dwcp_observer_ebpf::{
     Event,
-    process::{CommRule, PORT_WORDS},
+    process::{CommRule, PORT_WORDS, Wanted},
 };
 
 pub use self::{
@@ -41,10 +41,11 @@ pub use self::{
     records::ProcessReading,
 };
 use self::{
-    records::Maps,
+    records::{Maps, PodWanted},
     sys::{peek, poke},
 };
 use crate::{
+    identify::facts::{ProcessId, TICK_NS},
     phase::{
         FUNCTIONS,
         attach::{Attacher, Candidate, Coverage},
@@ -219,7 +220,7 @@ impl Kernel {
     }
 
     /// Probes a process at once that has just been adopted, before the next look.
-    pub fn probe_new(&mut self, slot: u32, wanted: impl Fn(&ProcessReading) -> bool) {
+    pub fn probe_new(&mut self, slot: u32, mut wanted: impl FnMut(&ProcessReading) -> bool) {
         let reading = self.maps.process(slot).filter(|reading| slot != 0 && wanted(reading));
         if let Some(reading) = reading {
             self.probe_phases(&reading);
@@ -251,16 +252,19 @@ impl Kernel {
         }
     }
 
-    /// Adopts a process that was recognised by other means than its name.
-    pub fn adopt(&mut self, tgid: u32, rule: u32) {
-        if let Err(error) = self.maps.wanted.insert(tgid, rule, 0) {
-            log::warn!("process {tgid} cannot be tracked: {error}");
+    /// Adopts a process that was recognised by other means than its name; not another one that has its id by now.
+    pub fn adopt(&mut self, process: ProcessId, rule: u32) {
+        let ProcessId { pid, start_ticks } = process;
+        let from_boottime = start_ticks.saturating_mul(TICK_NS);
+        let until_boottime = from_boottime.saturating_add(TICK_NS);
+        let wanted = Wanted { from_boottime, until_boottime, rule, reserved: 0 };
+        if let Err(error) = self.maps.wanted.insert(pid, PodWanted(wanted), 0) {
+            log::warn!("process {pid} cannot be tracked: {error}");
             return;
         }
         self.sweep_tasks();
-        // The id may be another process' tomorrow.
-        if let Err(error) = self.maps.wanted.remove(&tgid) {
-            log::warn!("process {tgid} stays wanted: {error}");
+        if let Err(error) = self.maps.wanted.remove(&pid) {
+            log::warn!("process {pid} stays wanted: {error}");
         }
     }
 
@@ -305,10 +309,10 @@ impl Kernel {
 }
 
 /// Tells the kernel side whose probes count for the process in a slot.
-fn owner(maps: &mut Maps) -> impl FnMut(u32, u32, u32) {
-    |slot, pid, executable| {
+fn owner(maps: &mut Maps) -> impl FnMut(u32, ProcessId, u32) {
+    |slot, process, executable| {
         if let Some(record) = maps.processes.slot(slot)
-            && peek!(record, tgid) == pid
+            && ProcessId::new(peek!(record, tgid), peek!(record, start_boottime)) == process
         {
             poke!(record, executable, executable);
         }

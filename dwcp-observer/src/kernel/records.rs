@@ -11,7 +11,7 @@ use dwcp_observer_ebpf::{
     counters::{Counter, CounterBank},
     hist::{Hist, HostHist, RTT_BUCKETS, RUNQ_BUCKETS},
     netdev::{Tap, TapKey},
-    process::{COMM_RULES, CommRule, FlowOverflow, PORT_WORDS, Process},
+    process::{COMM_RULES, CommRule, FlowOverflow, PORT_WORDS, Process, Wanted},
     sched::Thread,
     tcp::Flow,
 };
@@ -23,6 +23,7 @@ use super::{
     sys::{Mapped, peek, poke},
 };
 use crate::{
+    identify::facts::ProcessId,
     netdev,
     phase::attach::Attacher,
     publish::MapUse,
@@ -39,6 +40,7 @@ pod! {
     PodPorts: [u64; PORT_WORDS];
     PodTapKey: TapKey;
     PodTap: Tap;
+    PodWanted: Wanted;
 }
 
 /// A process that may migrate, as the kernel side knows it.
@@ -68,6 +70,14 @@ pub struct ProcessReading {
     pub page_requests: u64,
 }
 
+impl ProcessReading {
+    /// Which process it is.
+    #[must_use]
+    pub const fn id(&self) -> ProcessId {
+        ProcessId::new(self.tgid, self.start_boottime_ns)
+    }
+}
+
 /// The maps that the agent works with.
 pub(super) struct Maps {
     flows: Slots<Flow>,
@@ -80,7 +90,7 @@ pub(super) struct Maps {
     histograms: PerCpuArray<MapData, PodHist>,
     flow_rtt: Array<MapData, PodRtt>,
     thread_waits: Array<MapData, PodWaits>,
-    pub(super) wanted: HashMap<MapData, u32, u32>,
+    pub(super) wanted: HashMap<MapData, u32, PodWanted>,
     taps: HashMap<MapData, PodTapKey, PodTap>,
 }
 

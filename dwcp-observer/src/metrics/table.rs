@@ -447,7 +447,7 @@ metrics! {
         absent: "before the first cycle";
     LOST = Counter "dwcp_observer_lost_total" ["map", "reason"] "events",
         "Information lost in the kernel side, by where and why.",
-        "loss counters of the eBPF programs",
+        "loss counters of the eBPF programs, executables and command lines that were not read",
         absent: "before the first cycle";
     PROBE_DELAY = Histogram "dwcp_observer_phase_probe_delay_seconds" [] "seconds",
         "Time from the start of a migrator (or of the observer, if that was later) until its phase functions were probed; what it did before left no mark.",

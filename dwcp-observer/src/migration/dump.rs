@@ -5,6 +5,7 @@ use super::{
     look::World,
     record::{DumpedProcess, Role},
 };
+use crate::identify::facts::ProcessId;
 
 /// Time after the last close in which a dump may still write its images before it exits, ns.
 const WRITING_NS: u64 = 30_000_000_000;
@@ -32,16 +33,12 @@ pub(super) fn exited_ns(live: &Live) -> u64 {
 
 /// The process that a `criu dump` was told to dump, while that program traces it: a number alone may be of another pid namespace.
 pub(super) fn dumped(
-    criu: u32,
+    criu: ProcessId,
     cmdline: &[String],
     world: &mut impl World,
 ) -> Option<DumpedProcess> {
     let pid = target(cmdline)?;
-    if world.tracer(pid) != Some(criu) {
-        return None;
-    }
-    let name = world.facts(pid)?.comm;
-    Some(DumpedProcess { pid, name })
+    Some(DumpedProcess { pid, name: world.traced_name(pid, criu)? })
 }
 
 /// What `-t` or `--tree` names.

@@ -2,54 +2,55 @@
 
 use std::collections::HashMap;
 
-use super::scan_facts;
-use crate::identify::facts::ProcessFacts;
+use super::{CommandLines, scan_facts, scan_facts_with};
+use crate::identify::facts::{ProcessFacts, ProcessId};
 use crate::identify::rules::RuleSet;
 
 /// A process is looked at in this many scans: a new one may still have to `exec` what it is for.
 const LOOKS: u8 = 3;
 
-/// Finds candidates by `/proc`. A pid that is reused between two scans is not looked at again.
+/// Finds candidates by `/proc`.
 #[derive(Debug, Default)]
 pub struct Scanner {
-    /// Looks that a process has left.
-    left: HashMap<u32, u8>,
+    /// Looks that a process has left, by id and number of its directory ([`super::all`]).
+    left: HashMap<(u32, u64), u8>,
 }
 
 impl Scanner {
-    /// Processes that `rules` names, new since the last scans: pid and rule number. Each is returned once.
-    pub fn scan(&mut self, rules: &RuleSet) -> Vec<(u32, u32)> {
-        self.scan_with(&pids(), rules, scan_facts)
+    /// Processes that `rules` names, new since the last scans, with the number of the rule. Each is returned once.
+    pub fn scan(&mut self, rules: &RuleSet, lines: &mut CommandLines) -> Vec<(ProcessId, u32)> {
+        let needs_cmdline = rules.needs_cmdline();
+        self.scan_with(&super::all(), rules, |pid| {
+            if needs_cmdline { scan_facts_with(pid, lines) } else { scan_facts(pid) }
+        })
     }
 
     fn scan_with(
         &mut self,
-        pids: &[u32],
+        processes: &[(u32, u64)],
         rules: &RuleSet,
-        facts: impl Fn(u32) -> Option<ProcessFacts>,
-    ) -> Vec<(u32, u32)> {
-        let mut now = HashMap::with_capacity(pids.len());
+        mut facts: impl FnMut(u32) -> Option<ProcessFacts>,
+    ) -> Vec<(ProcessId, u32)> {
+        let mut now = HashMap::with_capacity(processes.len());
         let mut found = Vec::new();
-        for &pid in pids {
-            let mut left = self.left.get(&pid).copied().unwrap_or(LOOKS);
+        for key in processes {
+            let mut left = self.left.get(key).copied().unwrap_or(LOOKS);
             if left > 0 {
-                left -= 1;
-                if let Some(rule) = facts(pid).and_then(|facts| rules.scan(&facts)) {
-                    found.push((pid, rule));
+                let facts = facts(key.0);
+                // What is still to be known of it is no look.
+                left -= u8::from(!facts.as_ref().is_some_and(ProcessFacts::is_awaited));
+                if let Some((facts, rule)) =
+                    facts.and_then(|it| rules.scan(&it).map(|rule| (it, rule)))
+                {
+                    found.push((facts.id(), rule));
                     left = 0;
                 }
             }
-            now.insert(pid, left);
+            now.insert(*key, left);
         }
         self.left = now;
         found
     }
-}
-
-/// The processes of this host now; empty when `/proc` cannot be read.
-fn pids() -> Vec<u32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -67,14 +68,13 @@ mod tests {
             move |pid| Some(ProcessFacts { pid, exe: exe.clone(), ..ProcessFacts::default() })
         };
         let mut scanner = Scanner::default();
-        assert_eq!(scanner.scan_with(&[7], &rules, facts("/bin/sh")), []);
-        let found = scanner.scan_with(&[7], &rules, facts("/opt/x"));
+        assert_eq!(scanner.scan_with(&[(7, 1)], &rules, facts("/bin/sh")), []);
+        let found = scanner.scan_with(&[(7, 1)], &rules, facts("/opt/x"));
         assert_eq!(found.len(), 1);
-        assert_eq!((found[0].0, rules.name(found[0].1)), (7, Some("x")));
-        assert_eq!(scanner.scan_with(&[7], &rules, facts("/opt/x")), []);
-        // The pid goes and comes again: a new process.
-        assert_eq!(scanner.scan_with(&[], &rules, facts("/opt/x")), []);
-        assert_eq!(scanner.scan_with(&[7], &rules, facts("/opt/x")).len(), 1);
+        assert_eq!((found[0].0.pid, rules.name(found[0].1)), (7, Some("x")));
+        assert_eq!(scanner.scan_with(&[(7, 1)], &rules, facts("/opt/x")), []);
+        // The pid is another process' by the next scan.
+        assert_eq!(scanner.scan_with(&[(7, 2)], &rules, facts("/opt/x")).len(), 1);
     }
 
     #[test]
@@ -83,7 +83,7 @@ mod tests {
         let mut scanner = Scanner::default();
         let looks = std::cell::Cell::new(0);
         for _ in 0..10 {
-            scanner.scan_with(&[1, 2], &rules, |_| {
+            scanner.scan_with(&[(1, 1), (2, 1)], &rules, |_| {
                 looks.set(looks.get() + 1);
                 None
             });

@@ -11,7 +11,7 @@ use dwcp_observer_ebpf::tcp::{
 };
 
 use super::{QpReading, verbs::Operation};
-use crate::tcp::FlowReading;
+use crate::{identify::facts::ProcessId, tcp::FlowReading};
 
 /// Set in the slot numbers of queue pairs: their slots are another array's.
 pub const SLOT_OF_QP: u32 = 1 << 31;
@@ -24,11 +24,11 @@ pub struct Flows {
 }
 
 impl Flows {
-    /// Flows of the queue pairs whose process has a slot, given by id.
+    /// Flows of the queue pairs whose process has a slot.
     pub fn of(
         &mut self,
         queue_pairs: &[Arc<QpReading>],
-        slots: &HashMap<u32, u32>,
+        slots: &HashMap<ProcessId, u32>,
     ) -> Vec<FlowReading> {
         let key = |qp: &Arc<QpReading>| (qp.slot, qp.generation);
         let listed: HashSet<(u32, u32)> = queue_pairs.iter().map(key).collect();
@@ -38,7 +38,7 @@ impl Flows {
             if self.done.contains(&key(qp)) {
                 continue;
             }
-            let Some(flow) = slots.get(&qp.tgid).and_then(|slot| flow(qp, *slot)) else { continue };
+            let Some(flow) = owner(qp, slots).and_then(|slot| flow(qp, slot)) else { continue };
             if flow.closed {
                 self.done.insert(key(qp));
             }
@@ -46,6 +46,11 @@ impl Flows {
         }
         flows
     }
+}
+
+/// The slot of the process that a queue pair is of.
+fn owner(qp: &QpReading, slots: &HashMap<ProcessId, u32>) -> Option<u32> {
+    slots.get(&ProcessId::new(qp.tgid, qp.start_boottime_ns?)).copied()
 }
 
 /// The flow of a queue pair of the process in slot `process`. `None` without a connection by the connection manager: without
@@ -113,7 +118,7 @@ mod tests {
     use super::*;
     use crate::rdma::{CloseReason, tests::queue_pair};
 
-    const PROCESSES: [(u32, u32); 1] = [(4711, 3)];
+    const PROCESSES: [(ProcessId, u32); 1] = [(ProcessId::new(4711, 1), 3)];
 
     fn flows(flows: &mut Flows, qp: &QpReading) -> Vec<FlowReading> {
         flows.of(&[Arc::new(qp.clone())], &PROCESSES.into_iter().collect())
@@ -149,6 +154,9 @@ mod tests {
             QpReading { peer: None, ..queue_pair() },
             QpReading { connected_ns: None, ..queue_pair() },
             QpReading { tgid: 1, ..queue_pair() },
+            // The process that had its id before.
+            QpReading { start_boottime_ns: Some(1_000_000_000), ..queue_pair() },
+            QpReading { start_boottime_ns: None, ..queue_pair() },
         ] {
             assert!(flows(&mut handed, &qp).is_empty());
         }

@@ -142,6 +142,9 @@ fn methods(live: &Live) -> Vec<Evidence> {
     }
     for (role, end) in live.roles() {
         let role = role.as_str();
+        if let Some(unread) = end.facts.unread {
+            say("cmdline", format!("the command line of the {role} {}", unread.why()));
+        }
         match &end.coverage {
             Some(Coverage::Probed { version, missing, since_ns, .. }) => {
                 let version = version.map_or_else(String::new, |found| {

@@ -21,7 +21,7 @@ use super::{
     processes::{Known, own_work},
 };
 use crate::{
-    identify::qemu_cmdline::incoming,
+    identify::{facts::ProcessId, qemu_cmdline::incoming},
     netdev::TapReading,
     phase::{attach::Coverage, states::MigratorState, timeline::Request},
     tcp::FlowReading,
@@ -228,6 +228,7 @@ fn speaks_of_leaving(known: &Known) -> bool {
         Some(Coverage::Probed { missing, .. }) if !missing.contains(&"qmp_migrate") => {
             timeline.requested(Request::Migrate).is_some()
         }
+        _ if known.facts.unread.is_some() => known.incoming_done,
         _ => known.incoming_done || incoming(&known.facts.cmdline).is_none(),
     };
     asked
@@ -279,7 +280,7 @@ fn end_of(slot: u32, known: &Known, role_hint: Option<Role>, world: &mut impl Wo
     EndState {
         process: slot,
         facts: known.facts.clone(),
-        dumped: dump::dumped(known.facts.pid, &known.facts.cmdline, world),
+        dumped: dump::dumped(known.facts.id(), &known.facts.cmdline, world),
         hinted: role_hint,
         flows: BTreeMap::new(),
         storage: BTreeMap::new(),
@@ -298,8 +299,8 @@ fn end_of(slot: u32, known: &Known, role_hint: Option<Role>, world: &mut impl Wo
         },
         coverage: known.coverage.clone(),
         own_work: [own_work(&known.reading); 2],
-        taps: watch_taps(known.facts.pid, world),
-        quota_file: world.quota_file(known.facts.pid),
+        taps: watch_taps(known.facts.id(), world),
+        quota_file: world.quota_file(known.facts.id()),
         quota_throttled_ns: None,
         stopped: false,
         guest_cpus_found: None,
@@ -308,7 +309,7 @@ fn end_of(slot: u32, known: &Known, role_hint: Option<Role>, world: &mut impl Wo
     }
 }
 
-fn watch_taps(pid: u32, world: &mut impl World) -> Vec<TapReading> {
-    let watched = world.watch_taps(pid).into_iter();
+fn watch_taps(process: ProcessId, world: &mut impl World) -> Vec<TapReading> {
+    let watched = world.watch_taps(process).into_iter();
     watched.map(|key| TapReading { key, tap: Tap::default() }).collect()
 }

@@ -9,13 +9,14 @@ use dwcp_observer_ebpf::process::FlowOverflow;
 
 use super::{
     super::{
+        dump,
         live::{Live, OwnWork, Registrations},
         look::{Observation, World},
     },
     Registry,
 };
 use crate::{
-    identify::facts::ProcessFacts,
+    identify::facts::{ProcessFacts, ProcessId},
     kernel::ProcessReading,
     phase::{MarkReading, attach::Coverage, timeline::Timeline},
     rdma::MemoryReading,
@@ -66,9 +67,8 @@ impl Registry {
                 .filter(|known| known.reading.generation == reading.generation);
             let Some(known) = known else {
                 let facts = (reading.slot != 0)
-                    .then(|| world.facts(reading.tgid))
+                    .then(|| world.facts(reading.id()))
                     .flatten()
-                    .filter(|facts| facts.is_process(reading.start_boottime_ns))
                     .unwrap_or_else(|| ProcessFacts {
                         pid: reading.tgid,
                         comm: reading.comm.clone(),
@@ -93,6 +93,11 @@ impl Registry {
             };
             known.reading.clone_from(reading);
             known.threads_fresh = false;
+            let learned =
+                known.facts.is_awaited() || (observation.tick && known.facts.unread.is_some());
+            if learned {
+                known.facts.learn(world.cmdline(reading.id()));
+            }
             for end in self
                 .live
                 .iter_mut()
@@ -103,15 +108,22 @@ impl Registry {
                 end.exited_ns = reading.exited_ns;
                 end.exit_code = reading.exit_code;
                 end.own_work[1] = own_work(reading);
+                if learned {
+                    end.facts.cmdline.clone_from(&known.facts.cmdline);
+                    end.facts.unread = known.facts.unread;
+                    end.dumped = end
+                        .dumped
+                        .take()
+                        .or_else(|| dump::dumped(end.facts.id(), &end.facts.cmdline, world));
+                }
             }
         }
     }
 
     pub(super) fn update_registrations(&mut self, observation: &Observation) {
         for reading in &observation.memory {
-            let own = |facts: &ProcessFacts| {
-                facts.pid == reading.tgid && facts.is_process(reading.start_boottime_ns)
-            };
+            let id = ProcessId::new(reading.tgid, reading.start_boottime_ns);
+            let own = |facts: &ProcessFacts| facts.id() == id;
             for known in self.processes.values_mut().filter(|known| own(&known.facts)) {
                 known.registered = Some(Arc::clone(reading));
             }

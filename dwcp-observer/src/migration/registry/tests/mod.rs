@@ -25,7 +25,7 @@ use super::{
 use crate::{
     config::Config,
     identify::{
-        facts::{ProcessFacts, ThreadFacts},
+        facts::{ProcessFacts, ProcessId, ThreadFacts, Unread},
         rejection::Rejection,
         rules::RuleSet,
     },
@@ -51,14 +51,24 @@ const DUMPED: u32 = 77;
 struct Proc(HashMap<u32, ProcessFacts>, Option<Coverage>);
 
 impl World for Proc {
-    fn facts(&mut self, pid: u32) -> Option<ProcessFacts> {
+    fn facts(&mut self, process: ProcessId) -> Option<ProcessFacts> {
+        self.0.get(&process.pid).filter(|facts| facts.id() == process).cloned()
+    }
+    fn facts_now(&mut self, pid: u32) -> Option<ProcessFacts> {
         self.0.get(&pid).cloned()
     }
-    fn tracer(&mut self, pid: u32) -> Option<u32> {
-        (pid == DUMPED).then_some(1001)
+    fn cmdline(&mut self, process: ProcessId) -> Result<Vec<String>, Unread> {
+        match self.facts(process) {
+            Some(facts) => facts.unread.map_or(Ok(facts.cmdline), Err),
+            None => Ok(Vec::new()),
+        }
     }
-    fn threads(&mut self, pid: u32) -> Vec<ThreadFacts> {
-        self.0.get(&pid).map(|facts| facts.threads.clone()).unwrap_or_default()
+    fn traced_name(&mut self, pid: u32, tracer: ProcessId) -> Option<String> {
+        let traced = (pid, tracer.pid) == (DUMPED, 1001);
+        self.0.get(&pid).filter(|_| traced).map(|facts| facts.comm.clone())
+    }
+    fn threads(&mut self, process: ProcessId) -> Vec<ThreadFacts> {
+        self.facts(process).map(|facts| facts.threads).unwrap_or_default()
     }
     fn flow_rtt(&self, _slot: u32) -> Option<Quantiles> {
         None
@@ -67,19 +77,19 @@ impl World for Proc {
         let unprobed = || Coverage::Unprobed("no functions here".to_owned());
         Some(self.1.clone().unwrap_or_else(unprobed))
     }
-    fn watch_taps(&mut self, _pid: u32) -> Vec<TapKey> {
+    fn watch_taps(&mut self, _: ProcessId) -> Vec<TapKey> {
         Vec::new()
     }
     fn tap(&self, _key: TapKey) -> Option<Tap> {
         None
     }
-    fn quota_file(&mut self, _pid: u32) -> Option<PathBuf> {
+    fn quota_file(&mut self, _: ProcessId) -> Option<PathBuf> {
         None
     }
     fn quota_throttled_ns(&mut self, _file: &Path) -> Option<u64> {
         None
     }
-    fn is_stopped(&mut self, _pid: u32) -> bool {
+    fn is_stopped(&mut self, _: ProcessId) -> bool {
         false
     }
     fn thread_waits(&self, _slot: u32) -> Option<Quantiles> {
