@@ -10,8 +10,6 @@ use dwcp_observer_lab::vm::report::Counts;
 use crate::shell::{as_root, ask, cargo, find, is_root, search_path, workspace};
 use crate::{build, setup, vm_test};
 
-const EBPF: &str = "dwcp-observer-ebpf";
-
 /// Arguments of `test`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -87,8 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 fn lints(run: &mut Run) -> Result<()> {
     run.phase("fmt", || lint("fmt", &["fmt", "--all", "--check"]))?;
-    let clippy =
-        ["clippy", "--workspace", "--exclude", EBPF, "--all-targets", "--", "-D", "warnings"];
+    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     run.phase("clippy", || lint("clippy", &clippy))
 }
 
