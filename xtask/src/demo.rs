@@ -121,7 +121,7 @@ impl Another {
         let come_and_go = move || {
             let mut times = 0;
             while !told.load(Ordering::Relaxed) {
-                let observer = Observer::start(&build::agent(), &[])?;
+                let observer = Observer::start(&build::lab_agent(), &[])?;
                 std::thread::sleep(Duration::from_millis(1500));
                 let stopped = observer.stop()?;
                 ensure!(stopped.status.success(), "the second observer:\n{}", stopped.output);
