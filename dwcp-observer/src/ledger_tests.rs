@@ -159,8 +159,9 @@ fn violations_are_news_once() {
     let told: Vec<(&str, &str)> =
         events.iter().map(|event| (event.kind.as_str(), event.subject.as_str())).collect();
     assert_eq!(told, [("sla_violated", "error_rate"), ("sla_restored", "error_rate")]);
-    assert_eq!(events[0].text, "100.00 % of migrations failed, limit 1.00 % (1 of 1)");
-    assert_eq!(events[1].text, "nothing left to judge in the last hour");
+    let why = &events[0].text;
+    assert!(["100.00 %", "1.00 %", "1 of 1"].iter().all(|fact| why.contains(fact)), "{why}");
+    assert!(!events[1].text.is_empty());
     // An hour, to the minute.
     let minutes = ledger.view().violation_minutes[SlaType::ErrorRate as usize];
     assert!((60..=61).contains(&minutes), "{minutes}");
