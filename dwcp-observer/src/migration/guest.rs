@@ -40,7 +40,7 @@ pub fn felt(live: &Live, now_ns: u64) -> Option<Felt> {
     let scheduling = if ran_on_at_source {
         Instants::default()
     } else {
-        by_scheduling(live, source, destination, now_ns)
+        not_refuted(by_scheduling(live, source, destination, now_ns), functions)
     };
     let (method, instants) = choose(live, functions, scheduling, now_ns)?;
     let edges = edges(source, destination, instants.started_ns);
@@ -191,6 +191,13 @@ fn by_scheduling(
     Instants { stopped_ns, started_ns }
 }
 
+/// A guest cannot run before its migrator lets it: what the scheduler took for that was the migrator's own work, no measurement.
+fn not_refuted(scheduling: Instants, functions: Instants) -> Instants {
+    let before = |(ran, allowed): (u64, u64)| ran.saturating_add(cpus::AT_ONE_GO_NS) < allowed;
+    let refuted = scheduling.started_ns.zip(functions.started_ns).is_some_and(before);
+    Instants { started_ns: scheduling.started_ns.filter(|_| !refuted), ..scheduling }
+}
+
 /// When the source's guest was asked to stop, by its functions.
 fn asked_to_stop(live: &Live) -> Option<u64> {
     Some(live.end(Role::Source)?.timeline.stop?.asked.at_ns)
@@ -259,6 +266,18 @@ fn last_arrival(end: &EndState) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_guest_runs_before_its_migrator_lets_it() {
+        let of = |stopped, started| Instants { stopped_ns: Some(stopped), started_ns: started };
+        let functions = of(10, Some(3_500_000_000));
+        // The loading of its registers, 73 ms after the stop.
+        assert_eq!(not_refuted(of(10, Some(73_000_000)), functions), of(10, None));
+        // The wake-up that lets a halted guest run comes a little before the function.
+        let near = of(10, Some(3_499_000_000));
+        assert_eq!(not_refuted(near, functions), near);
+        assert_eq!(not_refuted(near, of(10, None)), near);
+    }
 
     #[test]
     fn an_instant_comes_from_the_best_that_is_known_of_its_end() {
