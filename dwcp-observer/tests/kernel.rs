@@ -482,7 +482,8 @@ fn a_process_that_nobody_waits_for_is_not_adopted_again() {
         let found = until("its end is seen", || {
             process.reading(&mut kernel).filter(|found| found.exited_ns.is_some())
         });
-        assert_eq!((process.state(), found.exit_code), ('Z', 3 << 8));
+        assert_eq!(found.exit_code, 3 << 8);
+        until("nobody waits for it", || (process.state() == 'Z').then_some(()));
         kernel.release_process(found.slot);
         for _ in 0..3 {
             kernel.sweep_tasks();

@@ -113,7 +113,7 @@ impl Registry {
         let now_ns = observation.now_ns;
         let (files, lives): (Vec<Live>, Vec<Live>) = std::mem::take(&mut self.live)
             .into_iter()
-            .partition(|live| writes_to_a_file(live, now_ns));
+            .partition(|live| writes_to_a_file(live, now_ns, |process| self.may_connect(process)));
         self.live = lives;
         if files.is_empty() {
             return;
@@ -126,6 +126,12 @@ impl Registry {
             let running = end.threads.values().filter(|thread| !thread.reading.exited);
             actions.release_threads.extend(running.map(|thread| thread.reading.slot));
         }
+    }
+
+    /// Whether some flow of this process may yet be called a migration.
+    fn may_connect(&self, process: u32) -> bool {
+        let mut own = self.candidates.values().filter(|flow| flow.process == process);
+        own.any(|flow| flow.rejected.is_none())
     }
 
     /// The running migration of this process that the flow joins. One process moves one VM, except daemons: one per peer.
@@ -248,15 +254,18 @@ fn connects_since(known: &Known) -> Option<u64> {
     first_word(known).filter(|_| !sends)
 }
 
-/// Whether a migration was begun by its migrator's words, and sends without a connection.
-fn writes_to_a_file(live: &Live, now_ns: u64) -> bool {
+/// Whether a migration was begun by its migrator's words, and sends without a connection. `may_connect`: whether a flow of a process
+/// may yet be its connection.
+fn writes_to_a_file(live: &Live, now_ns: u64, may_connect: impl Fn(u32) -> bool) -> bool {
     let [end] = live.ends.as_slice() else { return false };
     let sends = end.timeline.entered(MigratorState::Active);
     live.flows().next().is_none()
         && end.folded.flows == 0
         && end.overflow_here().flows == 0
         && sends.is_some_and(|since_ns| {
-            live.life.is_finished() || now_ns.saturating_sub(since_ns) > CONNECTED_NS
+            live.life.is_finished()
+                || now_ns.saturating_sub(since_ns) > CONNECTED_NS
+                || (end.timeline.is_over() && !may_connect(end.process))
         })
 }
 

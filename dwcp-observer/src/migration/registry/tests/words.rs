@@ -228,6 +228,25 @@ fn what_was_found_under_way_has_no_duration_and_no_mode() {
 }
 
 #[test]
+fn a_guest_that_is_written_to_a_file_between_two_looks_is_no_migration() {
+    let (mut registry, mut world) = (registry(), probed(&[1]));
+    registry.step(&observation(0.0, vec![], &[1]), &mut world);
+    let mut look = observation(0.2, vec![], &[1]);
+    look.marks = begin(1);
+    registry.step(&look, &mut world);
+    assert_eq!(records(&registry, &look).len(), 1);
+    let mut look = observation(0.4, vec![], &[1]);
+    look.marks = vec![
+        mark(1, 0.25, MarkKind::State, [OUT, 1, 4]),
+        mark(1, 0.35, MarkKind::State, [OUT, 4, 8]),
+    ];
+    registry.step(&look, &mut world);
+    assert!(records(&registry, &look).is_empty());
+    let totals = registry.totals();
+    assert!(totals.finished.is_empty() && totals.durations.is_empty());
+}
+
+#[test]
 fn a_guest_that_is_written_to_a_file_is_no_migration() {
     let (mut registry, mut world) = (registry(), probed(&[1]));
     registry.step(&observation(0.0, vec![], &[1]), &mut world);
