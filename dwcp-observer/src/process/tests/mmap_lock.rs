@@ -34,7 +34,7 @@ impl SilentFile {
     fn new() -> Option<Self> {
         let fuse = OpenOptions::new().read(true).write(true).open("/dev/fuse").ok()?;
         let fd = fuse.as_raw_fd();
-        let path = std::env::temp_dir().join(format!("dwcp-silent-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("dwcp-mmap-lock-{}", std::process::id()));
         fs::write(&path, "").unwrap();
         let over = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&over);
