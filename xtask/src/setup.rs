@@ -306,6 +306,10 @@ fn install_bpf_linker(apt: &mut Apt) -> Result<()> {
             &format!("llvm-{llvm}"),
         ]);
     }
+    // The work is done by LLVM, which is built already: what is around it need not be fast.
+    for (setting, value) in [("DEBUG", "none"), ("LTO", "off"), ("OPT_LEVEL", "1")] {
+        command.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
+    }
     eprintln!("install  bpf-linker {BPF_LINKER} into {}", tools().display());
     // A target directory of the workspace would keep its build.
     run_command(command.env_remove("CARGO_TARGET_DIR"))
