@@ -181,8 +181,8 @@ macro_rules! uretprobes {
     ($($name:ident: $place:expr;)*) => {
         $(
             #[uretprobe]
-            pub fn $name(_ctx: RetProbeContext) -> u32 {
-                unsafe { phase::on_place($place, [0; 3]) };
+            pub fn $name(ctx: RetProbeContext) -> u32 {
+                unsafe { phase::on_place($place, [ctx.ret(), 0, 0]) };
                 0
             }
         )*
@@ -199,7 +199,7 @@ pub fn qemu_entry(ctx: ProbeContext) -> u32 {
 /// All returns.
 #[uretprobe]
 pub fn qemu_return(ctx: RetProbeContext) -> u32 {
-    unsafe { phase::on_cookie(ctx.as_ptr(), [0; 3]) };
+    unsafe { phase::on_cookie(ctx.as_ptr(), [ctx.ret(), 0, 0]) };
     0
 }
 
@@ -232,6 +232,7 @@ uprobes! {
 uretprobes! {
     qemu_paused: MarkKind::Paused as u32;
     qemu_sent: MarkKind::Sent as u32;
+    qemu_global_state: MarkKind::GlobalState as u32;
     qemu_limited: PLACE_LIMITED;
 }
 

@@ -58,6 +58,8 @@ marks! {
     Throttle = 19,
     /// `qemu_announce_self(...)`: the destination announces the guest to the network.
     Announce = 20,
+    /// `global_state_get_runstate()` returns at the destination: what the guest did at its source; `new` of the mark.
+    GlobalState = 21,
 }
 
 /// A migrator passed a phase function. Travels in the lifecycle ring; `kind` is `EVENT_MARK`.

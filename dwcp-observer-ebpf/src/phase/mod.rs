@@ -22,7 +22,7 @@ use crate::{
     process,
 };
 
-/// The first three arguments of a function; zero at its return.
+/// The first three arguments of a function; at its return what it returns, and zero.
 pub type Arguments = [u64; 3];
 
 /// The running process, tracked.
@@ -124,15 +124,16 @@ impl Own {
     }
 }
 
-/// What the arguments of a function say: object, old and new number.
+/// What the arguments of a function, or what it returns, say: object, old and new number.
 #[inline(always)]
 fn numbers(mark: u32, arguments: Arguments) -> [u32; 3] {
     const STATE: u32 = MarkKind::State as u32;
     const RUN_STATE: u32 = MarkKind::RunState as u32;
     const THROTTLE: u32 = MarkKind::Throttle as u32;
+    const GLOBAL_STATE: u32 = MarkKind::GlobalState as u32;
     match mark {
         STATE => arguments.map(|argument| argument as u32),
-        RUN_STATE | THROTTLE => [0, 0, arguments[0] as u32],
+        RUN_STATE | THROTTLE | GLOBAL_STATE => [0, 0, arguments[0] as u32],
         _ => [0; 3],
     }
 }

@@ -34,7 +34,15 @@ pub struct Felt {
 pub fn felt(live: &Live, now_ns: u64) -> Option<Felt> {
     let (source, destination) = (live.end(Role::Source), live.end(Role::Destination));
     let timelines = (source.map(|end| &end.timeline), destination.map(|end| &end.timeline));
-    let functions = blackout::by_phase_functions(timelines.0, timelines.1);
+    let by_manager = fate::manager_stop(live);
+    if source.is_some() && by_manager.is_none() && fate::paused_all_along(live) {
+        return None;
+    }
+    let mut functions = blackout::by_phase_functions(timelines.0, timelines.1);
+    let is_paused = destination.is_some() && functions.started_ns.is_none();
+    if let Some(stop) = by_manager.filter(|_| !is_paused) {
+        functions.stopped_ns = stop.paused_ns;
+    }
     let arrived = timelines.1.is_some_and(|destination| destination.resumed_ns.is_some());
     let ran_on_at_source = !arrived && timelines.0.is_some_and(|source| source.ran_on().is_some());
     let scheduling = if ran_on_at_source {
@@ -112,6 +120,10 @@ fn choose(
             end.probed() && (told.is_some() || end.probed_since(live.started_ns))
         })
     };
+    if fate::manager_stop(live).is_some() {
+        // The guest's CPUs stood before anybody followed them.
+        return functions.stopped_ns.map(|_| (Method::PhaseFunctions, functions));
+    }
     let asked_ns = asked_to_stop(live).or(functions.stopped_ns).unwrap_or_default();
     let stopped = instant(
         tells(Role::Source, functions.stopped_ns),

@@ -72,6 +72,7 @@ pub const FUNCTIONS: &[Function] = functions! {
     "qemu_savevm_state_complete_precopy", ":return" => MarkKind::Sent, "qemu_sent", false, "end of sending";
     "qemu_savevm_state_complete_precopy_non_iterable" | "qemu_savevm_state_non_iterable" => MarkKind::Device, "qemu_device", false, "begin of the device state";
     "cpu_synchronize_all_post_init" => MarkKind::Loaded, "qemu_loaded", false, "device state is loaded";
+    "global_state_get_runstate", ":return" => MarkKind::GlobalState, "qemu_global_state", false, "whether the guest ran at its source";
     "qmp_cont" => MarkKind::Continue, "qemu_cont", false, "the manager lets the guest run";
     "vm_start" => MarkKind::VmStart, "qemu_vm_start", false, "QEMU lets the guest run";
     "qmp_stop" => MarkKind::Halt, "qemu_stop", false, "the operator stops the guest";
@@ -106,7 +107,7 @@ pub struct MarkReading {
     pub kind: MarkKind,
     /// First number, where the function has one.
     pub old: u32,
-    /// Second number, where the function has one.
+    /// Second number, or the one that the function returns.
     pub new: u32,
     /// Low half of the address that `migrate_set_state` changes: outgoing and incoming state are different objects.
     pub object: u32,

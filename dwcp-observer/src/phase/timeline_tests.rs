@@ -148,7 +148,39 @@ fn an_operators_pause_is_no_stop_of_a_migration() {
         let found = timeline(V7_2, &marks);
         assert_eq!(found.stop, None);
         assert!(found.paused_by_operator);
+        let stopped = found.manager_stop.unwrap();
+        assert!(stopped.asked.at_ns < 10 && stopped.paused_ns.is_some_and(|at| at < 10));
+        // The last pass is known of a guest that stood before, too.
+        assert_eq!(found.last_pass.map(|moment| moment.at_ns), Some(63));
+        assert_eq!(found.sent.map(|moment| moment.at_ns), Some(75));
     }
+}
+
+#[test]
+fn an_operators_pause_while_it_migrates_is_no_stop_of_the_migration_and_ends_with_the_next_start() {
+    let mut marks = SOURCE[..5].to_vec();
+    marks.extend([
+        (MarkKind::RunState, 20, [0, 0, 4]),
+        (MarkKind::Pause, 21, [0; 3]),
+        (MarkKind::Paused, 22, [0; 3]),
+    ]);
+    let found = timeline(V7_2, &marks);
+    assert_eq!(found.manager_stop.and_then(|stop| stop.paused_ns), Some(22));
+    marks.push((MarkKind::RunState, 60, [0, 0, 7]));
+    assert_eq!(timeline(V7_2, &marks).stop, None);
+    marks.pop();
+    marks.push((MarkKind::Resume, 30, [0; 3]));
+    assert_eq!(timeline(V7_2, &marks).manager_stop, None);
+}
+
+#[test]
+fn a_destination_is_told_what_the_guest_did_at_its_source() {
+    let marks =
+        |state| [(MarkKind::State, 10, [IN, 0, 4]), (MarkKind::GlobalState, 51, [0, 0, state])];
+    assert_eq!(timeline(V7_2, &marks(9)).ran_at_source(), Some(true));
+    assert_eq!(timeline(V7_2, &marks(4)).ran_at_source(), Some(false));
+    assert_eq!(timeline(V7_2, &marks(99)).ran_at_source(), None);
+    assert_eq!(timeline(V7_2, &marks(9)[..1]).ran_at_source(), None);
 }
 
 #[test]

@@ -145,6 +145,13 @@ fn methods(live: &Live) -> Vec<Evidence> {
         if let Some(unread) = end.facts.unread {
             say("cmdline", format!("the command line of the {role} {}", unread.why()));
         }
+        if let Some(state) = end.timeline.arrived_as {
+            let state = state.as_str();
+            say(
+                "global_state",
+                format!("the {role} was told that its guest was {state} when it was sent"),
+            );
+        }
         match &end.coverage {
             Some(Coverage::Probed { version, missing, since_ns, .. }) => {
                 let version = version.map_or_else(String::new, |found| {

@@ -37,6 +37,7 @@ use crate::{
 
 mod bounds;
 mod dump;
+mod paused;
 mod rdma;
 mod storage;
 mod words;

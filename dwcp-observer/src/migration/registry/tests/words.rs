@@ -11,11 +11,11 @@ use crate::{
 };
 
 /// Object of the outgoing and of the incoming state.
-const OUT: u32 = 1;
-const IN: u32 = 2;
+pub(super) const OUT: u32 = 1;
+pub(super) const IN: u32 = 2;
 
 /// QEMU 7.2, probed from the start.
-fn probed(processes: &[u32]) -> Proc {
+pub(super) fn probed(processes: &[u32]) -> Proc {
     let mut world = world(processes);
     world.1 = Some(Coverage::Probed {
         version: None,
@@ -26,7 +26,12 @@ fn probed(processes: &[u32]) -> Proc {
     world
 }
 
-fn mark(process: u32, seconds: f64, kind: MarkKind, [object, old, new]: [u32; 3]) -> MarkReading {
+pub(super) fn mark(
+    process: u32,
+    seconds: f64,
+    kind: MarkKind,
+    [object, old, new]: [u32; 3],
+) -> MarkReading {
     MarkReading {
         process,
         generation: 0,
@@ -40,7 +45,7 @@ fn mark(process: u32, seconds: f64, kind: MarkKind, [object, old, new]: [u32; 3]
     }
 }
 
-fn begin(process: u32) -> Vec<MarkReading> {
+pub(super) fn begin(process: u32) -> Vec<MarkReading> {
     vec![
         mark(process, 0.1, MarkKind::Migrate, [0; 3]),
         mark(process, 0.1, MarkKind::State, [OUT, 0, 1]),
@@ -114,7 +119,7 @@ fn a_snapshot_passes_the_same_states_and_is_no_migration() {
     assert!(records(&registry, &look).is_empty());
 }
 
-fn migrates(registry: &mut Registry, world: &mut Proc) -> Vec<FlowReading> {
+pub(super) fn migrates(registry: &mut Registry, world: &mut Proc) -> Vec<FlowReading> {
     registry.step(&observation(0.0, vec![], &[1, 2]), world);
     let flows = vec![flow(0, 1, 40000, true, 1 << 20), flow(1, 2, 40000, false, 1 << 20)];
     let mut look = observation(0.5, flows.clone(), &[1, 2]);
