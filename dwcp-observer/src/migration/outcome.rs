@@ -182,10 +182,7 @@ fn evidence(ending: &Ending) -> Vec<Evidence> {
         say("vcpu", "guest CPUs stopped at the source and ran at the destination".to_owned());
     }
     if ending.paused_all_along {
-        say(
-            "pause",
-            "the guest was paused when its state was sent, and nobody lets it run".to_owned(),
-        );
+        say("pause", "the guest was paused when its state was sent".to_owned());
     }
     say("close", closes(ending));
     for error in &ending.errors {
