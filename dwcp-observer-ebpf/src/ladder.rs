@@ -9,7 +9,7 @@ use dwcp_observer_ebpf::phase::{
     MarkKind, PLACE_ERROR, PLACE_LIMIT, PLACE_LIMITED, PLACE_PAGE, PLACE_UNTHROTTLE,
 };
 
-use crate::{netdev, phase, process, sched, tcp};
+use crate::{freeze, netdev, phase, process, sched, tcp};
 
 /// `tp_btf` in the typed object, `raw_tp` in the other.
 macro_rules! hooks {
@@ -49,6 +49,8 @@ hooks! {
     "netif_receive_skb_entry" => guest_pkt_btf, guest_pkt_raw: |ctx| netdev::on_receive(ctx.arg(0));
     "task_newtask" => newtask_btf, newtask_raw: |ctx| process::on_newtask(ctx.arg(0), ctx.arg(1));
     "task_rename" => rename_btf, rename_raw: |ctx| process::on_rename(&ctx, ctx.arg(0), ctx.arg(1));
+    "signal_generate" => signal_btf, signal_raw: |ctx| freeze::on_signal(ctx.arg(0), ctx.arg(2));
+    "cgroup_freeze" => freeze_btf, freeze_raw: |_ctx| freeze::on_cgroup_freeze();
     "sched_process_exit" => exit_btf, exit_raw: |ctx| process::on_exit(&ctx, ctx.arg(0));
 }
 

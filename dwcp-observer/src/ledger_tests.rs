@@ -65,11 +65,11 @@ fn a_transfer_is_judged_while_it_moves_the_guest() {
     ledger.judge(after(at).as_second(), Window::Month);
     let content = ledger.windows.content(Window::Hour, after(at).as_second());
     let counts = content.counts;
-    assert_eq!((counts.observed_seconds, counts.transfer_seconds), (18, 9));
+    assert_eq!((counts.observed_seconds, counts.transfer_seconds), (24, 12));
     // 0.95 MB/s is far below 2.4 GB/s.
-    assert_eq!((counts.slow_seconds, counts.transferred_bytes), (9, 9 * 950_000));
-    assert_eq!((counts.judged_seconds, counts.down_seconds), (9, 0));
-    assert_eq!(ledger.minute.throughput.count + ledger.minute.cpu_percent.count, 9 + 18);
+    assert_eq!((counts.slow_seconds, counts.transferred_bytes), (12, 12 * 950_000));
+    assert_eq!((counts.judged_seconds, counts.down_seconds), (12, 0));
+    assert_eq!(ledger.minute.throughput.count + ledger.minute.cpu_percent.count, 12 + 24);
 }
 
 #[test]

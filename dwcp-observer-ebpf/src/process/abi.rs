@@ -1,5 +1,7 @@
 //! Processes that may migrate, and the rules by which the kernel side recognises them.
 
+use crate::freeze::Freeze;
+
 /// Length of a task's `comm`, including its NUL.
 pub const COMM_LEN: usize = 16;
 /// Entries of the comm rule table.
@@ -74,6 +76,8 @@ pub struct Process {
     pub executable: u32,
     /// Number of the last task sweep that met a living thread of it.
     pub seen: u32,
+    /// What it has stopped to dump it.
+    pub freeze: Freeze,
 }
 
 /// Totals of the flows of one process that have no record of their own.

@@ -10,6 +10,7 @@ use aya_log_ebpf::debug;
 use dwcp_observer_ebpf::{
     EVENT_PROCESS, EVENT_PROCESS_EXIT, FIELD_ABSENT, SLOT_CLOSED, SLOT_LIVE, SLOT_LOST,
     counters::Counter,
+    freeze::Freeze,
     process::{COMM_LEN, COMM_RULES, CommRule, FlowOverflow, PORT_WORDS, Process, Wanted},
 };
 
@@ -20,9 +21,10 @@ use crate::{
     },
     counters::bump,
     events::emit,
+    freeze,
     levels::{self, LEVEL_PROCESSES},
     sched,
-    store::{self, NO_SLOT, TaskTag},
+    store::{self, NO_SLOT, TRACED, TaskTag},
 };
 
 /// Slot 0 holds the overflow of processes that found no slot of their own.
@@ -166,6 +168,7 @@ unsafe fn adopt(leader: *const u8, rule: u32, comm: &[u64; 2]) -> Option<&'stati
         (*process).page_requests = 0;
         (*process).page_request_ns = 0;
         (*process).executable = 0;
+        (*process).freeze = Freeze::default();
         (&raw mut (*process).state).write_volatile(SLOT_LIVE);
         levels::raise(LEVEL_PROCESSES, slot);
         emit(EVENT_PROCESS, slot, tgid);
@@ -201,6 +204,9 @@ unsafe fn comm_of(task: *const u8) -> [u64; 2] {
 #[inline(always)]
 pub unsafe fn tag_of(task: *const u8) -> Option<&'static mut TaskTag> {
     if let Some(tag) = store::task(task) {
+        if tag.process == TRACED {
+            return None;
+        }
         if !stale(tag) {
             return Some(tag);
         }
@@ -292,6 +298,12 @@ pub unsafe fn on_newtask(task: *const u8, clone_flags: u64) {
 pub unsafe fn on_exit(ctx: &impl EbpfContext, task: *const u8) {
     let leader: *const u8 = read(task, TASK_LEADER.load());
     let own = store::task(task);
+    if let Some(tag) = &own
+        && tag.process == TRACED
+    {
+        freeze::on_exit(tag, task);
+        return;
+    }
     let measured = own.is_some();
     let tag = match own {
         Some(tag) => tag,
@@ -326,6 +338,7 @@ unsafe fn end(owner: Owner, leader: *const u8, now: u64) {
     {
         (*process).exited_ns = now;
         (*process).exit_code = exit_code(leader);
+        freeze::tracer_exits(process, leader, now);
         (&raw mut (*process).state).write_volatile(SLOT_CLOSED);
         emit(EVENT_PROCESS_EXIT, owner.slot, (*process).tgid);
     }

@@ -181,6 +181,9 @@ pub(super) fn render_detail(record: &Value) -> String {
     if record.get("blackout").is_some_and(|blackout| !blackout.is_null()) {
         line("blackout", blackout(record));
     }
+    if let Some(frozen) = record.pointer("/dumped_process/frozen") {
+        line("frozen", freeze(frozen));
+    }
     if let Some(still) = record.get("standstill") {
         line("standstill", standstill(still));
     }
@@ -245,6 +248,15 @@ fn blackout(record: &Value) -> String {
         by_method("phase_functions"),
         by_method("vcpu_scheduling"),
     )
+}
+
+/// How long a dumped process stood still, and what ended that.
+fn freeze(frozen: &Value) -> String {
+    let Some(seconds) = number(frozen, "seconds") else {
+        return format!("not known: {}", text(frozen, "incomplete"));
+    };
+    let end = text(frozen, "ended_by").replace('_', " ");
+    format!("{}, until its {end}, {} tasks", fine(seconds), integer(frozen, "tasks"))
 }
 
 /// Where the guest stands still, since when and for what.

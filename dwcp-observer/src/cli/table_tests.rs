@@ -2,8 +2,9 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    freeze::FreezeEnd,
     metrics::sample,
-    migration::record::{DumpedProcess, Outcome, Reason, ReasonClass},
+    migration::record::{DumpedProcess, FreezeMethod, Frozen, Outcome, Reason, ReasonClass},
 };
 
 fn now() -> Timestamp {
@@ -73,9 +74,27 @@ fn disks_are_told_apart_and_a_dumped_process_is_named() {
     let text = render_detail(&json!(record));
     assert!(text.contains("DISKS COPIED ALONG"), "{text}");
     record.storage = None;
-    record.dumped_process = Some(DumpedProcess { pid: 77, name: "postgres".to_owned() });
+    record.dumped_process = Some(DumpedProcess {
+        pid: 77,
+        name: "postgres".to_owned(),
+        frozen: Frozen {
+            seconds: Some(0.0421),
+            incomplete: None,
+            method: Some(FreezeMethod::PtraceStop),
+            started_at: Some(sample::at()),
+            ended_at: Some(sample::at()),
+            ended_by: Some(FreezeEnd::Exit),
+            tasks: Some(3),
+        },
+    });
     let text = render_detail(&json!(record));
     assert!(text.contains("postgres (pid 77)") && !text.contains("DISKS"), "{text}");
+    assert!(text.contains("frozen       42.100 ms, until its exit, 3 tasks"), "{text}");
+    let process = record.dumped_process.as_mut().unwrap();
+    process.frozen.seconds = None;
+    process.frozen.incomplete = Some("its stop was not seen".to_owned());
+    let text = render_detail(&json!(record));
+    assert!(text.contains("frozen       not known: its stop was not seen"), "{text}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 use dwcp_observer_ebpf::{
-    EVENT_PROCESS,
+    EVENT_FREEZE, EVENT_PROCESS,
     hist::{HOST_HIST_RTT, HOST_HIST_RUNQ, HostHist},
 };
 use jiff::Timestamp;
@@ -289,7 +289,9 @@ impl Cycle {
                 self.texts.push(text);
             } else if let Some(event) = decode_event(&item) {
                 log::trace!("kernel event {event:?}");
-                if event.kind == EVENT_PROCESS {
+                if event.kind == EVENT_FREEZE {
+                    self.kernel.freeze_began(event.slot);
+                } else if event.kind == EVENT_PROCESS {
                     let lines = &mut self.lines;
                     self.kernel.probe_new(event.slot, |process| {
                         // The look that comes with it asks for its arguments.
@@ -349,6 +351,7 @@ impl Cycle {
     fn observe(&mut self, tick: bool) -> Observation {
         let clock = self.kernel.clock();
         let processes = self.kernel.processes();
+        self.kernel.follow_freezes(&processes);
         let mut flows = self.kernel.flows(clock);
         let boot_offset_ns =
             clock_ns(libc::CLOCK_BOOTTIME).saturating_sub(clock_ns(libc::CLOCK_MONOTONIC));

@@ -189,6 +189,8 @@ pub const HOOKS: &[Hook] = tracepoints! {
     "netif_receive_skb_entry", "guest_pkt_btf", "guest_pkt_raw", false, true, "first packet of a guest at its destination";
     "task_newtask", "newtask_btf", "newtask_raw", false, false, "new threads of a migrator at once instead of at the next cycle";
     "task_rename", "rename_btf", "rename_raw", true, false, "recognises a migrator when it starts, follows thread names";
+    "signal_generate", "signal_btf", "signal_raw", false, false, "when a dumped process is stopped";
+    "cgroup_freeze", "freeze_btf", "freeze_raw", false, false, "when the cgroup of a dumped process is frozen";
     "sched_process_exit", "exit_btf", "exit_raw", false, false, "last totals of a thread, death of a migrator";
 };
 

@@ -76,6 +76,9 @@ const FIELDS: &[Wanted] = wanted! {
     TASK_EXIT_CODE: task_struct, "exit_code";
     TASK_ON_CPU: task_struct, "on_cpu";
     TASK_STACK: task_struct, "stack";
+    TASK_PTRACE: task_struct, "ptrace";
+    TASK_PTRACED: task_struct, "ptraced";
+    TASK_REAL_PARENT: task_struct, "real_parent";
     TASK_SIGNAL: task_struct, "signal";
     SIGNAL_LIVE: signal_struct, "live";
     SIGNAL_FLAGS: signal_struct, "flags";

@@ -63,6 +63,8 @@ pub struct Kernel {
     demanded: Vec<load::Link>,
     /// Slots of watched processes.
     watched: BTreeSet<u32>,
+    /// Slots of processes that hold others stopped to dump them.
+    freezing: BTreeSet<u32>,
     probes: Vec<ProbeStatus>,
     maps: Maps,
     jiffy_ns: u64,
@@ -111,6 +113,7 @@ impl Kernel {
             on_demand: loaded.on_demand,
             demanded: Vec::new(),
             watched: BTreeSet::new(),
+            freezing: BTreeSet::new(),
             probes,
             maps: loaded.prepared,
             jiffy_ns: host::jiffy_ns(),
@@ -281,9 +284,25 @@ impl Kernel {
         self.attach_on_demand();
     }
 
-    /// Attaches the scheduler's hooks while a process is watched.
+    /// A process has stopped another to dump it: the scheduler tells when that may run again.
+    pub fn freeze_began(&mut self, slot: u32) {
+        self.freezing.insert(slot);
+        self.attach_on_demand();
+    }
+
+    /// Takes in which processes hold others stopped.
+    pub fn follow_freezes(&mut self, processes: &[ProcessReading]) {
+        let freezing = processes.iter().filter(|process| {
+            let lasts = process.freeze.as_ref().is_some_and(|freeze| freeze.ended.is_none());
+            lasts && process.exited_ns.is_none()
+        });
+        self.freezing = freezing.map(|process| process.slot).collect();
+        self.attach_on_demand();
+    }
+
+    /// Attaches the scheduler's hooks while a process is watched, or stopped to be dumped.
     fn attach_on_demand(&mut self) {
-        let wanted = !self.watched.is_empty();
+        let wanted = !self.watched.is_empty() || !self.freezing.is_empty();
         if wanted != self.demanded.is_empty() {
             return;
         }

@@ -23,6 +23,7 @@ use super::{
     sys::{Mapped, peek, poke},
 };
 use crate::{
+    freeze::{self, FreezeReading},
     identify::facts::ProcessId,
     netdev,
     phase::attach::Attacher,
@@ -68,6 +69,8 @@ pub struct ProcessReading {
     pub limited_ns: u64,
     /// Pages that it has asked for as a postcopy destination.
     pub page_requests: u64,
+    /// What it has stopped to dump it.
+    pub freeze: Option<FreezeReading>,
 }
 
 impl ProcessReading {
@@ -397,6 +400,7 @@ fn read_process(slot: u32, record: NonNull<Process>) -> ProcessReading {
         overflow: peek!(record, overflow),
         limited_ns: limited_ns(record),
         page_requests: peek!(record, page_requests),
+        freeze: freeze::read(&peek!(record, freeze)),
     }
 }
 

@@ -14,11 +14,12 @@ use super::{
     history::History,
     machine::{Life, Patience, Streams},
     outcome::Judgement,
-    record::{DumpedProcess, Evidence, Mode, Quantiles, Role, ThreadRole, Transport, Version},
+    record::{Evidence, Mode, Quantiles, Role, ThreadRole, Transport, Version},
     second,
 };
 use crate::{
     anomaly::Kind,
+    freeze::FreezeReading,
     identify::{facts::ProcessFacts, roles::ThreadUse},
     netdev::TapReading,
     phase::{attach::Coverage, timeline::Timeline},
@@ -62,8 +63,10 @@ pub struct EndState {
     pub process: u32,
     /// What `/proc` told.
     pub facts: ProcessFacts,
-    /// The process that it dumps.
-    pub dumped: Option<DumpedProcess>,
+    /// The process that it dumps, by its command line: id and name.
+    pub dumped: Option<(u32, String)>,
+    /// What it has stopped to dump it.
+    pub freeze: Option<FreezeReading>,
     /// Role by evidence, until the bytes tell.
     pub hinted: Option<Role>,
     /// Flows by identity.

@@ -1,6 +1,7 @@
 //! The phases that a migration passed, as spans, and its rounds over RAM.
 
 use super::{
+    dump,
     guest::Felt,
     live::{EndState, Live},
     machine::Life,
@@ -38,6 +39,9 @@ pub fn spans(live: &Live, felt: Option<&Felt>) -> Vec<Span> {
         Life::Finished { ended_ns, .. } => Some(ended_ns),
         _ => None,
     };
+    if dump::ends_by_exit(&live.migrator) {
+        return join(&dump::edges(live), end_ns);
+    }
     let probed = live.roles().find(|(_, end)| end.probed() && !end.timeline.states.is_empty());
     let timeline = probed.map(|(_, end)| &end.timeline);
     let source = live.end(Role::Source).map(|end| &end.timeline);

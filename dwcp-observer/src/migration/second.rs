@@ -307,8 +307,8 @@ fn phase(live: &Live, now_ns: u64) -> Option<Phase> {
     let felt = guest::felt(live, now_ns);
     let last = phases::spans(live, felt.as_ref()).last().map(|span| span.phase);
     Some(match last? {
-        PhaseName::Setup => Phase::Setup,
-        PhaseName::Precopy => Phase::Precopy,
+        PhaseName::Setup | PhaseName::Freeze => Phase::Setup,
+        PhaseName::Precopy | PhaseName::Dump => Phase::Precopy,
         PhaseName::StopAndCopy => Phase::StopAndCopy,
         PhaseName::Postcopy => Phase::Postcopy,
         PhaseName::Completion => Phase::Completion,

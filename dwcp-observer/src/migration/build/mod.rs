@@ -76,7 +76,7 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
                 },
             )
             .unwrap_or_default(),
-        dumped_process: live.ends.iter().find_map(|end| end.dumped.clone()),
+        dumped_process: dump::dumped_process(live, wall),
         migrator: live.migrator.clone(),
         version: live.version,
         transport: live.transport(),

@@ -194,28 +194,41 @@ pub struct Interruption {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PhaseName {
-    /// Connections are made, dirty logging is started.
+    /// Connections are made, dirty logging is started; what is to be dumped still runs.
     Setup,
+    /// The tasks of a process that is to be dumped are stopped, one after the other.
+    Freeze,
+    /// All of them stand while they are dumped.
+    Dump,
     /// RAM is copied while the guest runs at the source.
     Precopy,
     /// The guest stands still.
     StopAndCopy,
     /// The guest runs at the destination, pages are still at the source.
     Postcopy,
-    /// The guest runs, connections are closed.
+    /// The guest runs, connections are closed; what was dumped has ended or runs on.
     Completion,
 }
 
 impl PhaseName {
     /// All phases, in order.
-    pub const ALL: [Self; 5] =
-        [Self::Setup, Self::Precopy, Self::StopAndCopy, Self::Postcopy, Self::Completion];
+    pub const ALL: [Self; 7] = [
+        Self::Setup,
+        Self::Freeze,
+        Self::Dump,
+        Self::Precopy,
+        Self::StopAndCopy,
+        Self::Postcopy,
+        Self::Completion,
+    ];
 
     /// The name in records and labels.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Setup => "setup",
+            Self::Freeze => "freeze",
+            Self::Dump => "dump",
             Self::Precopy => "precopy",
             Self::StopAndCopy => "stop_and_copy",
             Self::Postcopy => "postcopy",

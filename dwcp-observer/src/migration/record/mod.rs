@@ -5,6 +5,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+mod dump;
 mod guest;
 mod rdma;
 mod reason;
@@ -13,6 +14,7 @@ mod stream;
 mod thread;
 mod version;
 
+pub use self::dump::{DumpedProcess, FreezeMethod, Frozen};
 pub use self::guest::{
     Awaited, Blackout, BlackoutParts, ByMethod, Interruption, ManagerRequest, MigratorStateChange,
     NetworkBlackout, Phase, PhaseName, Postcopy, Round, Standstill,
@@ -237,15 +239,6 @@ pub struct Vm {
     pub uuid: Option<String>,
     /// `-m`, bytes.
     pub memory_bytes: Option<u64>,
-}
-
-/// A process that a checkpoint tool dumps, with all below it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct DumpedProcess {
-    /// Process id in the initial pid namespace.
-    pub pid: u32,
-    /// Name of its main thread.
-    pub name: String,
 }
 
 /// Which side of a migration a process or a flow is on.

@@ -290,6 +290,7 @@ fn end_of(slot: u32, known: &Known, role_hint: Option<Role>, world: &mut impl Wo
         process: slot,
         facts: known.facts.clone(),
         dumped: dump::dumped(known.facts.id(), &known.facts.cmdline, world),
+        freeze: known.reading.freeze.clone(),
         hinted: role_hint,
         flows: BTreeMap::new(),
         storage: BTreeMap::new(),

@@ -107,6 +107,7 @@ impl Registry {
                 end.overflow = reading.overflow;
                 end.exited_ns = reading.exited_ns;
                 end.exit_code = reading.exit_code;
+                end.freeze.clone_from(&reading.freeze);
                 end.own_work[1] = own_work(reading);
                 if learned {
                     end.facts.cmdline.clone_from(&known.facts.cmdline);

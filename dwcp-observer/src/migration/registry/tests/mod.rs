@@ -141,6 +141,7 @@ fn process(slot: u32) -> ProcessReading {
         overflow: FlowOverflow::default(),
         limited_ns: 0,
         page_requests: 0,
+        freeze: None,
     }
 }
 
