@@ -96,6 +96,9 @@ pub static REGS_ON_STACK: Global<u32> = Global::new(FIELD_ABSENT);
 /// Number of the system call `futex`.
 #[unsafe(no_mangle)]
 pub static CALL_FUTEX: Global<u32> = Global::new(FIELD_ABSENT);
+/// Number of the system call `splice`.
+#[unsafe(no_mangle)]
+pub static CALL_SPLICE: Global<u32> = Global::new(FIELD_ABSENT);
 /// Number of the system call `ioctl`.
 #[unsafe(no_mangle)]
 pub static CALL_IOCTL: Global<u32> = Global::new(FIELD_ABSENT);

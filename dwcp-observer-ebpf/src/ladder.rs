@@ -35,6 +35,7 @@ macro_rules! hooks {
 hooks! {
     "sock_send_length" => sock_send_btf, sock_send_raw: |ctx| tcp::on_data(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2), true);
     "sock_recv_length" => sock_recv_btf, sock_recv_raw: |ctx| tcp::on_data(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2), false);
+    "tcp_rcv_space_adjust" => read_btf, read_raw: |ctx| tcp::on_read(&ctx, ctx.arg(0));
     "tcp_destroy_sock" => destroy_btf, destroy_raw: |ctx| tcp::on_destroy(&ctx, ctx.arg(0));
     "tcp_probe" => tcp_probe_btf, tcp_probe_raw: |ctx| tcp::on_segment(ctx.arg(0));
     "inet_sock_set_state" => set_state_btf, set_state_raw: |ctx| tcp::on_state(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2));

@@ -2,6 +2,8 @@
 
 mod departure;
 
+pub use departure::is_in_call;
+
 use core::hint::black_box;
 
 use aya_ebpf::{

@@ -24,15 +24,16 @@ use dwcp_observer_ebpf::{
 
 use crate::{
     access::{
-        NET_INUM, SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_LPORT, SK_NET, SK_PROTOCOL, SK_SADDR,
-        SK_STATE, SK_V6_DADDR, SK_V6_SADDR, SOCKET_SK, TASK_TGID, TP_BYTES_ACKED,
-        TP_BYTES_RECEIVED, TP_COPIED_SEQ, TP_DELIVERED, TP_MSTAMP, TP_RACK_RTT, TP_RCV_NXT,
-        TP_SND_UNA, TP_WRITE_SEQ, current, read, tcp_sock,
+        CALL_SPLICE, NET_INUM, SK_DADDR, SK_DPORT, SK_ERR, SK_FAMILY, SK_LPORT, SK_NET,
+        SK_PROTOCOL, SK_SADDR, SK_STATE, SK_V6_DADDR, SK_V6_SADDR, SOCKET_SK, TASK_TGID,
+        TP_BYTES_ACKED, TP_BYTES_RECEIVED, TP_COPIED_SEQ, TP_DELIVERED, TP_MSTAMP, TP_RACK_RTT,
+        TP_RCV_NXT, TP_SND_UNA, TP_WRITE_SEQ, current, read, tcp_sock,
     },
     counters::{add, below, bump, host_sample},
     events::emit,
     levels::{self, LEVEL_FLOWS},
     process::{self, NOBODY, Owner},
+    sched,
     store::{self, ENDED, FlowTag, NO_SLOT, STRANGER},
 };
 
@@ -57,6 +58,8 @@ const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
 /// `MSG_PEEK`: the data stay in the queue.
 const MSG_PEEK: i32 = 2;
+/// Most that one `splice` takes: what a pipe holds (`/proc/sys/fs/pipe-max-size` as it comes). How much it took is not told.
+const SPLICED: u64 = 1 << 20;
 /// Least time between two snapshots of a flow by packets: totals are read each second, so 1 ms is fine enough.
 const SNAPSHOT_EVERY_US: u64 = 1000;
 
@@ -341,6 +344,27 @@ pub unsafe fn on_data(ctx: &impl EbpfContext, sk: *const u8, moved: i32, flags: 
         move_data(ctx, sk, [0, moved], false);
     } else if let Some(tag) = move_data(ctx, sk, [moved, 0], true) {
         count_sent(tag, moved);
+    }
+}
+
+/// `tcp_rcv_space_adjust(struct sock *sk)`: data were taken out of the socket's queue, by a receive call, of which `sock_recv_length` tells
+/// more, or by `splice`, of which it tells nothing (`tcp_splice_read`, net/ipv4/tcp.c, 5.10 to 7.3). Some are taken by no call at all.
+#[inline(always)]
+pub unsafe fn on_read(ctx: &impl EbpfContext, sk: *const u8) {
+    match store::flow(sk) {
+        Some(tag) => {
+            let tid = bpf_get_current_pid_tgid() as u32;
+            let known = record(tag).is_some_and(|flow| (*flow).recv_tid == tid);
+            if known && tag.data_seen != 0 {
+                return;
+            }
+        }
+        // On a migration port it is tagged when it opens.
+        None if process::owner_of(current()).is_none() => return,
+        None => {}
+    }
+    if sched::is_in_call(CALL_SPLICE.load()) {
+        move_data(ctx, sk, [0, SPLICED], false);
     }
 }
 

@@ -166,7 +166,7 @@ impl Globals {
 
 /// Where the system call that a thread is in shows, and the numbers of those that tell why it waits. A kernel that does not tell
 /// leaves them absent: then nobody knows why.
-fn registers(btf: &Layout) -> [(&'static str, u32); 7] {
+fn registers(btf: &Layout) -> [(&'static str, u32); 8] {
     let field = |path| btf.field("pt_regs", path).map_or(FIELD_ABSENT, |field| field.offset);
     let helper = btf.enumerator("bpf_func_id", "BPF_FUNC_task_pt_regs").is_some();
     let on_stack = btf.size_of("thread_union").zip(btf.size_of("pt_regs"));
@@ -185,6 +185,7 @@ fn registers(btf: &Layout) -> [(&'static str, u32); 7] {
         ("REGS_SECOND", second),
         ("REGS_THIRD", third),
         ("CALL_FUTEX", number(libc::SYS_futex)),
+        ("CALL_SPLICE", number(libc::SYS_splice)),
         ("CALL_IOCTL", number(libc::SYS_ioctl)),
     ]
 }
