@@ -23,8 +23,8 @@ fn record(observer: &Observer, dump: &Dump) -> Value {
 /// Nanoseconds since 1970 of a time of the record.
 fn ns(record: &Value, pointer: &str) -> u64 {
     let text = record.pointer(pointer).and_then(Value::as_str);
-    let at: jiff::Timestamp =
-        text.unwrap_or_else(|| panic!("{pointer}: {record:#}")).parse().unwrap();
+    assert!(text.is_some(), "{pointer}: {record:#}");
+    let at: jiff::Timestamp = text.unwrap_or_default().parse().unwrap();
     at.as_nanosecond().try_into().unwrap()
 }
 
