@@ -32,6 +32,8 @@ pub struct Freeze {
     pub all_stopped_ns: u64,
     /// Tasks that stopped.
     pub stops: u64,
+    /// Non-zero: the tracer runs code of its own within a stopped task. All of them stand by then, and what it stops now is that.
+    pub injected: u64,
     /// The first of them ended or ran again, `CLOCK_MONOTONIC` ns; 0 not yet, or unseen.
     pub ended_ns: u64,
 }

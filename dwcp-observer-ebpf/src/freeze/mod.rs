@@ -20,13 +20,15 @@ use crate::{
 };
 
 const SIGCHLD: i32 = 17;
+/// How what CRIU runs within a task ends: a breakpoint (`parasite_trap`, compel/src/lib/infect.c).
+const SIGTRAP: u32 = 5;
 /// `PTRACE_EVENT_STOP`, include/uapi/linux/ptrace.h.
 const EVENT_STOP: u32 = 128;
 
 /// `signal_generate(int sig, struct kernel_siginfo *info, struct task_struct *task, ...)`, in the context of the sender. A task that
 /// stops for the `PTRACE_INTERRUPT` of the process that has seized it tells it so by SIGCHLD: `do_jobctl_trap`, `ptrace_stop`,
-/// `do_notify_parent_cldstop` (kernel/signal.c, 5.10 to 7.3); `exit_code` holds the reason by then. What CRIU runs within the task ends
-/// in other stops, by signals. A tracer that ignores SIGCHLD is not told.
+/// `do_notify_parent_cldstop` (kernel/signal.c, 5.10 to 7.3); `exit_code` holds the reason by then. What CRIU runs within the task stops
+/// by signals, and in the end by another interrupt. A tracer that ignores SIGCHLD is not told.
 #[inline(always)]
 pub unsafe fn on_signal(signal: i32, tracer: *const u8) {
     if signal != SIGCHLD || tracer.is_null() {
@@ -35,7 +37,8 @@ pub unsafe fn on_signal(signal: i32, tracer: *const u8) {
     let tracee = current();
     let reason: u32 = read(tracee, TASK_EXIT_CODE.load());
     // The low byte is the signal: of a task that exits with status 128 it is none.
-    if reason >> 8 != EVENT_STOP || reason & 0xff == 0 {
+    let interrupted = reason >> 8 == EVENT_STOP && reason & 0xff != 0;
+    if !interrupted && reason != SIGTRAP {
         return;
     }
     // CRIU tries what the kernel can on children of its own (criu/kerndat.c).
@@ -46,7 +49,12 @@ pub unsafe fn on_signal(signal: i32, tracer: *const u8) {
         && owner.slot != 0
         && let Some(process) = owner.record()
     {
-        stopped(owner, process, tracee);
+        let freeze = &raw mut (*process).freeze;
+        if !interrupted {
+            (*freeze).injected = 1;
+        } else {
+            stopped(owner, process, tracee);
+        }
     }
 }
 
@@ -59,8 +67,10 @@ unsafe fn stopped(owner: Owner, process: *mut Process, tracee: *const u8) {
         follow(owner, tracee);
         emit(EVENT_FREEZE, owner.slot, (*process).tgid);
     }
-    (*freeze).all_stopped_ns = now;
-    add(&raw mut (*freeze).stops, 1);
+    if (*freeze).injected == 0 {
+        (*freeze).all_stopped_ns = now;
+        add(&raw mut (*freeze).stops, 1);
+    }
 }
 
 #[inline(always)]
@@ -75,6 +85,7 @@ unsafe fn begin(freeze: *mut Freeze, tracee: *const u8, now: u64) {
     (*freeze).end = FREEZE_OPEN;
     (*freeze).ended_ns = 0;
     (*freeze).stops = 0;
+    (*freeze).injected = 0;
     (*freeze).stopped_ns = now;
 }
 
