@@ -106,6 +106,13 @@ fn starting_at(ports: RangeInclusive<u16>, skipped: usize) -> impl Iterator<Item
     ports.clone().skip(skipped).chain(ports.take(skipped))
 }
 
+/// Whether a test runs as root.
+#[cfg(test)]
+pub(crate) fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
