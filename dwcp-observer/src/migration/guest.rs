@@ -10,7 +10,10 @@ use super::{
     record::{Role, ThreadRole},
 };
 use crate::{
-    phase::{attach::Coverage, timeline::Request},
+    phase::{
+        attach::Coverage,
+        timeline::{Request, Timeline},
+    },
     verdict::inputs::Standing,
 };
 
@@ -249,14 +252,9 @@ fn edges(
 ) -> Edges {
     let at = |moment: Option<crate::phase::timeline::Moment>| moment.map(|moment| moment.at_ns);
     let loaded = destination.and_then(|end| end.timeline.loaded_ns);
-    // The manager's `cont` counts where it was waited for.
+    // The manager's word counts where it was waited for.
     let left = destination.filter(|end| end.timeline.left_standing_ns.is_some());
-    let resumed = left.and_then(|end| {
-        let asked = end.timeline.requests.iter().rev().find(|(at, request)| {
-            *request == Request::Cont && end.timeline.resumed_ns.is_none_or(|run| *at <= run)
-        });
-        asked.map(|(at, _)| *at).filter(|at| loaded.is_some_and(|loaded| *at >= loaded))
-    });
+    let resumed = left.and_then(|end| let_run(&end.timeline));
     Edges {
         last_pass: source.and_then(|end| at(end.timeline.last_pass)),
         device: source.and_then(|end| at(end.timeline.device)),
@@ -268,6 +266,16 @@ fn edges(
         loaded,
         resumed,
     }
+}
+
+/// When the manager let a guest run that was left standing: by `cont`, or by what needs no command, as a debugger (`gdb_continue`,
+/// gdbstub/system.c, QEMU 10.0).
+fn let_run(timeline: &Timeline) -> Option<u64> {
+    let loaded_ns = timeline.loaded_ns?;
+    let last_ns = timeline.resumed_ns.unwrap_or(u64::MAX);
+    let asked = timeline.requests.iter().rev();
+    let asked = asked.filter(|(_, request)| *request == Request::Cont).map(|(at, _)| *at);
+    asked.chain(timeline.vm_start_ns).find(|at| (loaded_ns..=last_ns).contains(at))
 }
 
 /// When the last payload arrived.
@@ -289,6 +297,17 @@ mod tests {
         let near = of(10, Some(3_499_000_000));
         assert_eq!(not_refuted(near, functions), near);
         assert_eq!(not_refuted(near, of(10, None)), near);
+    }
+
+    #[test]
+    fn who_lets_a_guest_run_needs_no_command() {
+        let mut timeline = Timeline::new(std::sync::Arc::default());
+        (timeline.loaded_ns, timeline.vm_start_ns) = (Some(10), Some(49));
+        timeline.requests = vec![(5, Request::Cont)];
+        assert_eq!(let_run(&timeline), Some(49), "it was not loaded when it was asked");
+        timeline.resumed_ns = Some(50);
+        timeline.requests.extend([(40, Request::Cont), (70, Request::Cont)]);
+        assert_eq!(let_run(&timeline), Some(40));
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub struct Timeline {
     pub loaded_ns: Option<u64>,
     /// The destination lets the guest run, ns.
     pub resumed_ns: Option<u64>,
+    /// `vm_start` was entered last before that, ns.
+    pub vm_start_ns: Option<u64>,
     /// Everything is loaded and the guest is left standing: since when, ns. The manager is to let it run.
     pub left_standing_ns: Option<u64>,
     /// The guest ran again at a source that had completed, ns: the manager took it back, or it runs twice.
@@ -165,6 +167,7 @@ impl Timeline {
             }
             MarkKind::GlobalState => self.arrived_as = self.names.run_state(mark.new),
             MarkKind::Resume => self.resumes(mark.at_ns),
+            MarkKind::VmStart if self.resumed_ns.is_none() => self.vm_start_ns = Some(mark.at_ns),
             // The migration has left its loop: what is fetched now is of the last pass, also of a guest that stood before.
             MarkKind::Sync if self.names.counts_rounds_in_loop() && self.is_finishing() => {}
             MarkKind::Sync => {
