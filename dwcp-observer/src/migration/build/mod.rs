@@ -10,8 +10,7 @@ pub use self::streams::errno_name;
 use super::{
     account::progress,
     blackout::Instants,
-    dump,
-    fate::{self, Still},
+    dump, fate,
     guest::{self, Felt},
     live::{EndState, Live, StreamFlow},
     machine::Life,
@@ -230,14 +229,8 @@ pub(super) fn runs_twice(live: &Live) -> bool {
 }
 
 fn standstill(live: &Live, now_ns: u64, wall: WallClock) -> Option<Standstill> {
-    let Still { at, since_ns, awaits } = fate::still(live)?;
-    Some(Standstill {
-        at,
-        pid: live.end(at).map(|end| end.facts.pid),
-        since: wall.at(since_ns),
-        seconds: seconds(now_ns.saturating_sub(since_ns)),
-        awaits,
-    })
+    let standing = guest::standing(live, now_ns)?;
+    Some(Standstill { since: wall.at(fate::still(live)?.since_ns), standing })
 }
 
 fn requests(live: &Live, wall: WallClock) -> Vec<ManagerRequest> {

@@ -8,6 +8,7 @@ use crate::{
     migration::blackout::Method,
     netdev::FirstPacket,
     phase::{states::MigratorState, timeline::Request},
+    verdict::inputs::Standing,
 };
 
 /// Time in which the guest's CPUs ran nowhere.
@@ -123,17 +124,11 @@ impl BlackoutParts {
 /// A guest that stands still at this moment, because of its migration.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Standstill {
-    /// The end that is to go on.
-    pub at: Role,
-    /// Its process; absent on another host.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pid: Option<u32>,
     /// Since when.
     pub since: Timestamp,
-    /// So long.
-    pub seconds: f64,
-    /// What it waits for.
-    pub awaits: Awaited,
+    /// Where, so long, and what it waits for: as the verdict has it.
+    #[serde(flatten)]
+    pub standing: Standing,
 }
 
 /// What ends a standstill.

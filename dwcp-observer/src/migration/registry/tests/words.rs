@@ -142,7 +142,7 @@ fn a_guest_that_awaits_its_manager_keeps_its_migration_active() {
     registry.step(&look, &mut world);
     let found = records(&registry, &look);
     assert_eq!((found.len(), found[0].state), (1, State::Active), "{found:#?}");
-    let still = found[0].standstill.unwrap();
+    let still = found[0].standstill.unwrap().standing;
     assert_eq!(
         (still.at, still.pid, still.awaits),
         (Role::Destination, Some(1002), Awaited::Resume)
