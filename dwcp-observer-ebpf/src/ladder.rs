@@ -6,7 +6,8 @@ use aya_ebpf::{
     programs::{ProbeContext, RawTracePointContext, RetProbeContext},
 };
 use dwcp_observer_ebpf::phase::{
-    MarkKind, PLACE_ERROR, PLACE_LIMIT, PLACE_LIMITED, PLACE_PAGE, PLACE_UNTHROTTLE,
+    MarkKind, PLACE_ERROR, PLACE_LIMIT, PLACE_LIMITED, PLACE_PAGE, PLACE_PENDING, PLACE_REMAINING,
+    PLACE_UNTHROTTLE,
 };
 
 use crate::{freeze, netdev, phase, process, sched, tcp};
@@ -185,7 +186,7 @@ macro_rules! uretprobes {
         $(
             #[uretprobe]
             pub fn $name(ctx: RetProbeContext) -> u32 {
-                unsafe { phase::on_place($place, [ctx.ret(), 0, 0]) };
+                unsafe { phase::on_place($place, [ctx.ret(), 0, 0, 0, 0]) };
                 0
             }
         )*
@@ -202,7 +203,7 @@ pub fn qemu_entry(ctx: ProbeContext) -> u32 {
 /// All returns.
 #[uretprobe]
 pub fn qemu_return(ctx: RetProbeContext) -> u32 {
-    unsafe { phase::on_cookie(ctx.as_ptr(), [ctx.ret(), 0, 0]) };
+    unsafe { phase::on_cookie(ctx.as_ptr(), [ctx.ret(), 0, 0, 0, 0]) };
     0
 }
 
@@ -230,6 +231,8 @@ uprobes! {
     qemu_limit: PLACE_LIMIT;
     qemu_page: PLACE_PAGE;
     qemu_error: PLACE_ERROR;
+    qemu_exact: PLACE_PENDING;
+    qemu_estimate: PLACE_PENDING;
 }
 
 uretprobes! {
@@ -237,9 +240,11 @@ uretprobes! {
     qemu_sent: MarkKind::Sent as u32;
     qemu_global_state: MarkKind::GlobalState as u32;
     qemu_limited: PLACE_LIMITED;
+    qemu_exact_ret: PLACE_REMAINING;
+    qemu_est_ret: PLACE_REMAINING;
 }
 
 #[inline(always)]
 fn arguments(ctx: &ProbeContext) -> phase::Arguments {
-    [0, 1, 2].map(|index| ctx.arg::<u64>(index).unwrap_or_default())
+    [0, 1, 2, 3, 4].map(|index| ctx.arg::<u64>(index).unwrap_or_default())
 }

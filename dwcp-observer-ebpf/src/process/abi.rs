@@ -78,6 +78,20 @@ pub struct Process {
     pub seen: u32,
     /// What it has stopped to dump it.
     pub freeze: Freeze,
+    /// What is left of its memory, and of what else it sends in rounds, as it last told, bytes.
+    pub remaining_bytes: u64,
+    /// When it last told, `CLOCK_MONOTONIC` ns; 0 while it has not.
+    pub remaining_ns: u64,
+    /// `sent_bytes` when it last told.
+    pub remaining_sent_bytes: u64,
+    /// `sent_bytes` when it last fetched the dirty bitmap.
+    pub synced_sent_bytes: u64,
+    /// Where in its memory the function that runs now is to write what is left; the first is 0 while none runs.
+    pub pending_at: [u64; 3],
+    /// Written by the agent: one of `phase::PENDING_*`; 0 where its executable has no such function.
+    pub pending_form: u32,
+    /// Non-zero: it has fetched the dirty bitmap since it last told what is left.
+    pub synced: u32,
 }
 
 /// Totals of the flows of one process that have no record of their own.

@@ -169,6 +169,13 @@ unsafe fn adopt(leader: *const u8, rule: u32, comm: &[u64; 2]) -> Option<&'stati
         (*process).page_request_ns = 0;
         (*process).executable = 0;
         (*process).freeze = Freeze::default();
+        (*process).remaining_bytes = 0;
+        (*process).remaining_ns = 0;
+        (*process).remaining_sent_bytes = 0;
+        (*process).synced_sent_bytes = 0;
+        (*process).pending_at = [0; 3];
+        (*process).pending_form = 0;
+        (*process).synced = 0;
         (&raw mut (*process).state).write_volatile(SLOT_LIVE);
         levels::raise(LEVEL_PROCESSES, slot);
         emit(EVENT_PROCESS, slot, tgid);

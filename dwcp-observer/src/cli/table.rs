@@ -162,6 +162,9 @@ pub(super) fn render_detail(record: &Value) -> String {
         ),
     );
     line("rate", rate(record));
+    if let Some(left) = record.get("remaining_bytes").and_then(Value::as_u64) {
+        line("remaining", bytes(left));
+    }
     if let Some(key) = record.get("connection_key").and_then(Value::as_str) {
         line("connection", clean(key));
     }
@@ -297,14 +300,16 @@ fn phases(record: &Value, output: &mut String) {
     }
     section("PHASES", &table, output);
     let rounds = array(record, "rounds");
-    let mut table = Table::new(&["ROUND", "START UTC", "TIME", "BYTES"]);
-    table.right(&[0, 2, 3]);
+    let mut table = Table::new(&["ROUND", "START UTC", "TIME", "BYTES", "LEFT", "DIRTIED"]);
+    table.right(&[0, 2, 3, 4, 5]);
     for round in &rounds[rounds.len().saturating_sub(HISTORY_LINES)..] {
         table.row(vec![
             integer(round, "round").to_string(),
             clock(&text(round, "started_at")),
             number(round, "seconds").map_or_else(|| NONE.to_owned(), fine),
-            round.get("bytes").and_then(Value::as_u64).map_or_else(|| NONE.to_owned(), bytes),
+            amount(count(round, "bytes")),
+            amount(count(round, "remaining_bytes")),
+            per_second(number(round, "dirty_bytes_per_second")),
         ]);
     }
     section("LAST ROUNDS", &table, output);

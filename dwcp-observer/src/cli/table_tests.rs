@@ -181,6 +181,8 @@ fn detail_says_what_is_missing() {
     assert!(text.contains("mode unknown"), "{text}");
     assert!(text.contains("under way"), "{text}");
     assert!(text.contains(" 3 streams without"), "{text}");
+    assert!(text.contains("1.50 MB"), "what is left: {text}");
+    assert!(text.contains("3.00 MB  2.50 MB  750 kB/s"), "{text}");
     assert!(!text.contains("LAST SECONDS"), "{text}");
 }
 

@@ -48,7 +48,7 @@ use crate::{
     identify::facts::{ProcessId, TICK_NS},
     phase::{
         FUNCTIONS,
-        attach::{Attacher, Candidate, Coverage},
+        attach::{Attacher, Candidate, Coverage, Owner},
     },
     publish::{Histogram, ProbeStatus, ProgramStats},
     tcp::Clock,
@@ -328,12 +328,13 @@ impl Kernel {
 }
 
 /// Tells the kernel side whose probes count for the process in a slot.
-fn owner(maps: &mut Maps) -> impl FnMut(u32, ProcessId, u32) {
-    |slot, process, executable| {
-        if let Some(record) = maps.processes.slot(slot)
-            && ProcessId::new(peek!(record, tgid), peek!(record, start_boottime)) == process
+fn owner(maps: &mut Maps) -> impl FnMut(Owner) {
+    |owner| {
+        if let Some(record) = maps.processes.slot(owner.slot)
+            && ProcessId::new(peek!(record, tgid), peek!(record, start_boottime)) == owner.process
         {
-            poke!(record, executable, executable);
+            poke!(record, pending_form, owner.pending_form);
+            poke!(record, executable, owner.executable);
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     freeze::{self, FreezeReading},
     identify::facts::ProcessId,
     netdev,
-    phase::attach::Attacher,
+    phase::{attach::Attacher, remaining::Look},
     publish::MapUse,
     sched::{self, ThreadReading},
     tcp::{self, Clock, FlowReading},
@@ -71,6 +71,8 @@ pub struct ProcessReading {
     pub page_requests: u64,
     /// What it has stopped to dump it.
     pub freeze: Option<FreezeReading>,
+    /// What it last told to be left to send.
+    pub remaining: Option<Look>,
 }
 
 impl ProcessReading {
@@ -401,7 +403,14 @@ fn read_process(slot: u32, record: NonNull<Process>) -> ProcessReading {
         limited_ns: limited_ns(record),
         page_requests: peek!(record, page_requests),
         freeze: freeze::read(&peek!(record, freeze)),
+        remaining: remaining(record),
     }
+}
+
+/// What was left at the last look; its two numbers may be of looks that follow each other.
+fn remaining(record: NonNull<Process>) -> Option<Look> {
+    let at_ns = peek!(record, remaining_ns);
+    (at_ns != 0).then(|| Look { bytes: peek!(record, remaining_bytes), at_ns })
 }
 
 /// Time in the rate limiter, the present stay included.

@@ -366,8 +366,12 @@ metrics! {
         absent: "not running, source on another host, or over the cap";
     MIGRATION_ETA = Gauge "dwcp_v3_migration_eta_seconds" ["migration_id", "bound"] "seconds",
         "Time to the end of one migration: estimate, and the low and high bound of a 90 % interval.",
-        "rate of delivery, guest memory, rounds",
+        "rate of delivery, guest memory, rounds, what QEMU tells to be left",
         absent: "not running, not converging, not known, or over the cap";
+    MIGRATION_REMAINING = Gauge "dwcp_v3_migration_remaining_bytes" ["migration_id"] "bytes",
+        "What one migration has left to send by QEMU's own count at its last look: memory that is dirty, and what else goes in rounds.",
+        "uprobes on qemu_savevm_state_pending, its _exact and _estimate, or qemu_savevm_query_pending_iter",
+        absent: "not probed or not exported, source on another host, the guest has stopped and it is no postcopy, not running, or over the cap";
     MIGRATION_STANDSTILL = Gauge "dwcp_v3_migration_guest_standstill_seconds" ["migration_id", "end", "awaits"] "seconds",
         "So long the guest of one migration has stood still, at which end, and what it waits for: switch_over, migrate_continue, resume, recovery.",
         "uprobes on the migrator's phase functions, sched_switch of guest CPUs",

@@ -22,7 +22,7 @@ use crate::{
     freeze::FreezeReading,
     identify::{facts::ProcessFacts, roles::ThreadUse},
     netdev::TapReading,
-    phase::{attach::Coverage, timeline::Timeline},
+    phase::{attach::Coverage, remaining::Look, timeline::Timeline},
     rdma::MemoryReading,
     sched::ThreadReading,
     tcp::FlowReading,
@@ -151,6 +151,8 @@ pub struct OwnWork {
     pub limited_ns: u64,
     /// Pages that it asked for as a postcopy destination.
     pub page_requests: u64,
+    /// What it last told to be left to send.
+    pub remaining: Option<Look>,
 }
 
 /// Streams of one end that keep their detail; the oldest closed ones beyond are folded into totals.
@@ -428,6 +430,15 @@ impl Live {
         let seen = |flow: &StreamFlow| flow.reading.payload_is_seen();
         let overflows = self.ends.iter().any(|end| end.overflow_here().flows > 0);
         overflows || self.flows().any(seen)
+    }
+
+    /// What the source last told to be left to send. A look from before the guest's stop tells nothing after it.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Look> {
+        let source = self.end(Role::Source).filter(|_| !self.life.is_finished())?;
+        let stopped_ns = source.timeline.stop.map_or(0, |stop| stop.asked.at_ns);
+        let since_ns = stopped_ns.max(self.started_ns);
+        source.own_work[1].remaining.filter(|look| look.at_ns >= since_ns)
     }
 
     /// All flows of all ends.

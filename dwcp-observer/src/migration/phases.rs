@@ -30,6 +30,12 @@ pub struct Round {
     pub from: Moment,
     /// End; `None` while it lasts.
     pub to: Option<Moment>,
+    /// What was left to send when it began, bytes; `None` where QEMU does not tell.
+    pub left_at_begin: Option<u64>,
+    /// What was left when it ended, the next one's work, bytes.
+    pub left_at_end: Option<u64>,
+    /// What the guest dirtied in it, bytes.
+    pub dirtied: Option<u64>,
 }
 
 /// The phases, in order and without gaps from the first sign to the end.
@@ -96,14 +102,23 @@ pub fn rounds(end: &EndState, over: Option<u64>) -> Vec<Round> {
         return Vec::new();
     }
     let closing = over.zip(rounds.last()).map(|(at_ns, last)| Moment {
-        at_ns: at_ns.max(last.at_ns),
-        sent_bytes: end.sums().0.max(last.sent_bytes),
+        at_ns: at_ns.max(last.begin.at_ns),
+        sent_bytes: end.sums().0.max(last.begin.sent_bytes),
     });
     let last_end = sent.or(closing);
     rounds
         .iter()
         .enumerate()
-        .map(|(index, from)| Round { from: *from, to: rounds.get(index + 1).copied().or(last_end) })
+        .map(|(index, pass)| {
+            let next = rounds.get(index + 1);
+            Round {
+                from: pass.begin,
+                to: next.map(|next| next.begin).or(last_end),
+                left_at_begin: pass.left.map(|left| left.bytes),
+                left_at_end: next.and_then(|next| next.left).map(|left| left.bytes),
+                dirtied: next.and_then(|next| pass.dirtied(next)),
+            }
+        })
         .collect()
 }
 

@@ -159,6 +159,7 @@ fn difference(live: &Live, last: &Totals, now: &Totals) -> Second {
         delivered_total: now.delivered,
         guest_memory_bytes: memory,
         rounds: rounds(live, now.at_ns),
+        remaining_bytes: live.remaining().map(|look| look.bytes),
         source: live.end(Role::Source).map(|end| Source {
             pid: end.facts.pid,
             streams: streams(end, last, seconds(now.at_ns, last.at_ns)),
@@ -331,6 +332,8 @@ fn rounds(live: &Live, now_ns: u64) -> Vec<Round> {
                 bytes: to_bytes.saturating_sub(round.from.sent_bytes),
                 seconds: to_ns.saturating_sub(round.from.at_ns) as f64 / 1e9,
                 finished: round.to.is_some(),
+                left_at_begin: round.left_at_begin,
+                dirtied: round.dirtied,
             }
         })
         .collect()

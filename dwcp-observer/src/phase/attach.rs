@@ -71,8 +71,21 @@ impl Candidate {
     }
 }
 
-/// Tells the kernel side that the probes of an executable count for the process in a slot.
-pub type Own<'a> = dyn FnMut(u32, ProcessId, u32) + 'a;
+/// Tells the kernel side whose probes count for a process.
+pub type Own<'a> = dyn FnMut(Owner) + 'a;
+
+/// Whose probes count for a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    /// Its place in the kernel's array.
+    pub slot: u32,
+    /// The process that is meant: the place may have passed on.
+    pub process: ProcessId,
+    /// Number of its executable.
+    pub executable: u32,
+    /// How that tells what is left: one of `PENDING_*`, or 0.
+    pub pending_form: u32,
+}
 
 /// Attached probes, by executable.
 #[derive(Debug)]
@@ -282,10 +295,13 @@ impl Attacher {
     fn settle(&mut self, pid: u32, own: &mut Own<'_>) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let Some(executable) = self.executables.get(&process.file) else { return };
-        if !matches!(executable.state, State::Probed(_)) {
-            return;
-        }
-        own(process.candidate.slot, process.candidate.id(), executable.number);
+        let State::Probed(probes) = &executable.state else { return };
+        own(Owner {
+            slot: process.candidate.slot,
+            process: process.candidate.id(),
+            executable: executable.number,
+            pending_form: probes.names.pending_form(),
+        });
         if process.since_ns.is_none() {
             process.since_ns = Some(clock_ns(libc::CLOCK_MONOTONIC));
             let since = process.candidate.started_boottime_ns.max(self.begun_boottime_ns);

@@ -7,6 +7,7 @@ use dwcp_observer_ebpf::phase::MarkKind;
 
 use super::{
     MarkReading,
+    remaining::{Left, Pass},
     states::{MigratorState, Names, RunState},
 };
 
@@ -78,7 +79,7 @@ pub struct Timeline {
     /// Passes over RAM so far.
     pub syncs: u64,
     /// Begin of each of the first [`MAX_ROUNDS`] passes.
-    pub rounds: Vec<Moment>,
+    pub rounds: Vec<Pass>,
     /// The migration has stopped the guest here, and it has not run here since.
     pub stop: Option<Stop>,
     /// Its manager or operator has stopped the guest here (run state `paused`), and it has not run here since.
@@ -173,7 +174,14 @@ impl Timeline {
             MarkKind::Sync => {
                 self.syncs += 1;
                 if self.rounds.len() < MAX_ROUNDS {
-                    self.rounds.push(self.moment(mark));
+                    self.rounds.push(Pass { begin: self.moment(mark), left: None });
+                }
+            }
+            // The first look after a fetch tells what the pass begins with.
+            MarkKind::Pending if self.rounds.len() as u64 == self.syncs => {
+                let left = Left::of(mark.remaining, self.names.pending_form());
+                if let Some(last) = self.rounds.last_mut() {
+                    last.left.get_or_insert(left);
                 }
             }
             MarkKind::LastPass if self.is_finishing() => {

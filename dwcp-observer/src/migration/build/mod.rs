@@ -94,6 +94,7 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
         phases: phases::spans(live, felt).iter().map(|span| phase(span, now_ns, wall)).collect(),
         verdict: live.verdict.clone(),
         rounds: rounds(live, ended_ns, now_ns, wall),
+        remaining_bytes: live.remaining().map(|look| look.bytes),
         migrator_states: states(live, wall),
         requests: requests(live, wall),
         cpu_throttle_percent: live
@@ -311,16 +312,23 @@ fn rounds(live: &Live, ended_ns: Option<u64>, now_ns: u64, wall: WallClock) -> V
     let seen = live.bytes_are_seen();
     (1..)
         .zip(phases::rounds(source, ended_ns))
-        .map(|(round, found)| Round {
-            round,
-            started_at: wall.at(found.from.at_ns),
-            seconds: seconds(
-                found.to.map_or(now_ns, |to| to.at_ns).saturating_sub(found.from.at_ns),
-            ),
-            bytes: found
-                .to
-                .filter(|_| seen)
-                .map(|to| to.sent_bytes.saturating_sub(found.from.sent_bytes)),
+        .map(|(round, found)| {
+            let to_ns = found.to.map_or(now_ns, |to| to.at_ns);
+            let length = seconds(to_ns.saturating_sub(found.from.at_ns));
+            Round {
+                round,
+                started_at: wall.at(found.from.at_ns),
+                seconds: length,
+                bytes: found
+                    .to
+                    .filter(|_| seen)
+                    .map(|to| to.sent_bytes.saturating_sub(found.from.sent_bytes)),
+                remaining_bytes: found.left_at_end,
+                dirty_bytes_per_second: found
+                    .dirtied
+                    .filter(|_| length > 0.0)
+                    .map(|dirtied| dirtied as f64 / length),
+            }
         })
         .collect()
 }

@@ -255,6 +255,14 @@ pub struct Round {
     /// Payload handed to the sockets; absent while it lasts, and where a device moves it without the kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// What was left to send when it ended, by QEMU's own count: what the guest had dirtied in it, and what it had not sent. Absent
+    /// while it lasts, for the last two rounds, and where QEMU does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remaining_bytes: Option<u64>,
+    /// What the guest dirtied in it (each page once, as QEMU counts) over its length; absent as `remaining_bytes`, and up to QEMU 7.2
+    /// where its pages did not go as they are (zero pages, XBZRLE).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dirty_bytes_per_second: Option<f64>,
 }
 
 /// A state of the migrator and when it was entered.

@@ -96,6 +96,10 @@ pub struct Migration {
     /// Passes over RAM; empty when the migrator's functions are not probed or its source is not on this host.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rounds: Vec<Round>,
+    /// What is left to send, by QEMU's own count at its last look: memory, and what else it sends in rounds. Absent after the end,
+    /// from the guest's stop on unless QEMU goes on to look (postcopy), and where QEMU does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remaining_bytes: Option<u64>,
     /// States that the migrator went through, as QEMU's `MIGRATION` events name them: the source's, else the destination's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub migrator_states: Vec<MigratorStateChange>,

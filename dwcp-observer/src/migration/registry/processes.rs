@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use dwcp_observer_ebpf::process::FlowOverflow;
+use dwcp_observer_ebpf::{phase::NOT_TOLD, process::FlowOverflow};
 
 use super::{
     super::{
@@ -161,7 +161,11 @@ impl Registry {
                 // What queue pairs had sent is known as of this look, a few tens of milliseconds after the mark.
                 let more = by_queue_pairs.get(&mark.process).copied().unwrap_or_default();
                 let sent_bytes = mark.sent_bytes + more;
-                known.timeline.push(&MarkReading { sent_bytes, ..*mark });
+                let mut mark = MarkReading { sent_bytes, ..*mark };
+                if more > 0 {
+                    mark.remaining[2] = NOT_TOLD;
+                }
+                known.timeline.push(&mark);
             }
         }
         for text in &observation.texts {
@@ -201,5 +205,9 @@ fn sent_by_queue_pairs(observation: &Observation, live: &[Live]) -> HashMap<u32,
 }
 
 pub(super) fn own_work(reading: &ProcessReading) -> OwnWork {
-    OwnWork { limited_ns: reading.limited_ns, page_requests: reading.page_requests }
+    OwnWork {
+        limited_ns: reading.limited_ns,
+        page_requests: reading.page_requests,
+        remaining: reading.remaining,
+    }
 }

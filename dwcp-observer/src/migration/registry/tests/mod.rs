@@ -142,6 +142,7 @@ fn process(slot: u32) -> ProcessReading {
         limited_ns: 0,
         page_requests: 0,
         freeze: None,
+        remaining: None,
     }
 }
 

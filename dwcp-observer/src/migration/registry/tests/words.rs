@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use dwcp_observer_ebpf::phase::MarkKind;
+use dwcp_observer_ebpf::phase::{MarkKind, NOT_TOLD};
 
 use super::*;
 use crate::{
-    migration::record::{Awaited, ReasonClass},
-    phase::{MarkReading, TextReading, states::Names},
+    migration::record::{Awaited, ReasonClass, Round},
+    phase::{MarkReading, TextReading, remaining::Look, states::Names},
 };
 
 /// Object of the outgoing and of the incoming state.
@@ -42,6 +42,7 @@ pub(super) fn mark(
         old,
         new,
         object,
+        remaining: [0; 3],
     }
 }
 
@@ -126,6 +127,35 @@ pub(super) fn migrates(registry: &mut Registry, world: &mut Proc) -> Vec<FlowRea
     look.marks = begin(1);
     registry.step(&look, world);
     flows
+}
+
+#[test]
+fn what_is_left_is_in_the_record_until_the_guest_stops() {
+    let (mut registry, mut world) = (registry(), probed(&[1, 2]));
+    let flows = migrates(&mut registry, &mut world);
+    let sync = |seconds| mark(1, seconds, MarkKind::Sync, [0; 3]);
+    let pending = |seconds, remaining: [u64; 3]| MarkReading {
+        remaining: remaining.map(|mb| if mb == NOT_TOLD { mb } else { mb * 1_000_000 }),
+        ..mark(1, seconds, MarkKind::Pending, [0; 3])
+    };
+    let mut look = observation(0.9, flows.clone(), &[1, 2]);
+    look.marks = vec![sync(0.25), pending(0.25, [200, NOT_TOLD, 0])];
+    look.marks.extend([sync(0.75), pending(0.75, [60, 20, 0])]);
+    for process in &mut look.processes {
+        let own = process.slot == 1;
+        process.remaining = own.then_some(Look { bytes: 50, at_ns: START + 4 * SECOND / 5 });
+    }
+    registry.step(&look, &mut world);
+    let found = &records(&registry, &look)[0];
+    assert_eq!(found.remaining_bytes, Some(50));
+    let told = |round: &Round| (round.remaining_bytes, round.dirty_bytes_per_second);
+    let rounds: Vec<_> = found.rounds.iter().map(told).collect();
+    assert_eq!(rounds, [(Some(60_000_000), Some(80e6)), (None, None)]);
+    look.now_ns += SECOND / 2;
+    look.marks = leaves(1)[2..5].to_vec();
+    registry.step(&look, &mut world);
+    let found = &records(&registry, &look)[0];
+    assert_eq!((found.state, found.remaining_bytes), (State::Active, None), "it was told before");
 }
 
 #[test]
