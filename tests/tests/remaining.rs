@@ -115,7 +115,6 @@ fn agrees(version: Version) {
     }
     assert!(looks > 0, "what is left was never said");
     pair.set_max_bandwidth(1 << 40).unwrap();
-    pair.set_storm(false).unwrap();
     let figures = pair.wait_end(LIMIT).unwrap();
     assert_eq!(figures.status, "completed", "{figures:?}");
     let record = wait_record(&observer, &pair).unwrap();
