@@ -244,7 +244,9 @@ uretprobes! {
     qemu_est_ret: PLACE_REMAINING;
 }
 
+/// One by one: a loop over them would need a pointer into the context, which the verifier refuses.
 #[inline(always)]
 fn arguments(ctx: &ProbeContext) -> phase::Arguments {
-    [0, 1, 2, 3, 4].map(|index| ctx.arg::<u64>(index).unwrap_or_default())
+    let argument = |index| ctx.arg::<u64>(index).unwrap_or_default();
+    [argument(0), argument(1), argument(2), argument(3), argument(4)]
 }
