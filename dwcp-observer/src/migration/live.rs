@@ -403,13 +403,19 @@ impl Live {
             .filter_map(|role| Some((role, self.end(role)?)))
     }
 
-    /// Whether some flow was open before the observer saw it. Known once the flow has moved data: a sweep may look while its first
-    /// call is at work.
+    /// Whether some connection was open before the observer saw either end of it. Known once it has moved data: a sweep may look while
+    /// its first call is at work.
     #[must_use]
     pub fn found_under_way(&self) -> bool {
-        self.ends.iter().any(|end| {
-            end.folded_found_open || end.flows.values().any(|flow| flow.reading.found_open())
-        })
+        let seen_at_the_other_end = |found: &FlowReading| {
+            self.flows().map(|flow| &flow.reading).any(|other| {
+                (other.local, other.peer) == (found.peer, found.local) && !other.found_open()
+            })
+        };
+        let late = |found: &FlowReading| found.found_open() && !seen_at_the_other_end(found);
+        self.ends
+            .iter()
+            .any(|end| end.folded_found_open || end.flows.values().any(|flow| late(&flow.reading)))
     }
 
     /// What carries its streams; `None` while none is seen.

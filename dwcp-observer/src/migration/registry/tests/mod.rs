@@ -428,6 +428,18 @@ fn totals_of_a_migration_found_under_way_say_so() {
 }
 
 #[test]
+fn a_connection_that_one_end_has_seen_from_its_begin_is_not_found_under_way() {
+    let (mut registry, mut world) = (registry(), world(&[1, 2]));
+    let mut reader = flow(1, 2, 40000, false, 1 << 20);
+    // Its process was told late who reads: by splice(2).
+    reader.flags |= FLOW_FOUND_OPEN;
+    let look = observation(1.0, vec![flow(0, 1, 40000, true, 1 << 20), reader], &[1, 2]);
+    registry.step(&look, &mut world);
+    let record = &records(&registry, &look)[0];
+    assert_eq!((record.ends.len(), record.found_under_way), (2, false));
+}
+
+#[test]
 fn an_unknown_process_on_a_migration_port_is_no_migration() {
     let (mut registry, mut world) = (registry(), Proc::default());
     world.0.insert(
