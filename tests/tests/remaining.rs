@@ -30,10 +30,16 @@ const RATE_AFTER: f64 = 1.05;
 /// The fetch itself takes some ms, and QEMU's clock is read at its end; what a pass had not sent is 15 % of what it had.
 const RATE_SHARE: f64 = 0.05;
 
+/// A pass takes far longer than this: what is said then is not of its end. QEMU counts a pass when it begins to fetch (up to 10.0), or
+/// when it has fetched (11.1), so that for a moment the number and what is left are of different passes.
+const FIRST: Duration = Duration::from_millis(300);
+
 /// What QEMU says of a pass.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Told {
-    /// The most that was left while it ran.
+    /// It was first told of.
+    since: Instant,
+    /// The most that was left at its begin.
     most_left: u64,
     /// What the guest dirtied per second in the pass before, bytes.
     dirty_rate: u64,
@@ -52,8 +58,11 @@ impl Truth {
         let number = |name: &str| answer.pointer(&format!("/ram/{name}")).and_then(Value::as_u64);
         let pass = number("dirty-sync-count").unwrap_or_default();
         let (left, page) = (number("remaining").unwrap_or_default(), number("page-size"));
-        let told = self.passes.entry(pass).or_default();
-        told.most_left = told.most_left.max(left);
+        let since = Instant::now();
+        let told = self.passes.entry(pass).or_insert(Told { since, most_left: 0, dirty_rate: 0 });
+        if told.since.elapsed() < FIRST {
+            told.most_left = told.most_left.max(left);
+        }
         told.dirty_rate = number("dirty-pages-rate").unwrap_or_default() * page.unwrap_or(4096);
         self.left.push((Instant::now(), left));
         pass
