@@ -244,7 +244,11 @@ impl Registry {
             return Some(Decision::NotMigration { class: Rejection::ProcessUnknown, reason });
         };
         let context = Context { siblings: &[], other_end, incoming_done: false };
-        Some(classify(&self.rules, facts, 0, &flow, &context))
+        let decision = classify(&self.rules, facts, 0, &flow, &context);
+        // It may be gone before its arguments are read: what is a migration without them gets its slot at once, and is judged
+        // again with them.
+        let early = matches!(decision, Decision::Migration { .. });
+        (early || !facts.is_awaited()).then_some(decision)
     }
 
     fn judge_own(
@@ -331,7 +335,7 @@ impl Strangers {
         self.known.retain(|_, (at_ns, _)| now_ns.saturating_sub(*at_ns) < FACTS_FOR_NS);
     }
 
-    /// What is known of a process, `Some(None)` when it is gone; `None` when too many were asked for in this look, or it is being read.
+    /// What is known of a process, `Some(None)` when it is gone; `None` when too many were asked for in this look.
     fn facts(
         &mut self,
         pid: u32,
@@ -348,9 +352,6 @@ impl Strangers {
         let (_, facts) = self.known.get_mut(&pid)?;
         if let Some(facts) = facts.as_mut().filter(|facts| facts.is_awaited()) {
             facts.learn(world.cmdline(facts.id()));
-            if facts.is_awaited() {
-                return None;
-            }
         }
         Some(facts.as_ref())
     }
