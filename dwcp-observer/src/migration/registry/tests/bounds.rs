@@ -50,6 +50,21 @@ fn a_stranger_that_migrates_is_given_a_process_and_found_even_if_its_flow_has_cl
 }
 
 #[test]
+fn a_stranger_that_migrates_is_given_a_process_before_its_arguments_are_read() {
+    let (mut registry, mut world) = (registry(), Proc::default());
+    for (pid, comm) in [(1001, "mover"), (77, "nginx")] {
+        let unread = Some(Unread::Awaited);
+        world.0.insert(pid, ProcessFacts { unread, ..facts(pid, comm) });
+    }
+    let mut moved = stranger(0, 1001, 40000, 2 << 20);
+    moved.peer = address(9876);
+    let look = observation(1.0, vec![moved, stranger(1, 77, 40001, 2 << 20)], &[]);
+    let actions = registry.step(&look, &mut world);
+    // It may be gone by then. The other one is not judged without them.
+    assert_eq!((actions.adopt, actions.release_flows), (vec![ProcessId::new(1001, 1)], vec![]));
+}
+
+#[test]
 fn a_flow_is_no_later_process_of_the_same_id() {
     let mut flows = vec![stranger(0, 1001, 40000, 1)];
     let mut later = process(1);
