@@ -7,6 +7,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::shell::{as_root, ask, find, run as run_command};
 
+/// Set, it is the agreement to whatever an installation takes away or replaces: for a machine of its own, as in CI.
+const CONSENT: &str = "DWCP_SETUP_YES";
+
 /// apt-get, whose package lists are fetched at most once and only if something is to be installed.
 #[derive(Default)]
 pub(crate) struct Apt {
@@ -39,7 +42,9 @@ impl Apt {
         self.update()?;
         let changes = Changes::read(&simulate(packages)?);
         let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-        changes.agree(packages, terminal, ask_user)?;
+        if std::env::var_os(CONSENT).is_none() {
+            changes.agree(packages, terminal, ask_user)?;
+        }
         eprintln!("install  {}", packages.join(" "));
         let mut command = as_root("env")?;
         command
@@ -97,7 +102,8 @@ impl Changes {
         }
         if !terminal {
             bail!(
-                "{text}\nNothing is removed without a terminal to ask at: run it at one, or install them by hand"
+                "{text}\nNothing is removed without a terminal to ask at: run it at one, install them by hand, or agree \
+                 with {CONSENT}=1"
             );
         }
         if !ask(&text)? {
