@@ -144,11 +144,11 @@ pub fn started_alone(cpus: &[CpuTimes], arrival: Arrival) -> Option<u64> {
     let mut seen: Vec<Seen> =
         activities(cpus, now_ns).filter(|seen| seen.began_ns >= after_ns).collect();
     seen.sort_by_key(|seen| seen.began_ns);
-    let busy = seen.iter().filter(|seen| seen.cpu_ns >= GUEST_ACTIVITY_NS);
-    let guest = busy.clone().filter_map(|seen| seen.guest_ns).min();
+    let busy = || seen.iter().filter(|seen| seen.cpu_ns >= GUEST_ACTIVITY_NS);
+    let guest = busy().filter_map(|seen| seen.guest_ns).min();
     if waits_for_manager {
         // Long and then asleep: the guest that halts, or its migrator's work before the manager came. Nothing tells.
-        let asleep = busy.into_iter().next().is_some_and(|seen| seen.left == LEFT_CONDITION);
+        let asleep = busy().next().is_some_and(|seen| seen.left == LEFT_CONDITION);
         return guest.filter(|_| halted == Some(false) && !asleep);
     }
     if halted == Some(false) {

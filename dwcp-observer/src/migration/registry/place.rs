@@ -111,10 +111,13 @@ impl Registry {
     /// Forgets migrations that turn out to write to a file.
     pub(super) fn drop_files(&mut self, observation: &Observation, actions: &mut Actions) {
         let now_ns = observation.now_ns;
-        let (files, lives): (Vec<Live>, Vec<Live>) = std::mem::take(&mut self.live)
-            .into_iter()
-            .partition(|live| writes_to_a_file(live, now_ns, |process| self.may_connect(process)));
-        self.live = lives;
+        // Whether some flow of this process may yet be called a migration.
+        let may_connect = |process| {
+            let mut own = self.candidates.values().filter(|flow| flow.process == process);
+            own.any(|flow| flow.rejected.is_none())
+        };
+        let is_file = |live: &mut Live| writes_to_a_file(live, now_ns, may_connect);
+        let files: Vec<Live> = self.live.extract_if(.., is_file).collect();
         if files.is_empty() {
             return;
         }
@@ -126,12 +129,6 @@ impl Registry {
             let running = end.threads.values().filter(|thread| !thread.reading.exited);
             actions.release_threads.extend(running.map(|thread| thread.reading.slot));
         }
-    }
-
-    /// Whether some flow of this process may yet be called a migration.
-    fn may_connect(&self, process: u32) -> bool {
-        let mut own = self.candidates.values().filter(|flow| flow.process == process);
-        own.any(|flow| flow.rejected.is_none())
     }
 
     /// The running migration of this process that the flow joins. One process moves one VM, except daemons: one per peer.
