@@ -386,11 +386,13 @@ impl Named {
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             let (Life::Single(status) | Life::LeaderExits(status)) = life;
-            ORDERS[0].store(ends[0], SeqCst);
+            ORDERS[0].store(3, SeqCst);
             ORDERS[1].store(status, SeqCst);
-            // SAFETY: in the child alone; a C string, and a thread that never returns.
+            // SAFETY: in the child alone; a C string, and a thread that never returns. What other tests have open is not this
+            // child's: a socket that it keeps would keep its port.
             unsafe {
-                libc::close(ends[1]);
+                libc::dup2(ends[0], 3);
+                libc::syscall(libc::SYS_close_range, 4, u32::MAX, 0);
                 libc::prctl(libc::PR_SET_NAME, name.as_ptr());
                 if life == Life::Single(status) {
                     until_told(std::ptr::null_mut());
@@ -412,7 +414,11 @@ impl Named {
             libc::close(ends[0]);
             std::os::fd::OwnedFd::from_raw_fd(ends[1])
         };
-        Self(pid, order)
+        let process = Self(pid, order);
+        let named = [name.to_bytes(), b"\n"].concat();
+        let comm = format!("/proc/{pid}/comm");
+        until("it has its name", || (fs::read(&comm).ok()? == named).then_some(()));
+        process
     }
 
     fn tell(&self) {

@@ -59,10 +59,12 @@ const PERIOD: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(10);
 /// While a look is due, events are read this often.
 const NOTICE: Duration = Duration::from_millis(5);
-/// Least time between two looks outside the cycle, and how many times the last look's own duration it is at least: however many
-/// events come, looks take at most a tenth of a core.
+/// Least time between two looks outside the cycle, on average, and how many times the last look's own duration it is at least: however
+/// many events come, looks take at most a tenth of a core.
 const LEAST_GAP: Duration = Duration::from_millis(50);
 const LEAST_GAP_LOOKS: u32 = 10;
+/// Looks that may come without that gap after a quiet time: a connection is opened, it carries data, its process is gone.
+const BURST: u32 = 4;
 /// With sampled program statistics: how often and for how long the kernel times program runs.
 const STATS_EVERY: u64 = 10;
 const STATS_FOR: Duration = Duration::from_millis(100);
@@ -189,7 +191,7 @@ impl Cycle {
         let watchdog = Watchdog::from_environment();
         let phases = self.kernel.phases_fd().and_then(listen);
         let lines = self.lines.wake_fd().and_then(listen);
-        let mut last_early = tokio::time::Instant::now();
+        let mut paid_until = tokio::time::Instant::now();
         let mut stats_until: Option<tokio::time::Instant> = None;
         let mut gathered: Option<tokio::time::Instant> = None;
         loop {
@@ -213,7 +215,7 @@ impl Cycle {
                     connections = connections.or_else(|| self.rdma.wake_fd().and_then(listen));
                 }
                 () = readable(connections.as_ref()), if early.is_none() => {
-                    early = Some(self.next_look(last_early));
+                    early = Some(self.next_look(paid_until));
                 }
                 // A new migrator is probed before the look that others wait for.
                 () = wait(gathered) => {
@@ -222,12 +224,12 @@ impl Cycle {
                 }
                 () = readable(phases.as_ref()) => {
                     if self.kernel.collect_phases() && early.is_none() {
-                        early = Some(self.next_look(last_early));
+                        early = Some(self.next_look(paid_until));
                     }
                 }
                 () = readable(lines.as_ref()) => {
                     if self.lines.has_news() && early.is_none() {
-                        early = Some(self.next_look(last_early));
+                        early = Some(self.next_look(paid_until));
                     }
                 }
                 () = wait(stats_until) => {
@@ -238,14 +240,14 @@ impl Cycle {
                     // What came meanwhile needs no look of its own.
                     self.drain(events.get_mut());
                     early = None;
-                    last_early = tokio::time::Instant::now();
                     self.look(false);
+                    paid_until = paid_until.max(tokio::time::Instant::now()) + self.gap();
                 }
                 guard = events.readable_mut(), if early.is_none() => {
                     let mut guard = guard?;
                     self.drain(guard.get_inner_mut());
                     guard.clear_ready();
-                    early = Some(self.next_look(last_early));
+                    early = Some(self.next_look(paid_until));
                     gathered = Some(tokio::time::Instant::now() + NOTICE);
                 }
             }
@@ -253,9 +255,13 @@ impl Cycle {
     }
 
     /// When an event that has just come is looked at.
-    fn next_look(&self, last_early: tokio::time::Instant) -> tokio::time::Instant {
-        let gap = LEAST_GAP.max(self.last_look * LEAST_GAP_LOOKS);
-        (tokio::time::Instant::now() + GATHER).max(last_early + gap)
+    fn next_look(&self, paid_until: tokio::time::Instant) -> tokio::time::Instant {
+        let soon = tokio::time::Instant::now() + GATHER;
+        paid_until.checked_sub(self.gap() * (BURST - 1)).map_or(soon, |earliest| soon.max(earliest))
+    }
+
+    fn gap(&self) -> Duration {
+        LEAST_GAP.max(self.last_look * LEAST_GAP_LOOKS)
     }
 
     fn keep_time(&mut self, at: tokio::time::Instant, due: &mut tokio::time::Instant) {
