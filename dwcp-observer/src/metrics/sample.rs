@@ -376,6 +376,7 @@ fn kernel() -> KernelStatus {
         name: name.to_owned(),
         run_time_ns,
         run_count: 1000,
+        missed_runs: Some(2),
         verified_instructions: 400,
     };
     KernelStatus {

@@ -441,6 +441,10 @@ metrics! {
         "Runs of an eBPF program while the kernel counted them (see the duty ratio).",
         "bpf_prog_info.run_cnt",
         absent: "run statistics are off";
+    PROGRAM_MISSED_RUNS = Counter "dwcp_observer_program_missed_runs_total" ["program"] "runs",
+        "Runs of an eBPF program that the kernel left out because the program was running on that CPU already.",
+        "bpf_prog_info.recursion_misses",
+        absent: "before Linux 5.12";
     PROGRAM_STATS_DUTY = Gauge "dwcp_observer_program_stats_duty_ratio" [] "0 to 1",
         "Share of the time in which the kernel counts program runs; 0 is off.",
         "configuration",
