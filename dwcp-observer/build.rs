@@ -1,4 +1,5 @@
-//! Points the agent at its eBPF objects, and says how to get them when there are none.
+//! Points the agent at its eBPF objects. Outside release it builds without them too, so that checking, documenting and unit tests
+//! need no BPF toolchain; such an agent says at its start that it has no programs.
 
 use std::{
     env, fs,
@@ -8,35 +9,72 @@ use std::{
 
 /// What `cargo xtask build-ebpf` makes.
 const OBJECTS: [&str; 3] = ["typed.bpf.o", "probed.bpf.o", "rdma.bpf.o"];
+const SOURCES: &str = "../dwcp-observer-ebpf/src";
+const FIX: &str =
+    "run `cargo xtask build-ebpf` and build again (`cargo xtask setup` installs what it needs)";
 
 fn main() {
+    println!("cargo::rustc-check-cfg=cfg(ebpf_objects)");
     println!("cargo::rerun-if-env-changed=DWCP_EBPF_OBJECTS");
-    println!("cargo::rerun-if-changed=../dwcp-observer-ebpf/src");
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed={SOURCES}");
     let given = env::var_os("DWCP_EBPF_OBJECTS").map(PathBuf::from);
-    let manifest = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
-    let directory = given.clone().unwrap_or_else(|| manifest.join("../target/ebpf"));
-    let source = newest(&manifest.join("../dwcp-observer-ebpf/src"));
-    for object in OBJECTS.map(|name| directory.join(name)) {
-        println!("cargo::rerun-if-changed={}", object.display());
-        let Ok(built) = fs::metadata(&object).and_then(|meta| meta.modified()) else {
-            println!(
-                "cargo::error=the eBPF object {} is missing: run `cargo xtask build-ebpf` first (`cargo xtask setup` installs what it needs)",
-                object.display()
-            );
-            return;
-        };
-        if given.is_none() && source.is_some_and(|source| source > built) {
-            println!(
-                "cargo::error=the eBPF object {} is older than its sources: run `cargo xtask build-ebpf`",
-                object.display()
-            );
-            return;
-        }
+    let directory = given.clone().unwrap_or_else(|| PathBuf::from("../target/ebpf"));
+    watch(&directory);
+    // Objects that were named are used whatever their age.
+    let source = if given.is_none() { newest(Path::new(SOURCES)) } else { None };
+    let Some(lack) = lack(&directory, source) else {
+        println!("cargo::rustc-cfg=ebpf_objects");
+        return point_at(&directory);
+    };
+    // `lab` and all others that inherit from release are release here.
+    if given.is_some() || env::var("PROFILE").as_deref() == Ok("release") {
+        println!("cargo::error={lack}: {FIX}");
+        return;
     }
-    match fs::canonicalize(&directory) {
+    println!("cargo::warning=built without eBPF programs, it cannot measure: {lack}; {FIX}");
+    println!("cargo::rustc-env=DWCP_EBPF_LACK={lack}");
+    match empty_objects() {
+        Ok(directory) => point_at(&directory),
+        Err(error) => println!("cargo::error=cannot write empty eBPF objects: {error}"),
+    }
+}
+
+/// Has cargo look at the directory. A file that is not there would make it build the agent anew each time.
+fn watch(directory: &Path) {
+    if directory.is_dir() || fs::create_dir_all(directory).is_ok() {
+        println!("cargo::rerun-if-changed={}", directory.display());
+    }
+}
+
+/// Why the objects cannot be used, in one line.
+fn lack(directory: &Path, source: Option<SystemTime>) -> Option<String> {
+    OBJECTS.iter().find_map(|name| {
+        let object = directory.join(name);
+        match fs::metadata(&object).and_then(|meta| meta.modified()) {
+            Err(_) => Some(format!("the eBPF object {name} is missing")),
+            Ok(built) if source.is_some_and(|source| source > built) => {
+                Some(format!("the eBPF object {name} is older than its sources"))
+            }
+            Ok(_) => None,
+        }
+    })
+}
+
+fn point_at(directory: &Path) {
+    match fs::canonicalize(directory) {
         Ok(directory) => println!("cargo::rustc-env=DWCP_EBPF_OBJECTS={}", directory.display()),
         Err(error) => println!("cargo::error=cannot resolve {}: {error}", directory.display()),
     }
+}
+
+fn empty_objects() -> std::io::Result<PathBuf> {
+    let directory = env::var_os("OUT_DIR").map(PathBuf::from).unwrap_or_default().join("no-ebpf");
+    fs::create_dir_all(&directory)?;
+    for name in OBJECTS {
+        fs::write(directory.join(name), [])?;
+    }
+    Ok(directory)
 }
 
 /// The newest modification below `directory`.

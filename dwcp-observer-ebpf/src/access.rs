@@ -72,7 +72,7 @@ offsets! {
     TP_CHRONO_STAT, TP_RACK_RTT,
     TASK_PID, TASK_TGID, TASK_COMM, TASK_LEADER, TASK_STORAGE, TASK_START, TASK_EXEC, TASK_RUN_DELAY, TASK_PCOUNT,
     TASK_NVCSW, TASK_NIVCSW, TASK_MOVES, TASK_EXIT_CODE, TASK_STATE, TASK_ON_CPU, TASK_STACK, REGS_CALL, REGS_SECOND, REGS_THIRD,
-    TASK_SIGNAL, SIGNAL_LIVE, SIGNAL_FLAGS, SIGNAL_EXIT_CODE,
+    TASK_PTRACE, TASK_PTRACED, TASK_REAL_PARENT, TASK_SIGNAL, SIGNAL_LIVE, SIGNAL_FLAGS, SIGNAL_EXIT_CODE,
     SOCKET_SK, FILE_INODE, FILE_DATA, INODE_MODE,
     SKB_DEV, SKB_PROTOCOL, DEV_NAME, DEV_NET,
 }
@@ -96,6 +96,9 @@ pub static REGS_ON_STACK: Global<u32> = Global::new(FIELD_ABSENT);
 /// Number of the system call `futex`.
 #[unsafe(no_mangle)]
 pub static CALL_FUTEX: Global<u32> = Global::new(FIELD_ABSENT);
+/// Number of the system call `splice`.
+#[unsafe(no_mangle)]
+pub static CALL_SPLICE: Global<u32> = Global::new(FIELD_ABSENT);
 /// Number of the system call `ioctl`.
 #[unsafe(no_mangle)]
 pub static CALL_IOCTL: Global<u32> = Global::new(FIELD_ABSENT);

@@ -6,10 +6,11 @@ use aya_ebpf::{
     programs::{ProbeContext, RawTracePointContext, RetProbeContext},
 };
 use dwcp_observer_ebpf::phase::{
-    MarkKind, PLACE_ERROR, PLACE_LIMIT, PLACE_LIMITED, PLACE_PAGE, PLACE_UNTHROTTLE,
+    MarkKind, PLACE_ERROR, PLACE_LIMIT, PLACE_LIMITED, PLACE_PAGE, PLACE_PENDING, PLACE_REMAINING,
+    PLACE_UNTHROTTLE,
 };
 
-use crate::{netdev, phase, process, sched, tcp};
+use crate::{freeze, netdev, phase, process, sched, tcp};
 
 /// `tp_btf` in the typed object, `raw_tp` in the other.
 macro_rules! hooks {
@@ -35,6 +36,7 @@ macro_rules! hooks {
 hooks! {
     "sock_send_length" => sock_send_btf, sock_send_raw: |ctx| tcp::on_data(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2), true);
     "sock_recv_length" => sock_recv_btf, sock_recv_raw: |ctx| tcp::on_data(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2), false);
+    "tcp_rcv_space_adjust" => read_btf, read_raw: |ctx| tcp::on_read(&ctx, ctx.arg(0));
     "tcp_destroy_sock" => destroy_btf, destroy_raw: |ctx| tcp::on_destroy(&ctx, ctx.arg(0));
     "tcp_probe" => tcp_probe_btf, tcp_probe_raw: |ctx| tcp::on_segment(ctx.arg(0));
     "inet_sock_set_state" => set_state_btf, set_state_raw: |ctx| tcp::on_state(&ctx, ctx.arg(0), ctx.arg(1), ctx.arg(2));
@@ -49,6 +51,8 @@ hooks! {
     "netif_receive_skb_entry" => guest_pkt_btf, guest_pkt_raw: |ctx| netdev::on_receive(ctx.arg(0));
     "task_newtask" => newtask_btf, newtask_raw: |ctx| process::on_newtask(ctx.arg(0), ctx.arg(1));
     "task_rename" => rename_btf, rename_raw: |ctx| process::on_rename(&ctx, ctx.arg(0), ctx.arg(1));
+    "signal_generate" => signal_btf, signal_raw: |ctx| freeze::on_signal(ctx.arg(0), ctx.arg(2));
+    "cgroup_freeze" => freeze_btf, freeze_raw: |_ctx| freeze::on_cgroup_freeze();
     "sched_process_exit" => exit_btf, exit_raw: |ctx| process::on_exit(&ctx, ctx.arg(0));
 }
 
@@ -181,8 +185,8 @@ macro_rules! uretprobes {
     ($($name:ident: $place:expr;)*) => {
         $(
             #[uretprobe]
-            pub fn $name(_ctx: RetProbeContext) -> u32 {
-                unsafe { phase::on_place($place, [0; 3]) };
+            pub fn $name(ctx: RetProbeContext) -> u32 {
+                unsafe { phase::on_place($place, [ctx.ret(), 0, 0, 0, 0]) };
                 0
             }
         )*
@@ -199,7 +203,7 @@ pub fn qemu_entry(ctx: ProbeContext) -> u32 {
 /// All returns.
 #[uretprobe]
 pub fn qemu_return(ctx: RetProbeContext) -> u32 {
-    unsafe { phase::on_cookie(ctx.as_ptr(), [0; 3]) };
+    unsafe { phase::on_cookie(ctx.as_ptr(), [ctx.ret(), 0, 0, 0, 0]) };
     0
 }
 
@@ -227,15 +231,22 @@ uprobes! {
     qemu_limit: PLACE_LIMIT;
     qemu_page: PLACE_PAGE;
     qemu_error: PLACE_ERROR;
+    qemu_exact: PLACE_PENDING;
+    qemu_estimate: PLACE_PENDING;
 }
 
 uretprobes! {
     qemu_paused: MarkKind::Paused as u32;
     qemu_sent: MarkKind::Sent as u32;
+    qemu_global_state: MarkKind::GlobalState as u32;
     qemu_limited: PLACE_LIMITED;
+    qemu_exact_ret: PLACE_REMAINING;
+    qemu_est_ret: PLACE_REMAINING;
 }
 
+/// One by one: a loop over them would need a pointer into the context, which the verifier refuses.
 #[inline(always)]
 fn arguments(ctx: &ProbeContext) -> phase::Arguments {
-    [0, 1, 2].map(|index| ctx.arg::<u64>(index).unwrap_or_default())
+    let argument = |index| ctx.arg::<u64>(index).unwrap_or_default();
+    [argument(0), argument(1), argument(2), argument(3), argument(4)]
 }

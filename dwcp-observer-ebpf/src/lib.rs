@@ -6,6 +6,8 @@
 
 #[path = "counters/abi.rs"]
 pub mod counters;
+#[path = "freeze/abi.rs"]
+pub mod freeze;
 pub mod hist;
 #[path = "netdev/abi.rs"]
 pub mod netdev;
@@ -44,6 +46,8 @@ pub const EVENT_PROCESS_EXIT: u32 = 4;
 pub const EVENT_MARK: u32 = 5;
 /// A migrator said what went wrong: a [`phase::Text`] instead of an [`Event`].
 pub const EVENT_TEXT: u32 = 6;
+/// A tracked process has stopped another to dump it.
+pub const EVENT_FREEZE: u32 = 7;
 
 /// A wake-up for the agent; the record itself is in the array slot.
 #[derive(Clone, Copy, Debug)]

@@ -22,6 +22,7 @@
 mod access;
 mod counters;
 mod events;
+mod freeze;
 mod ladder;
 mod levels;
 mod netdev;

@@ -16,6 +16,9 @@ pub const ENDED: u32 = u32::MAX - 1;
 /// Marks the tag of a socket on a migration port for which no slot was free, and on which no recognised process has moved data.
 pub const STRANGER: u32 = u32::MAX - 2;
 
+/// Marks the tag of a task that a recognised process has stopped to dump it: it belongs to no process of ours.
+pub const TRACED: u32 = u32::MAX;
+
 /// What a tracked socket carries.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -56,16 +59,48 @@ pub struct FlowTag {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct TaskTag {
-    /// Slot in `PROCESSES`.
+    /// Slot in `PROCESSES`, or [`TRACED`].
     pub process: u32,
-    /// Generation of that slot.
+    /// Generation of that slot; of a [`TRACED`] task that of its tracer's.
     pub process_generation: u32,
     /// Slot in `THREADS`; [`NO_SLOT`] while not measured.
     pub thread: u32,
-    /// Generation of that slot.
+    /// Generation of that slot; of a [`TRACED`] task the slot of its tracer in `PROCESSES`.
     pub thread_generation: u32,
     /// `sched_info.run_delay` at the last switch.
     pub run_delay: u64,
     /// Non-zero: it got its CPU from a migration thread.
     pub after_migration: u64,
+}
+
+impl TaskTag {
+    /// The tag of a task that the process in this slot, of this generation, traces.
+    #[inline(always)]
+    pub const fn of_traced(slot: u32, generation: u32) -> Self {
+        Self {
+            process: TRACED,
+            process_generation: generation,
+            thread: NO_SLOT,
+            thread_generation: slot,
+            run_delay: 0,
+            after_migration: 0,
+        }
+    }
+
+    /// Another process traces it now.
+    #[inline(always)]
+    pub const fn trace_by(&mut self, slot: u32, generation: u32) {
+        self.thread_generation = slot;
+        self.process_generation = generation;
+    }
+
+    /// Slot and generation of the process that traces it; `None` for the tag of a migrator's thread.
+    #[inline(always)]
+    pub const fn tracer(&self) -> Option<(u32, u32)> {
+        if self.process == TRACED {
+            Some((self.thread_generation, self.process_generation))
+        } else {
+            None
+        }
+    }
 }

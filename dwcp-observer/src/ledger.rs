@@ -450,7 +450,10 @@ fn is_v1(record: &Migration) -> bool {
 /// Whether the migration is in a phase that moves the guest.
 fn moves_the_guest(record: &Migration) -> bool {
     record.phases.last().is_some_and(|phase| {
-        matches!(phase.phase, PhaseName::Precopy | PhaseName::StopAndCopy | PhaseName::Postcopy)
+        matches!(
+            phase.phase,
+            PhaseName::Precopy | PhaseName::Dump | PhaseName::StopAndCopy | PhaseName::Postcopy
+        )
     })
 }
 

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod component;
 pub mod config;
 pub mod cycle;
+pub mod freeze;
 pub mod history;
 pub mod http;
 pub mod identify;

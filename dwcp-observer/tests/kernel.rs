@@ -15,13 +15,18 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use dwcp_observer::{
-    keeper::{Kernel, LoadError, LoadOptions},
-    kernel::ladder::{Allowed, HOOKS, Rung},
+    keeper::{Kernel, LoadError, LoadOptions, load::KERNEL_BTF},
+    kernel::{
+        btf::Layout,
+        ladder::{Allowed, HOOKS, Object, Rung},
+        layout::Globals,
+    },
     phase::{self, FUNCTIONS, attach::Coverage, programs::SHARED, reader},
     tcp::FlowReading,
 };
@@ -66,6 +71,15 @@ impl Drop for Reaped {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_running_kernel_has_every_field() {
+    let btf = Layout::from_file(Path::new(KERNEL_BTF)).unwrap();
+    let globals = Globals::resolve(&btf);
+    for object in Object::ALL {
+        assert_eq!(globals.missing(object), Vec::<String>::new(), "{object:?}");
     }
 }
 
@@ -371,11 +385,13 @@ impl Named {
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             let (Life::Single(status) | Life::LeaderExits(status)) = life;
-            ORDERS[0].store(ends[0], SeqCst);
+            ORDERS[0].store(3, SeqCst);
             ORDERS[1].store(status, SeqCst);
-            // SAFETY: in the child alone; a C string, and a thread that never returns.
+            // SAFETY: in the child alone; a C string, and a thread that never returns. What other tests have open is not this
+            // child's: a socket that it keeps would keep its port.
             unsafe {
-                libc::close(ends[1]);
+                libc::dup2(ends[0], 3);
+                libc::syscall(libc::SYS_close_range, 4, u32::MAX, 0);
                 libc::prctl(libc::PR_SET_NAME, name.as_ptr());
                 if life == Life::Single(status) {
                     until_told(std::ptr::null_mut());
@@ -397,7 +413,11 @@ impl Named {
             libc::close(ends[0]);
             std::os::fd::OwnedFd::from_raw_fd(ends[1])
         };
-        Self(pid, order)
+        let process = Self(pid, order);
+        let named = [name.to_bytes(), b"\n"].concat();
+        let comm = format!("/proc/{pid}/comm");
+        until("it has its name", || (fs::read(&comm).ok()? == named).then_some(()));
+        process
     }
 
     fn tell(&self) {
@@ -467,7 +487,8 @@ fn a_process_that_nobody_waits_for_is_not_adopted_again() {
         let found = until("its end is seen", || {
             process.reading(&mut kernel).filter(|found| found.exited_ns.is_some())
         });
-        assert_eq!((process.state(), found.exit_code), ('Z', 3 << 8));
+        assert_eq!(found.exit_code, 3 << 8);
+        until("nobody waits for it", || (process.state() == 'Z').then_some(()));
         kernel.release_process(found.slot);
         for _ in 0..3 {
             kernel.sweep_tasks();

@@ -325,6 +325,9 @@ mod tests {
 
     #[test]
     fn stamps_are_of_the_moment_of_sending() {
+        if !crate::temp::is_root() {
+            return eprintln!("left out: the receive buffer needs root");
+        }
         let clock = GuestClock::start().unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         // The kernel begins to stamp in the background.

@@ -62,6 +62,8 @@ pub struct Record {
     /// Passes over the guest's memory, in order.
     #[serde(default)]
     pub rounds: Vec<Round>,
+    /// What is left to send, by QEMU's own count, while it runs.
+    pub remaining_bytes: Option<u64>,
     /// The migrator's states, in order.
     #[serde(default)]
     pub migrator_states: Vec<MigratorState>,

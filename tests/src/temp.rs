@@ -1,5 +1,6 @@
 //! Temporary directories and free TCP ports.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -7,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -87,13 +89,21 @@ pub fn free_migration_port(ipv6: bool) -> Result<u16> {
     static CALLS: AtomicU32 = AtomicU32::new(0);
     let call = CALLS.fetch_add(1, Ordering::Relaxed);
     let first = process::id().wrapping_add(call) as usize % MIGRATION_PORTS.len();
-    for port in starting_at(MIGRATION_PORTS, first) {
+    // Nobody may listen yet on those that were handed out last, to other threads.
+    static LATEST: Mutex<VecDeque<u16>> = Mutex::new(VecDeque::new());
+    let mut latest = LATEST.lock().unwrap_or_else(PoisonError::into_inner);
+    for port in starting_at(MIGRATION_PORTS, first).filter(|port| !latest.contains(port)) {
         if TcpListener::bind(SocketAddr::new(loopback(ipv6), port)).is_ok() {
+            latest.push_front(port);
+            latest.truncate(LATEST_PORTS);
             return Ok(port);
         }
     }
     bail!("no free port in {}-{}", MIGRATION_PORTS.start(), MIGRATION_PORTS.end())
 }
+
+/// So many ports are not handed out again at once.
+const LATEST_PORTS: usize = 8;
 
 /// The loopback address of the family asked for.
 #[must_use]
@@ -104,6 +114,13 @@ pub fn loopback(ipv6: bool) -> IpAddr {
 /// All ports of a range, those after the first `skipped` ones before these.
 fn starting_at(ports: RangeInclusive<u16>, skipped: usize) -> impl Iterator<Item = u16> {
     ports.clone().skip(skipped).chain(ports.take(skipped))
+}
+
+/// Whether a test runs as root.
+#[cfg(test)]
+pub(crate) fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
 #[cfg(test)]

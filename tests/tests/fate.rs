@@ -5,7 +5,7 @@
 
 use std::process::Command;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dwcp_observer_lab::guest::Guest;
 use dwcp_observer_lab::migration::{MigrationPlan, QemuFigures};
@@ -177,6 +177,48 @@ fn a_guest_that_was_paused_before_is_not_waited_for() {
     let record = rig.outcome();
     assert_eq!(record["outcome"], "completed", "{record:#}");
     assert_eq!(record["blackout"], Value::Null, "{record:#}");
+}
+
+/// `virsh migrate` without `--live`: the manager stops the guest, migrates it, and lets it run at the destination.
+#[test]
+fn a_guest_that_its_manager_stops_for_the_migration_stood_still_for_it() {
+    let mut rig = Rig::start(MigrationPlan::default(), &["-S"]);
+    let asked = Instant::now();
+    rig.ask(Role::Source, "stop", &json!({}));
+    let stopped = Instant::now();
+    rig.begin();
+    rig.wait_state("completed");
+    rig.record(|record| told_paused(record) && record["standstill"].is_null());
+    let least = stopped.elapsed().as_secs_f64();
+    rig.ask(Role::Destination, "cont", &json!({}));
+    let most = asked.elapsed().as_secs_f64();
+    let record = rig.outcome();
+    assert_eq!(record["outcome"], "completed", "{record:#}");
+    let stood = seconds(&record, "/blackout/seconds").unwrap();
+    println!("stood still for {stood:.3} s, of {least:.3} to {most:.3}");
+    assert!(stood >= least && stood <= most, "{least} {most} {record:#}");
+}
+
+#[test]
+fn a_guest_that_was_paused_long_before_has_no_blackout_though_it_is_let_run_after() {
+    let mut rig = Rig::start(MigrationPlan::default(), &["-S"]);
+    rig.ask(Role::Source, "stop", &json!({}));
+    sleep(Duration::from_secs(10));
+    rig.begin();
+    rig.wait_state("completed");
+    rig.record(told_paused);
+    rig.ask(Role::Destination, "cont", &json!({}));
+    let record = rig.outcome();
+    assert_eq!(record["outcome"], "completed", "{record:#}");
+    assert_eq!(record["blackout"], Value::Null, "{record:#}");
+}
+
+/// Whether the destination knows that its guest did not run where it came from.
+fn told_paused(record: &Value) -> bool {
+    let mut evidence = record["evidence"].as_array().into_iter().flatten();
+    evidence.any(|line| {
+        line["kind"] == "global_state" && line["detail"].to_string().contains("was paused")
+    })
 }
 
 #[test]

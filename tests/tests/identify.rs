@@ -92,6 +92,18 @@ fn each_migrator_that_is_known_without_configuration() {
     assert!(observer.stop().unwrap().status.success());
 }
 
+/// A receiver that takes data by splice(2) alone, as a proxy that hands them on: no receive call is seen.
+#[test]
+fn a_receiver_that_only_splices() {
+    let (observer, _directory) = observe("");
+    let sent = bulk("criu", arbitrary_port(), &["--splice"]);
+    let record = newest(&observer, 1);
+    assert_eq!(record.ends.len(), 2, "{record:#?}");
+    assert_eq!((record.bytes.delivered, record.bytes.received), (sent, sent), "{record:#?}");
+    assert!(!record.found_under_way, "{record:#?}");
+    assert!(observer.stop().unwrap().status.success());
+}
+
 fn because(record: &Record) -> String {
     let lines: Vec<&str> = record.evidence.iter().map(|line| line.detail.as_str()).collect();
     lines.join("; ")

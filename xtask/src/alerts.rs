@@ -49,7 +49,7 @@ pub(crate) struct Args {
 
 /// Builds, injects, prints. Exit 0 only if each fault's alert arrived and none came without a fault.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    setup::ensure()?;
+    setup::ensure(setup::Use::Test)?;
     let agent = match &args.agent {
         Some(agent) => agent.clone(),
         None => build::run()?,

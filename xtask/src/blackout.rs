@@ -29,7 +29,7 @@ pub(crate) struct Args {
 /// sums and outcomes are right, and the median error of the undisturbed ones is within the limit.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if !args.no_build {
-        setup::ensure()?;
+        setup::ensure(setup::Use::Demo)?;
         build::run()?;
     }
     if !is_root() {

@@ -30,6 +30,17 @@ pub(crate) fn agent() -> PathBuf {
     target_dir().join("release/dwcp-observer")
 }
 
+/// Builds both as fast as can be, for a look at the agent and not for its costs.
+pub(crate) fn run_lab() -> Result<()> {
+    build_ebpf::run()?;
+    run_command(cargo().args(["build", "--profile", "lab", "--package", "dwcp-observer"]))
+}
+
+/// Where that agent is.
+pub(crate) fn lab_agent() -> PathBuf {
+    target_dir().join("lab/dwcp-observer")
+}
+
 /// Builds and becomes the agent.
 pub(crate) fn run_agent(args: &RunArgs) -> Result<ExitCode> {
     let agent = run()?;

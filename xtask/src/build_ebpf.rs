@@ -23,9 +23,9 @@ struct Object {
 
 /// Every object that the agent includes.
 const OBJECTS: [Object; 3] = [
-    Object { name: "typed", bin: "dwcp-observer-ebpf", features: "typed" },
-    Object { name: "probed", bin: "dwcp-observer-ebpf", features: "" },
-    Object { name: "rdma", bin: "rdma", features: "" },
+    Object { name: "typed", bin: "dwcp-observer-ebpf", features: "programs,typed" },
+    Object { name: "probed", bin: "dwcp-observer-ebpf", features: "programs" },
+    Object { name: "rdma", bin: "rdma", features: "programs" },
 ];
 
 /// Where the object files go, which is where the agent's build looks for them.
@@ -162,7 +162,7 @@ mod tests {
             "--bin",
             PACKAGE,
             "--features",
-            "typed",
+            "programs,typed",
             "--profile",
             "ebpf",
             "--target",

@@ -108,9 +108,17 @@ fn transferred(record: &Value, qemu: &QemuFigures) -> Check {
     }
 }
 
-/// QEMU counts on the source alone and in whole ms: what the guest felt is never shorter. Its parts are the whole.
+/// From the guest's start to the end of the migration, ms. QEMU counts its downtime until the source has completed
+/// (`migration_calculate_complete`, migration/migration.c, 7.2), and the guest may run at the destination before that.
+fn completion_ms(record: &Value) -> f64 {
+    let phases = record["phases"].as_array().into_iter().flatten();
+    let completion = phases.filter(|phase| phase["phase"] == "completion");
+    completion.filter_map(|phase| phase["seconds"].as_f64()).sum::<f64>() * 1000.0
+}
+
+/// QEMU counts on the source alone and in whole ms. Its parts are the whole.
 fn blackout(record: &Value, qemu: &QemuFigures) -> Check {
-    let name = "blackout complete, not below QEMU's downtime, equal to the sum of its parts";
+    let name = "blackout complete, with the completion after it not below QEMU's downtime, equal to the sum of its parts";
     let blackout = &record["blackout"];
     let parts: Option<f64> = blackout["breakdown"]
         .as_object()
@@ -123,7 +131,8 @@ fn blackout(record: &Value, qemu: &QemuFigures) -> Check {
     let (observed, downtime) = (seconds * 1000.0, whole(downtime));
     Check {
         name,
-        passed: observed >= downtime && (parts / seconds - 1.0).abs() <= PARTS_LIMIT,
+        passed: observed + completion_ms(record) >= downtime
+            && (parts / seconds - 1.0).abs() <= PARTS_LIMIT,
         detail: format!(
             "{observed:.3} ms, QEMU {downtime:.0} ms, sum of the parts {:.3} ms",
             parts * 1000.0
@@ -189,9 +198,11 @@ mod tests {
         })
     }
 
+    /// The first word of what fails: what it is about.
     fn failed(record: &Value, same_vm: usize) -> Vec<&'static str> {
         let checks = compare(record, same_vm, &qemu(), &sockets());
-        checks.iter().filter(|check| !check.passed).map(|check| check.name).collect()
+        let failed = checks.iter().filter(|check| !check.passed);
+        failed.filter_map(|check| check.name.split(' ').next()).collect()
     }
 
     #[test]
@@ -206,29 +217,27 @@ mod tests {
             change(&mut record);
             record
         };
-        assert_eq!(failed(&record(), 2), ["one record with both ends"]);
+        assert_eq!(failed(&record(), 2), ["one"]);
         let one_end = with(|record| record["ends"] = json!([{ "role": "source" }]));
-        assert_eq!(failed(&one_end, 1), ["one record with both ends"]);
+        assert_eq!(failed(&one_end, 1), ["one"]);
         let twice = with(|record| record["streams"] = json!([{}, {}]));
-        assert_eq!(failed(&twice, 1), ["every stream seen once"]);
+        assert_eq!(failed(&twice, 1), ["every"]);
         let late = with(|record| record["duration_seconds"] = json!(1.1001));
-        assert_eq!(failed(&late, 1), ["duration within 100 ms of QEMU's total-time"]);
+        assert_eq!(failed(&late, 1), ["duration"]);
         let off_by_one = with(|record| record["bytes"]["delivered"] = json!(100_401));
-        assert_eq!(failed(&off_by_one, 1), ["delivered bytes equal to the sockets' own counters"]);
+        assert_eq!(failed(&off_by_one, 1), ["delivered"]);
         let far = with(|record| record["bytes"]["delivered"] = json!(100_501));
         assert_eq!(failed(&far, 1).len(), 2);
-        let blackout =
-            "blackout complete, not below QEMU's downtime, equal to the sum of its parts";
         let shorter = with(|record| {
             record["blackout"] = json!({ "seconds": 0.0029, "breakdown": { "ram": 0.0029 } });
         });
-        assert_eq!(failed(&shorter, 1), [blackout]);
+        assert_eq!(failed(&shorter, 1), ["blackout"]);
         let parts = with(|record| record["blackout"]["breakdown"]["ram"] = json!(0.0029));
-        assert_eq!(failed(&parts, 1), [blackout]);
+        assert_eq!(failed(&parts, 1), ["blackout"]);
         let half = with(|record| record["blackout"] = json!({ "half": "source" }));
-        assert_eq!(failed(&half, 1), [blackout]);
+        assert_eq!(failed(&half, 1), ["blackout"]);
         let fewer = with(|record| record["rounds"] = json!([{}]));
-        assert_eq!(failed(&fewer, 1), ["rounds over RAM equal to QEMU's dirty-sync-count"]);
+        assert_eq!(failed(&fewer, 1), ["rounds"]);
         assert_eq!(failed(&json!({}), 1).len(), 7);
     }
 }

@@ -66,8 +66,8 @@ struct Outcome {
 /// Sets up, builds, migrates, prints. Exit 0 only if observer and QEMU agree.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if !args.no_build {
-        setup::ensure()?;
-        build::run()?;
+        setup::ensure(setup::Use::Demo)?;
+        build::run_lab()?;
     }
     if !is_root() {
         return run_as_root();
@@ -121,7 +121,7 @@ impl Another {
         let come_and_go = move || {
             let mut times = 0;
             while !told.load(Ordering::Relaxed) {
-                let observer = Observer::start(&build::agent(), &[])?;
+                let observer = Observer::start(&build::lab_agent(), &[])?;
                 std::thread::sleep(Duration::from_millis(1500));
                 let stopped = observer.stop()?;
                 ensure!(stopped.status.success(), "the second observer:\n{}", stopped.output);
@@ -153,7 +153,7 @@ fn migrate(args: &Args) -> Result<Outcome> {
         port: free_migration_port(args.ipv6)?,
         ..MigrationPlan::default()
     };
-    let observer = Observer::start(&build::agent(), &[])?;
+    let observer = Observer::start(&build::lab_agent(), &[])?;
     eprintln!("demo: the observer listens on {}", observer.address());
     let mut watch = SocketWatch::start()?;
     let mut pair = Pair::start(&spec)?;

@@ -22,7 +22,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("what every program rests on", &["kernel", "netlink"]),
     (
         "one measured thing each; loads, attaches, reads",
-        &["netdev", "phase", "process", "rdma", "sched", "tcp", "keeper"],
+        &["freeze", "netdev", "phase", "process", "rdma", "sched", "tcp", "keeper"],
     ),
     ("pure: readings in, records and actions out", &["identify", "verdict", "migration"]),
     ("judgement and memory over records", &["anomaly", "component", "history", "ledger", "sla"]),

@@ -31,7 +31,7 @@ pub(crate) struct Args {
 /// Migrates, compares, prints. Exit 0 only if every record is right.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if !args.no_build {
-        setup::ensure()?;
+        setup::ensure(setup::Use::Test)?;
         build::run()?;
     }
     if !is_root() {

@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything from a fresh clone to a tested agent.
 
 mod alerts;
+mod apt;
 mod bench;
 mod blackout;
 mod build;

@@ -26,7 +26,7 @@ pub(crate) struct Args {
 /// When something does not build, or a migration fails.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(set) = args.record {
-        setup::ensure()?;
+        setup::ensure(setup::Use::Test)?;
         let agent = match &args.agent {
             Some(agent) => agent.clone(),
             None => build::run()?,

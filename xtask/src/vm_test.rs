@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let agent = match &args.agent {
         Some(agent) => agent.clone(),
         None => {
-            setup::ensure()?;
+            setup::ensure(setup::Use::Vm)?;
             build::run()?
         }
     };

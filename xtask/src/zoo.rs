@@ -128,7 +128,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bail!("no migration's name contains one of {:?}", args.cases);
     }
     if !args.no_build && std::env::var_os("DWCP_OBSERVER").is_none() {
-        setup::ensure()?;
+        setup::ensure(setup::Use::Test)?;
         build::run()?;
     }
     if !is_root() {

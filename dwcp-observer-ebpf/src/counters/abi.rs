@@ -45,6 +45,8 @@ counters! {
     RttDiscarded = "rtt:discarded",
     /// A migrator's words of an error could not be read from its memory.
     TextUnread = "texts:unread",
+    /// What a migrator told to be left could not be read from its memory, or does not add up.
+    PendingUnread = "pending:unread",
     /// A run-queue wait that went backwards or beyond the histogram's range.
     RunqDiscarded = "runqueue:discarded",
 }

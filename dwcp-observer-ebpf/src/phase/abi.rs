@@ -58,6 +58,10 @@ marks! {
     Throttle = 19,
     /// `qemu_announce_self(...)`: the destination announces the guest to the network.
     Announce = 20,
+    /// `global_state_get_runstate()` returns at the destination: what the guest did at its source; `new` of the mark.
+    GlobalState = 21,
+    /// What is left is told for the first time since the dirty bitmap was fetched: `remaining` of the mark.
+    Pending = 22,
 }
 
 /// A migrator passed a phase function. Travels in the lifecycle ring; `kind` is `EVENT_MARK`.
@@ -84,9 +88,15 @@ pub struct Mark {
     pub new: u32,
     /// Low half of the address of the object that the mark is about, where it has one.
     pub object: u32,
+    /// Of [`MarkKind::Pending`], bytes: what is left; what was left at the look before that fetch, [`NOT_TOLD`] without one; payload
+    /// that was handed to the sockets from that look to the fetch.
+    pub remaining: [u64; 3],
 }
 
-const _: () = assert!(size_of::<Mark>() == 48);
+const _: () = assert!(size_of::<Mark>() == 72);
+
+/// No number of bytes: nothing has told it.
+pub const NOT_TOLD: u64 = u64::MAX;
 
 /// Places that leave no mark, beside the numbers of [`MarkKind`]: `migration_rate_limit` is entered.
 pub const PLACE_LIMIT: u32 = 100;
@@ -98,6 +108,22 @@ pub const PLACE_PAGE: u32 = 102;
 pub const PLACE_ERROR: u32 = 103;
 /// `cpu_throttle_stop`: a [`MarkKind::Throttle`] of 0 per cent.
 pub const PLACE_UNTHROTTLE: u32 = 104;
+/// A function that tells what is left is entered: `PENDING_*` say which one a process has.
+pub const PLACE_PENDING: u32 = 105;
+/// It returns.
+pub const PLACE_REMAINING: u32 = 106;
+
+/// `qemu_savevm_state_pending(QEMUFile *f, uint64_t threshold, uint64_t *precopy_only, uint64_t *compatible, uint64_t *postcopy_only)`
+/// (migration/savevm.c, QEMU 5.2 to 7.2): fetches the dirty bitmap first when less than the threshold is left.
+pub const PENDING_OF_THREE: u32 = 1;
+/// `qemu_savevm_state_pending_estimate(uint64_t *must_precopy, uint64_t *can_postcopy)`, which fetches nothing, and
+/// `qemu_savevm_state_pending_exact`, which fetches first and follows it when less than the threshold is left (8.0 to 10.0).
+pub const PENDING_OF_TWO: u32 = 2;
+/// `qemu_savevm_query_pending_iter(MigrationState *s, MigPendingData *pending, bool exact)`, called first without and then with
+/// `exact` as the two above (11.1).
+pub const PENDING_STRUCT: u32 = 3;
+/// Where `MigPendingData` has the sum of its first three numbers, bytes from its begin (11.1).
+pub const PENDING_TOTAL: u64 = 32;
 
 /// What a probe tells its program (`bpf_get_attach_cookie`): the executable that it was placed for, and the place. Several
 /// executables may be one file below (overlay mounts of one image): each passage then runs the probes of all of them, and only

@@ -1,5 +1,5 @@
-//! Phase functions of QEMU, by uprobe. They run a few dozen times per migration; the rate limiter and postcopy page requests, which
-//! run more often, only add to the record of their process.
+//! Phase functions of QEMU, by uprobe. They run a few dozen times per migration; the rate limiter, postcopy page requests and what
+//! tells how much is left, which run more often, only add to the record of their process.
 
 use core::ffi::c_void;
 
@@ -10,7 +10,9 @@ use dwcp_observer_ebpf::{
     EVENT_MARK,
     counters::Counter,
     phase::{
-        Mark, MarkKind, PLACE_ERROR, PLACE_LIMIT, PLACE_LIMITED, PLACE_PAGE, PLACE_UNTHROTTLE,
+        Mark, MarkKind, NOT_TOLD, PENDING_OF_THREE, PENDING_OF_TWO, PENDING_STRUCT, PENDING_TOTAL,
+        PLACE_ERROR, PLACE_LIMIT, PLACE_LIMITED, PLACE_PAGE, PLACE_PENDING, PLACE_REMAINING,
+        PLACE_UNTHROTTLE,
     },
     process::Process,
 };
@@ -22,8 +24,8 @@ use crate::{
     process,
 };
 
-/// The first three arguments of a function; zero at its return.
-pub type Arguments = [u64; 3];
+/// The first five arguments of a function; at its return what it returns, and zero.
+pub type Arguments = [u64; 5];
 
 /// The running process, tracked.
 struct Own {
@@ -70,14 +72,28 @@ impl Own {
                 (*self.process).page_requests += 1;
                 (*self.process).page_request_ns = at_ns;
             }
-            PLACE_UNTHROTTLE => self.marks(at_ns, MarkKind::Throttle as u32, [0; 3]),
+            PLACE_UNTHROTTLE => self.marks(at_ns, MarkKind::Throttle as u32, [0; 3], [0; 3]),
             PLACE_ERROR => self.says(at_ns, arguments[1]),
-            mark => self.marks(at_ns, mark, numbers(mark, arguments)),
+            PLACE_PENDING => self.counts(arguments),
+            PLACE_REMAINING => self.tells(at_ns),
+            mark => {
+                if mark == MarkKind::Sync as u32 {
+                    (*self.process).synced_sent_bytes = (*self.process).sent_bytes;
+                    (*self.process).synced = 1;
+                }
+                self.marks(at_ns, mark, numbers(mark, arguments), [0; 3]);
+            }
         }
     }
 
     #[inline(always)]
-    unsafe fn marks(&self, at_ns: u64, mark: u32, [object, old, new]: [u32; 3]) {
+    unsafe fn marks(
+        &self,
+        at_ns: u64,
+        mark: u32,
+        [object, old, new]: [u32; 3],
+        remaining: [u64; 3],
+    ) {
         events::emit_mark(Mark {
             kind: EVENT_MARK,
             slot: self.slot,
@@ -89,7 +105,63 @@ impl Own {
             old,
             new,
             object,
+            remaining,
         });
+    }
+
+    /// Keeps where the function is to write what is left: its arguments are gone when it returns. Only the migration thread calls
+    /// these functions (`migration_iteration_run`, migration/migration.c, QEMU 5.2 to 11.1).
+    #[inline(always)]
+    unsafe fn counts(&self, [first, second, third, fourth, fifth]: Arguments) {
+        (*self.process).pending_at = match (*self.process).pending_form {
+            PENDING_OF_THREE => [third, fourth, fifth],
+            PENDING_OF_TWO => [first, second, 0],
+            PENDING_STRUCT => [second, second.wrapping_add(8), second.wrapping_add(16)],
+            _ => [0; 3],
+        };
+    }
+
+    /// The function has written it. One mark per fetch of the dirty bitmap, however often the function is called.
+    #[inline(always)]
+    unsafe fn tells(&self, at_ns: u64) {
+        let at = (*self.process).pending_at;
+        (*self.process).pending_at = [0; 3];
+        if at[0] == 0 {
+            return;
+        }
+        let Some(bytes) = self.sum(at) else {
+            bump(Counter::PendingUnread);
+            return;
+        };
+        if (*self.process).synced != 0 {
+            (*self.process).synced = 0;
+            let (synced, told) =
+                ((*self.process).synced_sent_bytes, (*self.process).remaining_sent_bytes);
+            let before = match (*self.process).remaining_ns {
+                0 => NOT_TOLD,
+                _ => (*self.process).remaining_bytes,
+            };
+            let remaining = [bytes, before, synced.wrapping_sub(told)];
+            self.marks(at_ns, MarkKind::Pending as u32, [0; 3], remaining);
+        }
+        (*self.process).remaining_bytes = bytes;
+        (*self.process).remaining_sent_bytes = (*self.process).sent_bytes;
+        (*self.process).remaining_ns = at_ns;
+    }
+
+    /// What is written at these addresses, together. A struct says its own sum: another layout betrays itself.
+    #[inline(always)]
+    unsafe fn sum(&self, [first, second, third]: [u64; 3]) -> Option<u64> {
+        let mut sum = number(first)?.wrapping_add(number(second)?);
+        if third != 0 {
+            sum = sum.wrapping_add(number(third)?);
+        }
+        if (*self.process).pending_form == PENDING_STRUCT
+            && number(first.wrapping_add(PENDING_TOTAL))? != sum
+        {
+            return None;
+        }
+        Some(sum)
     }
 
     /// `migration_rate_limit()`: only the migration thread calls it.
@@ -108,12 +180,10 @@ impl Own {
         if error == 0 {
             return;
         }
-        let mut text = 0u64;
-        let size = size_of::<u64>() as u32;
-        if bpf_probe_read_user((&raw mut text).cast(), size, error as *const c_void) != 0 {
+        let Some(text) = number(error) else {
             bump(Counter::TextUnread);
             return;
-        }
+        };
         let head = TextHead {
             slot: self.slot,
             generation: (*self.process).generation,
@@ -124,15 +194,25 @@ impl Own {
     }
 }
 
-/// What the arguments of a function say: object, old and new number.
+/// Eight bytes of the running process' memory.
+#[inline(always)]
+unsafe fn number(address: u64) -> Option<u64> {
+    let mut number = 0u64;
+    let size = size_of::<u64>() as u32;
+    let read = bpf_probe_read_user((&raw mut number).cast(), size, address as *const c_void);
+    (read == 0).then_some(number)
+}
+
+/// What the arguments of a function, or what it returns, say: object, old and new number.
 #[inline(always)]
 fn numbers(mark: u32, arguments: Arguments) -> [u32; 3] {
     const STATE: u32 = MarkKind::State as u32;
     const RUN_STATE: u32 = MarkKind::RunState as u32;
     const THROTTLE: u32 = MarkKind::Throttle as u32;
+    const GLOBAL_STATE: u32 = MarkKind::GlobalState as u32;
     match mark {
-        STATE => arguments.map(|argument| argument as u32),
-        RUN_STATE | THROTTLE => [0, 0, arguments[0] as u32],
+        STATE => [arguments[0], arguments[1], arguments[2]].map(|argument| argument as u32),
+        RUN_STATE | THROTTLE | GLOBAL_STATE => [0, 0, arguments[0] as u32],
         _ => [0; 3],
     }
 }

@@ -1,5 +1,7 @@
 //! Processes that may migrate, and the rules by which the kernel side recognises them.
 
+use crate::freeze::Freeze;
+
 /// Length of a task's `comm`, including its NUL.
 pub const COMM_LEN: usize = 16;
 /// Entries of the comm rule table.
@@ -19,6 +21,20 @@ pub struct CommRule {
     pub process: u32,
     /// Non-zero: a thread with this name has this role (`sched::ROLE_*`).
     pub role: u32,
+}
+
+/// A process that the agent recognised by other means than its name; the key is its thread-group id, which may be another one's by now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Wanted {
+    /// `task_struct.start_boottime` of its leader is at least this, ns: the agent knows it in clock ticks.
+    pub from_boottime: u64,
+    /// And less than this, ns.
+    pub until_boottime: u64,
+    /// The agent's rule number.
+    pub rule: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// What the kernel keeps of a process that may migrate.
@@ -60,6 +76,22 @@ pub struct Process {
     pub executable: u32,
     /// Number of the last task sweep that met a living thread of it.
     pub seen: u32,
+    /// What it has stopped to dump it.
+    pub freeze: Freeze,
+    /// What is left of its memory, and of what else it sends in rounds, as it last told, bytes.
+    pub remaining_bytes: u64,
+    /// When it last told, `CLOCK_MONOTONIC` ns; 0 while it has not.
+    pub remaining_ns: u64,
+    /// `sent_bytes` when it last told.
+    pub remaining_sent_bytes: u64,
+    /// `sent_bytes` when it last fetched the dirty bitmap.
+    pub synced_sent_bytes: u64,
+    /// Where in its memory the function that runs now is to write what is left; the first is 0 while none runs.
+    pub pending_at: [u64; 3],
+    /// Written by the agent: one of `phase::PENDING_*`; 0 where its executable has no such function.
+    pub pending_form: u32,
+    /// Non-zero: it has fetched the dirty bitmap since it last told what is left.
+    pub synced: u32,
 }
 
 /// Totals of the flows of one process that have no record of their own.

@@ -10,7 +10,8 @@ use aya_log_ebpf::debug;
 use dwcp_observer_ebpf::{
     EVENT_PROCESS, EVENT_PROCESS_EXIT, FIELD_ABSENT, SLOT_CLOSED, SLOT_LIVE, SLOT_LOST,
     counters::Counter,
-    process::{COMM_LEN, COMM_RULES, CommRule, FlowOverflow, PORT_WORDS, Process},
+    freeze::Freeze,
+    process::{COMM_LEN, COMM_RULES, CommRule, FlowOverflow, PORT_WORDS, Process, Wanted},
 };
 
 use crate::{
@@ -20,9 +21,10 @@ use crate::{
     },
     counters::bump,
     events::emit,
+    freeze,
     levels::{self, LEVEL_PROCESSES},
     sched,
-    store::{self, NO_SLOT, TaskTag},
+    store::{self, NO_SLOT, TRACED, TaskTag},
 };
 
 /// Slot 0 holds the overflow of processes that found no slot of their own.
@@ -36,9 +38,9 @@ static PROCESS_FREE: Stack<u32> = Stack::with_max_entries(1, 0);
 static COMM_RULE: Array<CommRule> = Array::with_max_entries(COMM_RULES as u32, 0);
 #[map]
 static PORTS: Array<[u64; PORT_WORDS]> = Array::with_max_entries(1, 0);
-/// Thread-group ids that the agent recognised by other means (executable, cgroup): adopted by the next sweep.
+/// Processes that the agent recognised by other means (executable, cgroup), by thread-group id: adopted by the next sweep.
 #[map]
-static WANTED: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
+static WANTED: HashMap<u32, Wanted> = HashMap::with_max_entries(1024, 0);
 
 /// `CLONE_THREAD`, include/uapi/linux/sched.h.
 const CLONE_THREAD: u64 = 0x10000;
@@ -166,6 +168,14 @@ unsafe fn adopt(leader: *const u8, rule: u32, comm: &[u64; 2]) -> Option<&'stati
         (*process).page_requests = 0;
         (*process).page_request_ns = 0;
         (*process).executable = 0;
+        (*process).freeze = Freeze::default();
+        (*process).remaining_bytes = 0;
+        (*process).remaining_ns = 0;
+        (*process).remaining_sent_bytes = 0;
+        (*process).synced_sent_bytes = 0;
+        (*process).pending_at = [0; 3];
+        (*process).pending_form = 0;
+        (*process).synced = 0;
         (&raw mut (*process).state).write_volatile(SLOT_LIVE);
         levels::raise(LEVEL_PROCESSES, slot);
         emit(EVENT_PROCESS, slot, tgid);
@@ -201,6 +211,9 @@ unsafe fn comm_of(task: *const u8) -> [u64; 2] {
 #[inline(always)]
 pub unsafe fn tag_of(task: *const u8) -> Option<&'static mut TaskTag> {
     if let Some(tag) = store::task(task) {
+        if tag.process == TRACED {
+            return None;
+        }
         if !stale(tag) {
             return Some(tag);
         }
@@ -292,6 +305,12 @@ pub unsafe fn on_newtask(task: *const u8, clone_flags: u64) {
 pub unsafe fn on_exit(ctx: &impl EbpfContext, task: *const u8) {
     let leader: *const u8 = read(task, TASK_LEADER.load());
     let own = store::task(task);
+    if let Some(tag) = &own
+        && tag.process == TRACED
+    {
+        freeze::on_exit(tag, task);
+        return;
+    }
     let measured = own.is_some();
     let tag = match own {
         Some(tag) => tag,
@@ -326,9 +345,18 @@ unsafe fn end(owner: Owner, leader: *const u8, now: u64) {
     {
         (*process).exited_ns = now;
         (*process).exit_code = exit_code(leader);
+        freeze::tracer_exits(process, leader, now);
         (&raw mut (*process).state).write_volatile(SLOT_CLOSED);
         emit(EVENT_PROCESS_EXIT, owner.slot, (*process).tgid);
     }
+}
+
+/// The rule by which the agent wants a process to be adopted.
+#[inline(always)]
+unsafe fn wanted(leader: *const u8, tgid: u32) -> Option<u32> {
+    let wanted = WANTED.get(tgid)?;
+    let start: u64 = read(leader, TASK_START.load());
+    (wanted.from_boottime..wanted.until_boottime).contains(&start).then_some(wanted.rule)
 }
 
 /// `iter/task`: finds processes that were there before the observer, threads that were missed, and refreshes totals.
@@ -345,7 +373,7 @@ pub unsafe fn on_sweep(task: *const u8) {
         let is_leader = read::<u32>(task, TASK_PID.load()) == tgid;
         let comm = comm_of(task);
         let rule = match_comm(&comm);
-        let wanted = if is_leader { WANTED.get(tgid).copied() } else { None };
+        let wanted = if is_leader { wanted(task, tgid) } else { None };
         let process = match (wanted, rule) {
             (Some(rule), _) => rule,
             (None, Some(rule)) if rule.process != 0 && (is_leader || rule.role != 0) => {

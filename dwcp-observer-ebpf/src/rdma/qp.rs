@@ -1,14 +1,14 @@
 //! Queue pairs: created, modified, destroyed. All of it runs in the context of the process that asks.
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_F_MMAPABLE},
+    bindings::{BPF_ANY, BPF_EXIST, BPF_F_MMAPABLE},
     helpers::generated::bpf_ktime_get_ns,
     macros::map,
     maps::{Array, HashMap, Stack},
 };
 use dwcp_observer_ebpf::{
     SLOT_CLOSED, SLOT_LIVE,
-    rdma::{Loss, Offsets, QP_CLOSER_EXITING, QP_FROM_CREATION, QP_REPLACED, Qp},
+    rdma::{Loss, Offsets, QP_CLOSER_EXITING, QP_FROM_CREATION, QP_REPLACED, Qp, holder},
 };
 
 use super::{
@@ -26,7 +26,7 @@ static QP_FREE: Stack<u32> = Stack::with_max_entries(1, 0);
 /// Device index and queue pair number to slot.
 #[map]
 static QP_INDEX: HashMap<u64, u32> = HashMap::with_max_entries(1, 0);
-/// Process and queue pair number to slot: all that a process' own post function tells. [`TWO_DEVICES`] where that is not enough.
+/// Process and queue pair number to their [`holder`](dwcp_observer_ebpf::rdma::holder): all that a process' own post function tells.
 #[map]
 static QP_OWNERS: HashMap<u64, u32> = HashMap::with_max_entries(1, 0);
 /// Calls that have not returned, by thread and function.
@@ -46,9 +46,6 @@ struct Call {
     reserved: u32,
     remote_gid: [u8; 16],
 }
-
-/// The process has queue pairs of this number on two devices.
-const TWO_DEVICES: u32 = 0;
 
 const MODIFY: u64 = 1 << 32;
 const DESTROY: u64 = 2 << 32;
@@ -87,11 +84,8 @@ fn owner_key(tgid: u32, qpn: u32) -> u64 {
 /// The record of a queue pair of a process.
 #[inline(always)]
 pub fn record_of_process(tgid: u32, qpn: u32) -> Option<*mut Qp> {
-    let slot = unsafe { *QP_OWNERS.get(owner_key(tgid, qpn))? };
-    if slot == TWO_DEVICES {
-        return None;
-    }
-    QPS.get_ptr_mut(slot)
+    let known = unsafe { *QP_OWNERS.get(owner_key(tgid, qpn))? };
+    QPS.get_ptr_mut(holder::slot(known)?)
 }
 
 /// `rdma_restrack_add(struct rdma_restrack_entry *res)`: every verbs object passes here once it exists.
@@ -115,10 +109,10 @@ unsafe fn on_create(o: &Offsets, ib_qp: *const u8) {
     let device: *const u8 = read(ib_qp, o.qp_device);
     let qpn: u32 = read(ib_qp, o.qp_number);
     let key = key(o, device, qpn);
-    if let Some((_, old)) = record(key) {
+    if let Some((slot, old)) = record(key) {
         // Its end went by unseen.
         (*old).flags |= QP_REPLACED;
-        close(old, now);
+        close(slot, old, now);
     }
     let slot = match QP_FREE.pop() {
         Ok(Some(slot)) => slot,
@@ -152,16 +146,22 @@ unsafe fn on_create(o: &Offsets, ib_qp: *const u8) {
         return;
     }
     let owned = owner_key((*qp).tgid, qpn);
-    let slot = if QP_OWNERS.get(owned).is_some() { TWO_DEVICES } else { slot };
-    if QP_OWNERS.insert(owned, slot, BPF_ANY.into()).is_err() {
+    let holder = holder::joined(QP_OWNERS.get(owned).copied(), slot);
+    if QP_OWNERS.insert(owned, holder, BPF_ANY.into()).is_err() {
         bump(Loss::QpIndexFull);
     }
 }
 
 /// Finishes a record; the agent frees the slot.
 #[inline(always)]
-unsafe fn close(qp: *mut Qp, now: u64) {
-    let _ = QP_OWNERS.remove(owner_key((*qp).tgid, (*qp).qpn));
+unsafe fn close(slot: u32, qp: *mut Qp, now: u64) {
+    let owned = owner_key((*qp).tgid, (*qp).qpn);
+    if let Some(known) = QP_OWNERS.get(owned).copied() {
+        let _ = match holder::left(known, slot) {
+            Some(holder) => QP_OWNERS.insert(owned, holder, BPF_EXIST.into()),
+            None => QP_OWNERS.remove(owned),
+        };
+    }
     (*qp).address = 0;
     (*qp).queue = 0;
     (*qp).closed_ns = now;
@@ -240,12 +240,12 @@ pub unsafe fn on_destroyed(o: &Offsets, result: i32) {
     if result != 0 {
         return;
     }
-    let Some((_, qp)) = record(call.qp) else { return };
+    let Some((slot, qp)) = record(call.qp) else { return };
     data::find_last(o, qp);
     let _ = QP_INDEX.remove(call.qp);
     (*qp).closer_tgid = thread().0;
     if exiting(o) {
         (*qp).flags |= QP_CLOSER_EXITING;
     }
-    close(qp, bpf_ktime_get_ns());
+    close(slot, qp, bpf_ktime_get_ns());
 }

@@ -7,7 +7,8 @@ use dwcp_observer_ebpf::{
 };
 
 use crate::access::{
-    CALL_FUTEX, CALL_IOCTL, REGS_CALL, REGS_HELPER, REGS_SECOND, REGS_THIRD, TASK_STATE, read,
+    CALL_FUTEX, CALL_IOCTL, REGS_CALL, REGS_HELPER, REGS_SECOND, REGS_THIRD, TASK_STATE, current,
+    read,
 };
 
 /// `KVM_RUN`, include/uapi/linux/kvm.h.
@@ -52,6 +53,13 @@ pub unsafe fn reason(prev: *const u8, preempted: bool) -> u32 {
         (FUTEX_WAIT, NO_SIGNAL) | (FUTEX_WAIT_BITSET, _) => LEFT_CONDITION,
         _ => LEFT_UNKNOWN,
     }
+}
+
+/// Whether the running task is in this system call.
+#[inline(always)]
+pub unsafe fn is_in_call(number: u32) -> bool {
+    let regs = registers(current());
+    !regs.is_null() && read::<u32>(regs, REGS_CALL.load()) == number
 }
 
 /// What the running task's program had in its registers when it entered the kernel.

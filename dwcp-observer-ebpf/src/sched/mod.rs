@@ -2,6 +2,8 @@
 
 mod departure;
 
+pub use departure::is_in_call;
+
 use core::hint::black_box;
 
 use aya_ebpf::{
@@ -28,6 +30,7 @@ use crate::{
         TASK_PID, TASK_RUN_DELAY, TASK_START, TASK_STATE, TASK_TGID, current, read,
     },
     counters::{add, below, bump, host_sample_exclusive},
+    freeze,
     levels::{self, LEVEL_THREADS},
     process::PROCESSES,
     store::{self, NO_SLOT, TaskTag},
@@ -317,7 +320,10 @@ pub unsafe fn on_kvm_exit(called_back: bool) {
 #[inline(always)]
 pub unsafe fn on_wakeup(task: *const u8) {
     let Some(tag) = store::task(task) else { return };
-    let Some(thread) = record(tag) else { return };
+    let Some(thread) = record(tag) else {
+        freeze::on_wakeup(tag, task);
+        return;
+    };
     add(&raw mut (*thread).wakeups, 1);
     let cpu = &raw mut (*thread).cpu;
     // The first to wake it counts: another may come before it has its CPU. While it is on a CPU it need not be woken.

@@ -148,7 +148,7 @@ pub unsafe fn count_overflow(sk: *const u8, tp: *const u8, tag: &mut FlowTag) {
     now.fin_received = fin_received(sk);
     totals(tp, &raw mut now);
     if tag.flags & (FLOW_ACTIVE_OPEN | FLOW_PASSIVE_OPEN) == 0 {
-        tag.flags |= super::opener(&now, tag.flags);
+        tag.flags |= super::flow::opener(&now, tag.flags);
     }
     let payload = now.payload(tag.flags);
     let Some(process) = super::owner(tag).record() else { return };

@@ -122,12 +122,15 @@ fn examine(config: &Config, file: Option<&Path>) -> Report {
         Ok(kernel) => kernel.probes().to_vec(),
         Err(error) => {
             let known = matches!(error, LoadError::Permission | LoadError::Btf(_));
+            // Its own message says what to do.
+            let not_built = matches!(error, LoadError::NotBuilt(_));
             if !known {
                 facts.push(Fact {
                     name: "eBPF programs",
                     ok: false,
                     found: error.to_string(),
-                    advice: Some("send this output with `uname -r` as a bug report".to_owned()),
+                    advice: (!not_built)
+                        .then(|| "send this output with `uname -r` as a bug report".to_owned()),
                 });
             }
             Vec::new()

@@ -7,17 +7,11 @@ fn the_answer_is_readable_and_survives_json() {
     let text = render(&published.sla);
     // One of four failed, and the transfer is far below 2.4 GB/s.
     assert!(text.starts_with("NO-GO\n  no-go    "), "{text}");
-    assert!(
-        text.contains(
-            "error rate over the last hour: 25.00 % of migrations failed, limit 1.00 % (1 of 4)"
-        ),
-        "{text}"
-    );
+    let one_line_has =
+        |facts: &[&str]| text.lines().any(|line| facts.iter().all(|fact| line.contains(fact)));
+    assert!(one_line_has(&["error rate", "hour", "25.00 %", "1.00 %", "1 of 4"]), "{text}");
     assert!(text.contains("\nlast 30d\n"), "{text}");
-    assert!(
-        text.contains("  latency       kept      p99 of the blackout 7.8 ms, limit 500 ms (0 of 1"),
-        "{text}"
-    );
+    assert!(one_line_has(&["  latency       kept ", "7.8 ms", "500 ms", "0 of 1"]), "{text}");
 
     let json = serde_json::to_string(published.sla.as_ref()).unwrap();
     let view: View = serde_json::from_str(&json).unwrap();

@@ -128,7 +128,8 @@ mod tests {
     #[test]
     fn a_queue_pair_and_a_host_without_any() {
         let empty = serde_json::to_value(View::new(&RdmaStatus::default())).unwrap();
-        assert_eq!(render(&empty), "no RDMA device and no queue pair on this host\n");
+        let text = render(&empty);
+        assert!(text.contains("no RDMA device") && text.lines().count() == 1, "{text}");
         let mut qp = queue_pair();
         qp.errors[10] = 2;
         let snapshot = Snapshot { qps: vec![qp.into()], ..Snapshot::default() };

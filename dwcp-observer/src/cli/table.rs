@@ -162,6 +162,9 @@ pub(super) fn render_detail(record: &Value) -> String {
         ),
     );
     line("rate", rate(record));
+    if let Some(left) = record.get("remaining_bytes").and_then(Value::as_u64) {
+        line("remaining", bytes(left));
+    }
     if let Some(key) = record.get("connection_key").and_then(Value::as_str) {
         line("connection", clean(key));
     }
@@ -180,6 +183,9 @@ pub(super) fn render_detail(record: &Value) -> String {
     }
     if record.get("blackout").is_some_and(|blackout| !blackout.is_null()) {
         line("blackout", blackout(record));
+    }
+    if let Some(frozen) = record.pointer("/dumped_process/frozen") {
+        line("frozen", freeze(frozen));
     }
     if let Some(still) = record.get("standstill") {
         line("standstill", standstill(still));
@@ -247,6 +253,15 @@ fn blackout(record: &Value) -> String {
     )
 }
 
+/// How long a dumped process stood still, and what ended that.
+fn freeze(frozen: &Value) -> String {
+    let Some(seconds) = number(frozen, "seconds") else {
+        return format!("not known: {}", text(frozen, "incomplete"));
+    };
+    let end = text(frozen, "ended_by").replace('_', " ");
+    format!("{}, until its {end}, {} tasks", fine(seconds), integer(frozen, "tasks"))
+}
+
 /// Where the guest stands still, since when and for what.
 fn standstill(still: &Value) -> String {
     let length = duration(number(still, "seconds"));
@@ -285,14 +300,16 @@ fn phases(record: &Value, output: &mut String) {
     }
     section("PHASES", &table, output);
     let rounds = array(record, "rounds");
-    let mut table = Table::new(&["ROUND", "START UTC", "TIME", "BYTES"]);
-    table.right(&[0, 2, 3]);
+    let mut table = Table::new(&["ROUND", "START UTC", "TIME", "BYTES", "LEFT", "DIRTIED"]);
+    table.right(&[0, 2, 3, 4, 5]);
     for round in &rounds[rounds.len().saturating_sub(HISTORY_LINES)..] {
         table.row(vec![
             integer(round, "round").to_string(),
             clock(&text(round, "started_at")),
             number(round, "seconds").map_or_else(|| NONE.to_owned(), fine),
-            round.get("bytes").and_then(Value::as_u64).map_or_else(|| NONE.to_owned(), bytes),
+            amount(count(round, "bytes")),
+            amount(count(round, "remaining_bytes")),
+            per_second(number(round, "dirty_bytes_per_second")),
         ]);
     }
     section("LAST ROUNDS", &table, output);

@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     metrics::sample,
-    model::record::{DumpedProcess, Outcome, Reason, ReasonClass},
+    model::record::{DumpedProcess, FreezeEnd, FreezeMethod, Frozen, Outcome, Reason, ReasonClass},
 };
 
 fn now() -> Timestamp {
@@ -73,9 +73,27 @@ fn disks_are_told_apart_and_a_dumped_process_is_named() {
     let text = render_detail(&json!(record));
     assert!(text.contains("DISKS COPIED ALONG"), "{text}");
     record.storage = None;
-    record.dumped_process = Some(DumpedProcess { pid: 77, name: "postgres".to_owned() });
+    record.dumped_process = Some(DumpedProcess {
+        pid: 77,
+        name: "postgres".to_owned(),
+        frozen: Frozen {
+            seconds: Some(0.0421),
+            incomplete: None,
+            method: Some(FreezeMethod::PtraceStop),
+            started_at: Some(sample::at()),
+            ended_at: Some(sample::at()),
+            ended_by: Some(FreezeEnd::Exit),
+            tasks: Some(3),
+        },
+    });
     let text = render_detail(&json!(record));
     assert!(text.contains("postgres (pid 77)") && !text.contains("DISKS"), "{text}");
+    assert!(text.contains("frozen       42.100 ms, until its exit, 3 tasks"), "{text}");
+    let process = record.dumped_process.as_mut().unwrap();
+    process.frozen.seconds = None;
+    process.frozen.incomplete = Some("its stop was not seen".to_owned());
+    let text = render_detail(&json!(record));
+    assert!(text.contains("frozen       not known: its stop was not seen"), "{text}");
 }
 
 #[test]
@@ -160,8 +178,10 @@ fn detail_says_what_is_missing() {
     let text = render_detail(&json!(record));
     assert!(text.contains("vm           -\n"), "{text}");
     assert!(text.contains("mode unknown"), "{text}");
-    assert!(text.contains("it was under way"), "{text}");
-    assert!(text.contains("and 3 streams without detail"), "{text}");
+    assert!(text.contains("under way"), "{text}");
+    assert!(text.contains(" 3 streams without"), "{text}");
+    assert!(text.contains("1.50 MB"), "what is left: {text}");
+    assert!(text.contains("3.00 MB  2.50 MB  750 kB/s"), "{text}");
     assert!(!text.contains("LAST SECONDS"), "{text}");
 }
 

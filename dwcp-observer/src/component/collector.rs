@@ -186,7 +186,7 @@ impl Work {
             };
             let mut held = HashSet::new();
             if rule.names_processes() {
-                held.extend(usage.pids.iter().flat_map(|pid| socket_inodes(*pid)));
+                held.extend(usage.processes.iter().flat_map(|id| socket_inodes(*id)));
             }
             let flows = watch.totals.take(all.as_deref().unwrap_or_default(), rule, &held);
             if !rule.names_processes() && !rule.is_empty() {
@@ -197,7 +197,7 @@ impl Work {
                 watch.carry(scraped.swap_remove(at).1, &mut merged, self.is_own)
             });
             let signs = watch.signs(rule, &usage, &flows, all.is_some(), migrations);
-            components.push(watch.view(&signs, usage, &flows, carried));
+            components.push(watch.view(&signs, &usage, &flows, carried));
         }
         self.find_owners(&unowned);
         let now = Timestamp::now();
@@ -294,9 +294,9 @@ impl Work {
             if let Some(watch) = self.watches.get_mut(*index) {
                 watch.asked.insert(*inode);
             }
-            for (_, pid) in found.iter().filter(|(owned, _)| owned == inode) {
+            for (_, id) in found.iter().filter(|(owned, _)| owned == inode) {
                 if let Some(rule) = self.rules.get(*index) {
-                    self.processes.adopt(*index, *pid, rule);
+                    self.processes.adopt(*index, *id, rule);
                 }
             }
         }
@@ -384,7 +384,7 @@ impl Watch {
             ever: usage.ever || self.totals.ever,
             required: self.config.required,
             has_processes: rule.names_processes(),
-            processes: usage.pids.len(),
+            processes: usage.processes.len(),
             stopped: usage.stopped as usize,
             listening: flows.listening.len(),
             silent_ports: silent.copied().filter(|_| sockets_known).collect(),
@@ -404,7 +404,7 @@ impl Watch {
     fn view(
         &mut self,
         signs: &Signs,
-        usage: Usage,
+        usage: &Usage,
         flows: &Flows,
         carried: String,
     ) -> ComponentView {
@@ -431,7 +431,7 @@ impl Watch {
             status: judgement.status,
             reasons: judgement.reasons,
             processes: usage.ever.then_some(ProcessView {
-                pids: usage.pids,
+                pids: usage.processes.iter().map(|id| id.pid).collect(),
                 left_out: usage.left_out,
                 threads: usage.threads,
                 cpu_seconds: usage.cpu_seconds,

@@ -1,13 +1,14 @@
 //! Processes and threads of components: found in `/proc`, and what they use.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    fs,
-};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use procfs::process::{Process, Stat};
+use procfs::process::{FDTarget, Process, Stat, Task};
 
 use super::matcher::Matcher;
+use crate::{
+    model::facts::ProcessId,
+    process::{all, cgroup_of, id_of, open, open_now},
+};
 
 /// A process is looked at in this many scans: a new one may still have to `exec` what it is for.
 const LOOKS: u8 = 3;
@@ -23,8 +24,8 @@ const MAX_FDS: usize = 4096;
 /// What the processes of one component are and use now.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Usage {
-    /// Ids of live processes.
-    pub pids: Vec<u32>,
+    /// Live processes.
+    pub processes: Vec<ProcessId>,
     /// Matching processes that found no room.
     pub left_out: u64,
     /// Threads that count.
@@ -42,8 +43,6 @@ pub struct Usage {
 /// A watched process.
 #[derive(Debug)]
 struct Watched {
-    /// Start, clock ticks since boot: tells a process from a later one of the same id.
-    start: u64,
     /// CPU time at the last look, ns; of threads by id where only some count.
     cpu_ns: u64,
     threads: HashMap<u32, u64>,
@@ -51,7 +50,7 @@ struct Watched {
 
 #[derive(Debug, Default)]
 struct Group {
-    watched: BTreeMap<u32, Watched>,
+    watched: BTreeMap<ProcessId, Watched>,
     cpu_ns: u64,
     ever: bool,
     left_out: u64,
@@ -61,8 +60,8 @@ struct Group {
 #[derive(Debug, Default)]
 pub struct Processes {
     groups: Vec<Group>,
-    /// Looks that a process has left.
-    left: HashMap<u32, u8>,
+    /// Looks that a process has left, by id and number of its directory ([`all`]).
+    left: HashMap<(u32, u64), u8>,
     scans: u64,
 }
 
@@ -77,13 +76,13 @@ impl Processes {
     }
 
     /// Watches a process that something else than its name has shown to belong to a rule.
-    pub fn adopt(&mut self, index: usize, pid: u32, rule: &Matcher) {
+    pub fn adopt(&mut self, index: usize, id: ProcessId, rule: &Matcher) {
         let Some(group) = self.groups.get_mut(index) else { return };
         if group.watched.len() < MAX_PROCESSES
-            && !group.watched.contains_key(&pid)
-            && let Some(watched) = begin(pid, rule)
+            && !group.watched.contains_key(&id)
+            && let Some(watched) = open(id).and_then(|process| begin(&process, rule))
         {
-            group.watched.insert(pid, watched);
+            group.watched.insert(id, watched);
         }
     }
 
@@ -96,28 +95,29 @@ impl Processes {
         for group in &mut self.groups {
             group.left_out = 0;
         }
-        for pid in pids() {
-            let mut left = self.left.get(&pid).copied().unwrap_or(LOOKS);
+        for key in all() {
+            let mut left = self.left.get(&key).copied().unwrap_or(LOOKS);
             if left > 0 || again {
                 left = left.saturating_sub(1);
-                self.offer(pid, rules, needs_cgroup);
+                if let Some(process) = open_now(key.0) {
+                    self.offer(&process, rules, needs_cgroup);
+                }
             }
-            now.insert(pid, left);
+            now.insert(key, left);
         }
         self.left = now;
     }
 
-    fn offer(&mut self, pid: u32, rules: &[Matcher], needs_cgroup: bool) {
-        let Ok(comm) = fs::read_to_string(format!("/proc/{pid}/comm")) else { return };
-        let comm = comm.trim_end_matches('\n');
-        let cgroup = if needs_cgroup { crate::process::cgroup_of(pid) } else { None };
+    fn offer(&mut self, process: &Process, rules: &[Matcher], needs_cgroup: bool) {
+        let (Some(id), Ok(stat)) = (id_of(process), process.stat()) else { return };
+        let cgroup = if needs_cgroup { cgroup_of(process) } else { None };
         for (group, rule) in self.groups.iter_mut().zip(rules) {
-            if group.watched.contains_key(&pid) || !rule.process(comm, cgroup.as_deref()) {
+            if group.watched.contains_key(&id) || !rule.process(&stat.comm, cgroup.as_deref()) {
                 continue;
             }
-            let Some(watched) = begin(pid, rule) else { continue };
+            let Some(watched) = begin(process, rule) else { continue };
             if group.watched.len() < MAX_PROCESSES {
-                group.watched.insert(pid, watched);
+                group.watched.insert(id, watched);
             } else {
                 group.left_out += 1;
             }
@@ -126,26 +126,24 @@ impl Processes {
 }
 
 /// Begins to watch a process; `None` when it is gone. Where its name or cgroup says enough, threads that count may come later.
-fn begin(pid: u32, rule: &Matcher) -> Option<Watched> {
-    let (_, stat) = alive(pid)?;
-    let threads = if rule.needs_threads() { thread_times(pid, rule) } else { HashMap::new() };
+fn begin(process: &Process, rule: &Matcher) -> Option<Watched> {
+    let stat = alive(process)?;
+    let threads = if rule.needs_threads() { thread_times(process, rule) } else { HashMap::new() };
     if rule.by_threads_alone() && threads.is_empty() {
         return None;
     }
-    Some(Watched { start: stat.starttime, cpu_ns: cpu_ns(&stat), threads })
+    Some(Watched { cpu_ns: cpu_ns(&stat), threads })
 }
 
 impl Group {
     fn look(&mut self, rule: &Matcher) -> Usage {
         let mut usage = Usage { left_out: self.left_out, ..Usage::default() };
         let mut cpu_ns_more = 0;
-        self.watched.retain(|pid, watched| {
-            let Some((_, stat)) = alive(*pid).filter(|(_, stat)| stat.starttime == watched.start)
-            else {
-                return false;
-            };
+        self.watched.retain(|id, watched| {
+            let Some(process) = open(*id) else { return false };
+            let Some(stat) = alive(&process) else { return false };
             if rule.needs_threads() {
-                let now = thread_times(*pid, rule);
+                let now = thread_times(&process, rule);
                 for (tid, total) in &now {
                     let before = watched.threads.get(tid).copied().unwrap_or(0);
                     cpu_ns_more += total.saturating_sub(before);
@@ -163,22 +161,20 @@ impl Group {
             }
             usage.stopped += u64::from(matches!(stat.state, 'T' | 't'));
             usage.resident_bytes += stat.rss * procfs::page_size();
-            usage.pids.push(*pid);
+            usage.processes.push(*id);
             true
         });
         self.cpu_ns += cpu_ns_more;
         usage.cpu_seconds = self.cpu_ns as f64 / 1e9;
-        self.ever |= !usage.pids.is_empty();
+        self.ever |= !usage.processes.is_empty();
         usage.ever = self.ever;
         usage
     }
 }
 
 /// The state of a process that runs; `None` for one that is gone or a zombie.
-fn alive(pid: u32) -> Option<(Process, Stat)> {
-    let process = Process::new(i32::try_from(pid).ok()?).ok()?;
-    let stat = process.stat().ok()?;
-    (!matches!(stat.state, 'Z' | 'X' | 'x')).then_some((process, stat))
+fn alive(process: &Process) -> Option<Stat> {
+    process.stat().ok().filter(|stat| !matches!(stat.state, 'Z' | 'X' | 'x'))
 }
 
 /// CPU time of a whole process, threads that have exited included, ns; in steps of a clock tick.
@@ -188,52 +184,41 @@ fn cpu_ns(stat: &Stat) -> u64 {
 }
 
 /// CPU time of each thread that counts, ns, from the scheduler.
-fn thread_times(pid: u32, rule: &Matcher) -> HashMap<u32, u64> {
-    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return HashMap::new() };
+fn thread_times(process: &Process, rule: &Matcher) -> HashMap<u32, u64> {
+    let Ok(tasks) = process.tasks() else { return HashMap::new() };
+    let counts = |task: &Task| task.stat().is_ok_and(|stat| rule.thread(&stat.comm));
+    // Without CONFIG_SCHED_INFO the thread counts, its time does not.
+    let time = |task: &Task| task.schedstat().map_or(0, |times| times.sum_exec_runtime);
     tasks
-        .flatten()
         .take(MAX_THREADS)
-        .filter_map(|task| {
-            let path = task.path();
-            let comm = fs::read_to_string(path.join("comm")).ok()?;
-            if !rule.thread(comm.trim_end_matches('\n')) {
-                return None;
-            }
-            let tid = task.file_name().to_str()?.parse().ok()?;
-            // Without CONFIG_SCHED_INFO the thread counts, its time does not.
-            let times = fs::read_to_string(path.join("schedstat")).unwrap_or_default();
-            let ns = times.split_whitespace().next().and_then(|ns| ns.parse().ok());
-            Some((tid, ns.unwrap_or(0)))
-        })
-        .collect()
-}
-
-/// The processes of this host now; empty when `/proc` cannot be read.
-fn pids() -> Vec<u32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-}
-
-/// Inodes of the sockets that a process holds.
-#[must_use]
-pub fn socket_inodes(pid: u32) -> HashSet<u64> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return HashSet::new() };
-    entries
         .flatten()
-        .take(MAX_FDS)
-        .filter_map(|entry| {
-            let target = fs::read_link(entry.path()).ok()?;
-            target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-        })
+        .filter(counts)
+        .filter_map(|task| Some((u32::try_from(task.tid).ok()?, time(&task))))
         .collect()
 }
 
-/// Who holds these sockets: ids by inode. Reads the descriptors of every process.
+/// Inodes of the sockets that a process holds; none when it is gone.
 #[must_use]
-pub fn owners(inodes: &HashSet<u64>) -> Vec<(u64, u32)> {
+pub fn socket_inodes(id: ProcessId) -> HashSet<u64> {
+    open(id).map(|process| sockets_of(&process)).unwrap_or_default()
+}
+
+fn sockets_of(process: &Process) -> HashSet<u64> {
+    let Ok(descriptors) = process.fd() else { return HashSet::new() };
+    let socket = |target| if let FDTarget::Socket(inode) = target { Some(inode) } else { None };
+    descriptors.take(MAX_FDS).flatten().filter_map(|fd| socket(fd.target)).collect()
+}
+
+/// Who holds these sockets, by inode. Reads the descriptors of every process.
+#[must_use]
+pub fn owners(inodes: &HashSet<u64>) -> Vec<(u64, ProcessId)> {
     let mut found = Vec::new();
-    for pid in pids() {
-        found.extend(socket_inodes(pid).intersection(inodes).map(|inode| (*inode, pid)));
+    for process in all().into_iter().filter_map(|(pid, _)| open_now(pid)) {
+        let held = sockets_of(&process);
+        let held = held.intersection(inodes).copied();
+        if let Some(id) = id_of(&process) {
+            found.extend(held.map(|inode| (inode, id)));
+        }
     }
     found
 }

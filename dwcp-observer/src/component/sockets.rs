@@ -196,7 +196,8 @@ mod tests {
             assert_eq!(called.receive_queue, 6_000);
             // connect() counts the SYN as acknowledged; the peer may take its time with the rest.
             assert!(caller.counters.unwrap().sent <= 10_001);
-            let held = socket_inodes(std::process::id());
+            let this = crate::process::open_now(std::process::id()).unwrap();
+            let held = socket_inodes(crate::process::id_of(&this).unwrap());
             assert!([&listening, &caller, &called].iter().all(|it| held.contains(&it.inode)));
             assert!(client.as_raw_fd() > 0);
         }

@@ -15,7 +15,7 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 use dwcp_observer_ebpf::{
-    EVENT_PROCESS,
+    EVENT_FREEZE, EVENT_PROCESS,
     hist::{HOST_HIST_RTT, HOST_HIST_RUNQ, HostHist},
 };
 use jiff::Timestamp;
@@ -48,12 +48,13 @@ use crate::{
         registry::{self, Registry},
     },
     model::{
+        facts::ProcessFacts,
         histogram::Histogram,
         record::ThreadRole,
         status::{CycleStats, KernelStatus},
     },
     phase::{self, MarkReading, TextReading},
-    process::{self, Scanner, host::HostSampler},
+    process::{self, CommandLines, Scanner, host::HostSampler},
     rdma::{self, MemoryReading, Rdma, RdmaStatus},
     sched,
     sla::decide::Anomaly,
@@ -66,10 +67,12 @@ const PERIOD: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(10);
 /// While a look is due, events are read this often.
 const NOTICE: Duration = Duration::from_millis(5);
-/// Least time between two looks outside the cycle, and how many times the last look's own duration it is at least: however many
-/// events come, looks take at most a tenth of a core.
+/// Least time between two looks outside the cycle, on average, and how many times the last look's own duration it is at least: however
+/// many events come, looks take at most a tenth of a core.
 const LEAST_GAP: Duration = Duration::from_millis(50);
 const LEAST_GAP_LOOKS: u32 = 10;
+/// Looks that may come without that gap after a quiet time: a connection is opened, it carries data, its process is gone.
+const BURST: u32 = 4;
 /// With sampled program statistics: how often and for how long the kernel times program runs.
 const STATS_EVERY: u64 = 10;
 const STATS_FOR: Duration = Duration::from_millis(100);
@@ -86,6 +89,7 @@ pub struct Cycle {
     rules: RuleSet,
     board: Board,
     scanner: Scanner,
+    lines: CommandLines,
     host: HostSampler,
     host_usage: Option<process::host::HostUsage>,
     started_at: Timestamp,
@@ -127,6 +131,7 @@ impl Cycle {
             rules,
             board,
             scanner: Scanner::default(),
+            lines: CommandLines::new(),
             host: HostSampler::default(),
             host_usage: None,
             started_at: Timestamp::now(),
@@ -193,7 +198,8 @@ impl Cycle {
         let mut connections = None;
         let watchdog = Watchdog::from_environment();
         let phases = self.kernel.phases_fd().and_then(listen);
-        let mut last_early = tokio::time::Instant::now();
+        let lines = self.lines.wake_fd().and_then(listen);
+        let mut paid_until = tokio::time::Instant::now();
         let mut stats_until: Option<tokio::time::Instant> = None;
         let mut gathered: Option<tokio::time::Instant> = None;
         loop {
@@ -217,7 +223,7 @@ impl Cycle {
                     connections = connections.or_else(|| self.rdma.wake_fd().and_then(listen));
                 }
                 () = readable(connections.as_ref()), if early.is_none() => {
-                    early = Some(self.next_look(last_early));
+                    early = Some(self.next_look(paid_until));
                 }
                 // A new migrator is probed before the look that others wait for.
                 () = wait(gathered) => {
@@ -226,7 +232,12 @@ impl Cycle {
                 }
                 () = readable(phases.as_ref()) => {
                     if self.kernel.collect_phases() && early.is_none() {
-                        early = Some(self.next_look(last_early));
+                        early = Some(self.next_look(paid_until));
+                    }
+                }
+                () = readable(lines.as_ref()) => {
+                    if self.lines.has_news() && early.is_none() {
+                        early = Some(self.next_look(paid_until));
                     }
                 }
                 () = wait(stats_until) => {
@@ -237,14 +248,14 @@ impl Cycle {
                     // What came meanwhile needs no look of its own.
                     self.drain(events.get_mut());
                     early = None;
-                    last_early = tokio::time::Instant::now();
                     self.look(false);
+                    paid_until = paid_until.max(tokio::time::Instant::now()) + self.gap();
                 }
                 guard = events.readable_mut(), if early.is_none() => {
                     let mut guard = guard?;
                     self.drain(guard.get_inner_mut());
                     guard.clear_ready();
-                    early = Some(self.next_look(last_early));
+                    early = Some(self.next_look(paid_until));
                     gathered = Some(tokio::time::Instant::now() + NOTICE);
                 }
             }
@@ -252,9 +263,13 @@ impl Cycle {
     }
 
     /// When an event that has just come is looked at.
-    fn next_look(&self, last_early: tokio::time::Instant) -> tokio::time::Instant {
-        let gap = LEAST_GAP.max(self.last_look * LEAST_GAP_LOOKS);
-        (tokio::time::Instant::now() + GATHER).max(last_early + gap)
+    fn next_look(&self, paid_until: tokio::time::Instant) -> tokio::time::Instant {
+        let soon = tokio::time::Instant::now() + GATHER;
+        paid_until.checked_sub(self.gap() * (BURST - 1)).map_or(soon, |earliest| soon.max(earliest))
+    }
+
+    fn gap(&self) -> Duration {
+        LEAST_GAP.max(self.last_look * LEAST_GAP_LOOKS)
     }
 
     fn keep_time(&mut self, at: tokio::time::Instant, due: &mut tokio::time::Instant) {
@@ -272,8 +287,10 @@ impl Cycle {
         if self.number != 0 && !self.rules.needs_scan() {
             return;
         }
-        for (pid, rule) in self.scanner.scan(|facts| self.rules.scan(facts)) {
-            self.kernel.adopt(pid, rule);
+        let rule = |facts: &ProcessFacts| self.rules.scan(facts);
+        let lines = self.rules.needs_cmdline().then_some(&mut self.lines);
+        for (process, rule) in self.scanner.scan(rule, lines) {
+            self.kernel.adopt(process, rule);
         }
     }
 
@@ -288,9 +305,14 @@ impl Cycle {
                 self.texts.push(text);
             } else if let Some(event) = decode_event(&item) {
                 log::trace!("kernel event {event:?}");
-                if event.kind == EVENT_PROCESS {
+                if event.kind == EVENT_FREEZE {
+                    self.kernel.freeze_began(event.slot);
+                } else if event.kind == EVENT_PROCESS {
+                    let lines = &mut self.lines;
                     self.kernel.probe_new(event.slot, |process| {
-                        process::scan_facts(process.tgid)
+                        // The look that comes with it asks for its arguments.
+                        lines.expect(process.id());
+                        process::name_facts_of(process.id())
                             .is_some_and(|facts| may_be_qemu(process.rule, &facts))
                     });
                 }
@@ -301,6 +323,7 @@ impl Cycle {
     /// One look at the kernel side, and what follows from it.
     fn look(&mut self, tick: bool) {
         let begun = Instant::now();
+        self.lines.renew();
         let watched: BTreeSet<u32> = self.registry.watched_pids();
         let due = self.number.is_multiple_of(IDLE_SWEEP_EVERY) || self.kernel.processes_are_full();
         if !watched.is_empty() || (tick && due) {
@@ -316,12 +339,12 @@ impl Cycle {
             }
         }
         let mut observation = self.observe(tick);
-        let mut actions = self.registry.step(&observation, &mut Live(&mut self.kernel));
+        let mut actions = self.step(&observation);
         self.act(&actions);
         if !actions.adopt.is_empty() {
             // What they were adopted for is theirs now, and may be over before the next look.
             observation = self.observe(false);
-            actions = self.registry.step(&observation, &mut Live(&mut self.kernel));
+            actions = self.step(&observation);
             self.act(&actions);
         }
         observation.tick = tick;
@@ -336,9 +359,15 @@ impl Cycle {
         }
     }
 
+    fn step(&mut self, observation: &Observation) -> Actions {
+        let mut world = Live { kernel: &mut self.kernel, lines: &mut self.lines };
+        self.registry.step(observation, &mut world)
+    }
+
     fn observe(&mut self, tick: bool) -> Observation {
         let clock = self.kernel.clock();
         let processes = self.kernel.processes();
+        self.kernel.follow_freezes(&processes);
         let mut flows = self.kernel.flows(clock);
         let boot_offset_ns =
             clock_ns(libc::CLOCK_BOOTTIME).saturating_sub(clock_ns(libc::CLOCK_MONOTONIC));
@@ -371,7 +400,7 @@ impl Cycle {
         let slots = processes
             .iter()
             .filter(|process| process.slot != 0)
-            .map(|process| (process.tgid, process.slot))
+            .map(|process| (process.id(), process.slot))
             .collect();
         flows.extend(self.rdma_flows.of(&snapshot.qps, &slots));
         self.rdma_tally.add(&mut self.rdma_status.totals, &snapshot.qps);
@@ -408,9 +437,9 @@ impl Cycle {
         for slot in release_processes {
             self.kernel.release_process(*slot);
         }
-        for pid in adopt {
-            self.kernel.adopt(*pid, 0);
-            self.kernel.sweep_sockets(Some(*pid));
+        for process in adopt {
+            self.kernel.adopt(*process, 0);
+            self.kernel.sweep_sockets(Some(process.pid));
         }
         if watch.iter().any(|(_, on)| *on) {
             // Threads of a newly watched process get their records now, not at the next cycle.
@@ -445,6 +474,7 @@ impl Cycle {
         }
         let mut probes = self.kernel.probes().to_vec();
         let mut losses = self.kernel.losses();
+        losses.extend(self.lines.losses());
         if let Some(snapshot) = &self.rdma_status.snapshot {
             probes.extend(snapshot.probes.iter().cloned());
             losses.extend(snapshot.losses.iter().copied());

@@ -9,66 +9,80 @@ use crate::{
     keeper::{Kernel, ProcessReading},
     migration::{look::World, quantiles::quantiles},
     model::{
-        facts::{ProcessFacts, ThreadFacts},
+        facts::{ProcessFacts, ProcessId, ThreadFacts, Unread},
         record::Quantiles,
     },
     netdev,
     phase::attach::Coverage,
-    process,
+    process::{self, CommandLines},
 };
 
 /// `/proc` and the kernel side, for the registry.
-pub(super) struct Live<'a>(pub(super) &'a mut Kernel);
+pub(super) struct Live<'a> {
+    pub(super) kernel: &'a mut Kernel,
+    pub(super) lines: &'a mut CommandLines,
+}
 
 impl World for Live<'_> {
-    fn facts(&mut self, pid: u32) -> Option<ProcessFacts> {
-        process::facts(pid)
+    fn facts(&mut self, process: ProcessId) -> Option<ProcessFacts> {
+        process::facts(process, self.lines)
     }
 
-    fn tracer(&mut self, pid: u32) -> Option<u32> {
-        process::tracer_of(pid)
+    fn facts_now(&mut self, pid: u32) -> Option<ProcessFacts> {
+        process::facts_now(pid, self.lines)
     }
 
-    fn threads(&mut self, pid: u32) -> Vec<ThreadFacts> {
-        process::threads(pid)
+    fn cmdline(&mut self, process: ProcessId) -> Result<Vec<String>, Unread> {
+        match process::open(process) {
+            Some(open) => self.lines.of(process, &open),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn traced_name(&mut self, pid: u32, tracer: ProcessId) -> Option<String> {
+        process::traced_name(pid, tracer)
+    }
+
+    fn threads(&mut self, process: ProcessId) -> Vec<ThreadFacts> {
+        process::threads(process)
     }
 
     fn flow_rtt(&self, slot: u32) -> Option<Quantiles> {
-        quantiles(&self.0.flow_rtt(slot)?, 1e-6)
+        quantiles(&self.kernel.flow_rtt(slot)?, 1e-6)
     }
 
     fn phases(&mut self, process: &ProcessReading, facts: &ProcessFacts) -> Option<Coverage> {
         if !may_be_qemu(process.rule, facts) {
             return Some(Coverage::Unprobed("is not QEMU's".to_owned()));
         }
-        self.0.probe_phases(process)
+        self.kernel.probe_phases(process)
     }
 
-    fn watch_taps(&mut self, pid: u32) -> Vec<TapKey> {
-        let taps = netdev::taps_of(pid);
+    fn watch_taps(&mut self, process: ProcessId) -> Vec<TapKey> {
+        let taps = netdev::taps_of(process);
         for key in &taps {
-            self.0.watch_tap(*key);
+            self.kernel.watch_tap(*key);
         }
         taps
     }
 
     fn tap(&self, key: TapKey) -> Option<Tap> {
-        self.0.tap(key)
+        self.kernel.tap(key)
     }
 
-    fn quota_file(&mut self, pid: u32) -> Option<PathBuf> {
-        process::quota::file_of(pid)
+    fn quota_file(&mut self, process: ProcessId) -> Option<PathBuf> {
+        process::quota::file_of(process)
     }
 
     fn quota_throttled_ns(&mut self, file: &Path) -> Option<u64> {
         process::quota::throttled_ns(file)
     }
 
-    fn is_stopped(&mut self, pid: u32) -> bool {
-        process::quota::is_stopped(pid)
+    fn is_stopped(&mut self, process: ProcessId) -> bool {
+        process::quota::is_stopped(process)
     }
 
     fn thread_waits(&self, slot: u32) -> Option<Quantiles> {
-        quantiles(&self.0.thread_waits(slot)?, 1e-9)
+        quantiles(&self.kernel.thread_waits(slot)?, 1e-9)
     }
 }

@@ -137,6 +137,12 @@ impl RuleSet {
         self.user.iter().any(CompiledRule::needs_scan)
     }
 
+    /// Whether one of them looks at command lines.
+    #[must_use]
+    pub fn needs_cmdline(&self) -> bool {
+        self.user.iter().any(|user| user.needs_scan() && user.rule.cmdline.is_some())
+    }
+
     /// The number of the rule by which a process found in `/proc` is a candidate; threads and `/dev/kvm` are not looked at.
     #[must_use]
     pub fn scan(&self, process: &ProcessFacts) -> Option<u32> {

@@ -19,6 +19,7 @@ use crate::kernel::{
     ladder::{Allowed, HOOKS, Hook, Object, Rung, Way},
     layout::Globals,
     maps::MapError,
+    objects::{self, NotBuilt, PROBED, TYPED},
     prealloc,
     refusal::{self, brief, is_absent},
     slots::{flow_pools, flow_slots},
@@ -27,12 +28,6 @@ use crate::{
     model::status::ProbeStatus,
     phase::{self, prober::Programs, reader},
 };
-
-/// The eBPF objects, built by `cargo xtask build-ebpf`.
-const TYPED: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("DWCP_EBPF_OBJECTS"), "/typed.bpf.o"));
-pub(crate) const PROBED: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("DWCP_EBPF_OBJECTS"), "/probed.bpf.o"));
 
 /// Hashes of the object with probe reads.
 pub(crate) const HASHES: [&str; 2] = ["FLOW_HASH", "TASK_HASH"];
@@ -66,6 +61,9 @@ pub struct LoadOptions {
 /// Why the kernel side could not be set up. Each message says what to do.
 #[derive(Debug, Error)]
 pub enum LoadError {
+    /// A build for tests.
+    #[error(transparent)]
+    NotBuilt(#[from] NotBuilt),
     /// No BTF: offsets would be guesses.
     #[error(transparent)]
     Btf(#[from] BtfError),
@@ -185,6 +183,7 @@ pub fn load<T>(
     options: &LoadOptions,
     prepare: impl Fn(&mut Ebpf) -> Result<T, LoadError>,
 ) -> Result<Loaded<T>, LoadError> {
+    objects::built()?;
     let system = System::read(options.btf_path.as_deref())?;
     let mut objects = options.rungs.objects().iter().peekable();
     let mut refused = Vec::new();

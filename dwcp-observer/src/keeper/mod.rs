@@ -18,10 +18,10 @@ use aya::{
 };
 use dwcp_observer_ebpf::{
     Event,
-    process::{CommRule, PORT_WORDS},
+    process::{CommRule, PORT_WORDS, Wanted},
 };
 
-use self::records::Maps;
+use self::records::{Maps, PodWanted};
 pub use self::{
     load::{LoadError, LoadOptions},
     records::ProcessReading,
@@ -32,12 +32,13 @@ use crate::{
         sys::{self, peek, poke},
     },
     model::{
+        facts::{ProcessId, TICK_NS},
         histogram::Histogram,
         status::{ProbeStatus, ProgramStats},
     },
     phase::{
         FUNCTIONS,
-        attach::{Attacher, Candidate, Coverage},
+        attach::{Attacher, Candidate, Coverage, Owner},
     },
     tcp::Clock,
 };
@@ -51,6 +52,8 @@ pub struct Kernel {
     demanded: Vec<load::Link>,
     /// Slots of watched processes.
     watched: BTreeSet<u32>,
+    /// Slots of processes that hold others stopped to dump them.
+    freezing: BTreeSet<u32>,
     probes: Vec<ProbeStatus>,
     maps: Maps,
     jiffy_ns: u64,
@@ -99,6 +102,7 @@ impl Kernel {
             on_demand: loaded.on_demand,
             demanded: Vec::new(),
             watched: BTreeSet::new(),
+            freezing: BTreeSet::new(),
             probes,
             maps: loaded.prepared,
             jiffy_ns: host::jiffy_ns(),
@@ -208,7 +212,7 @@ impl Kernel {
     }
 
     /// Probes a process at once that has just been adopted, before the next look.
-    pub fn probe_new(&mut self, slot: u32, wanted: impl Fn(&ProcessReading) -> bool) {
+    pub fn probe_new(&mut self, slot: u32, mut wanted: impl FnMut(&ProcessReading) -> bool) {
         let reading = self.maps.process(slot).filter(|reading| slot != 0 && wanted(reading));
         if let Some(reading) = reading {
             self.probe_phases(&reading);
@@ -240,16 +244,19 @@ impl Kernel {
         }
     }
 
-    /// Adopts a process that was recognised by other means than its name.
-    pub fn adopt(&mut self, tgid: u32, rule: u32) {
-        if let Err(error) = self.maps.wanted.insert(tgid, rule, 0) {
-            log::warn!("process {tgid} cannot be tracked: {error}");
+    /// Adopts a process that was recognised by other means than its name; not another one that has its id by now.
+    pub fn adopt(&mut self, process: ProcessId, rule: u32) {
+        let ProcessId { pid, start_ticks } = process;
+        let from_boottime = start_ticks.saturating_mul(TICK_NS);
+        let until_boottime = from_boottime.saturating_add(TICK_NS);
+        let wanted = Wanted { from_boottime, until_boottime, rule, reserved: 0 };
+        if let Err(error) = self.maps.wanted.insert(pid, PodWanted(wanted), 0) {
+            log::warn!("process {pid} cannot be tracked: {error}");
             return;
         }
         self.sweep_tasks();
-        // The id may be another process' tomorrow.
-        if let Err(error) = self.maps.wanted.remove(&tgid) {
-            log::warn!("process {tgid} stays wanted: {error}");
+        if let Err(error) = self.maps.wanted.remove(&pid) {
+            log::warn!("process {pid} stays wanted: {error}");
         }
     }
 
@@ -266,9 +273,25 @@ impl Kernel {
         self.attach_on_demand();
     }
 
-    /// Attaches the scheduler's hooks while a process is watched.
+    /// A process has stopped another to dump it: the scheduler tells when that may run again.
+    pub fn freeze_began(&mut self, slot: u32) {
+        self.freezing.insert(slot);
+        self.attach_on_demand();
+    }
+
+    /// Takes in which processes hold others stopped.
+    pub fn follow_freezes(&mut self, processes: &[ProcessReading]) {
+        let freezing = processes.iter().filter(|process| {
+            let lasts = process.freeze.as_ref().is_some_and(|freeze| freeze.ended.is_none());
+            lasts && process.exited_ns.is_none()
+        });
+        self.freezing = freezing.map(|process| process.slot).collect();
+        self.attach_on_demand();
+    }
+
+    /// Attaches the scheduler's hooks while a process is watched, or stopped to be dumped.
     fn attach_on_demand(&mut self) {
-        let wanted = !self.watched.is_empty();
+        let wanted = !self.watched.is_empty() || !self.freezing.is_empty();
         if wanted != self.demanded.is_empty() {
             return;
         }
@@ -294,12 +317,13 @@ impl Kernel {
 }
 
 /// Tells the kernel side whose probes count for the process in a slot.
-fn owner(maps: &mut Maps) -> impl FnMut(u32, u32, u32) {
-    |slot, pid, executable| {
-        if let Some(record) = maps.processes.slot(slot)
-            && peek!(record, tgid) == pid
+fn owner(maps: &mut Maps) -> impl FnMut(Owner) {
+    |owner| {
+        if let Some(record) = maps.processes.slot(owner.slot)
+            && ProcessId::new(peek!(record, tgid), peek!(record, start_boottime)) == owner.process
         {
-            poke!(record, executable, executable);
+            poke!(record, pending_form, owner.pending_form);
+            poke!(record, executable, owner.executable);
         }
     }
 }

@@ -11,7 +11,7 @@ use dwcp_observer_ebpf::{
     counters::{Counter, CounterBank},
     hist::{Hist, HostHist, RTT_BUCKETS, RUNQ_BUCKETS},
     netdev::{Tap, TapKey},
-    process::{COMM_RULES, CommRule, FlowOverflow, PORT_WORDS, Process},
+    process::{COMM_RULES, CommRule, FlowOverflow, PORT_WORDS, Process, Wanted},
     sched::Thread,
     tcp::Flow,
 };
@@ -24,9 +24,10 @@ use crate::kernel::{
     sys::{Mapped, peek, poke},
 };
 use crate::{
-    model::status::MapUse,
+    freeze::{self, FreezeReading},
+    model::{facts::ProcessId, status::MapUse},
     netdev,
-    phase::attach::Attacher,
+    phase::{attach::Attacher, remaining::Look},
     sched::{self, ThreadReading},
     tcp::{self, Clock, FlowReading},
 };
@@ -40,6 +41,7 @@ pod! {
     PodPorts: [u64; PORT_WORDS];
     PodTapKey: TapKey;
     PodTap: Tap;
+    PodWanted: Wanted;
 }
 
 /// A process that may migrate, as the kernel side knows it.
@@ -67,6 +69,18 @@ pub struct ProcessReading {
     pub limited_ns: u64,
     /// Pages that it has asked for as a postcopy destination.
     pub page_requests: u64,
+    /// What it has stopped to dump it.
+    pub freeze: Option<FreezeReading>,
+    /// What it last told to be left to send.
+    pub remaining: Option<Look>,
+}
+
+impl ProcessReading {
+    /// Which process it is.
+    #[must_use]
+    pub const fn id(&self) -> ProcessId {
+        ProcessId::new(self.tgid, self.start_boottime_ns)
+    }
 }
 
 /// The maps that the agent works with.
@@ -81,7 +95,7 @@ pub(super) struct Maps {
     histograms: PerCpuArray<MapData, PodHist>,
     flow_rtt: Array<MapData, PodRtt>,
     thread_waits: Array<MapData, PodWaits>,
-    pub(super) wanted: HashMap<MapData, u32, u32>,
+    pub(super) wanted: HashMap<MapData, u32, PodWanted>,
     taps: HashMap<MapData, PodTapKey, PodTap>,
 }
 
@@ -388,7 +402,15 @@ fn read_process(slot: u32, record: NonNull<Process>) -> ProcessReading {
         overflow: peek!(record, overflow),
         limited_ns: limited_ns(record),
         page_requests: peek!(record, page_requests),
+        freeze: freeze::read(&peek!(record, freeze)),
+        remaining: remaining(record),
     }
+}
+
+/// What was left at the last look; its two numbers may be of looks that follow each other.
+fn remaining(record: NonNull<Process>) -> Option<Look> {
+    let at_ns = peek!(record, remaining_ns);
+    (at_ns != 0).then(|| Look { bytes: peek!(record, remaining_bytes), at_ns })
 }
 
 /// Time in the rate limiter, the present stay included.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::load::{self, LoadError, LoadOptions, System};
 use crate::kernel::{
     ladder::{HOOKS, Object},
-    refusal,
+    objects, refusal,
 };
 use crate::phase;
 
@@ -50,8 +50,9 @@ pub enum Outcome {
 /// Tries them all. What is attached is detached again.
 ///
 /// # Errors
-/// No BTF, or not allowed.
+/// No programs in this build, no BTF, or not allowed.
 pub fn survey(options: &LoadOptions) -> Result<Vec<Tried>, LoadError> {
+    objects::built()?;
     let system = System::read(options.btf_path.as_deref())?;
     let mut tried = Vec::new();
     for object in Object::ALL {

@@ -338,6 +338,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::kernel::btf_sample::blob;
 
     /// BTF with `struct inner { int a; }`, `struct outer { long pad; union { struct inner in; }; u8 low:2, high:4; u64 arr[3]; }`.
     fn sample() -> Vec<u8> {
@@ -389,19 +390,6 @@ mod tests {
         assert_eq!(at("missing"), None);
         assert_eq!(layout.enumerator("state", "SOCK_DONE"), Some(7));
         assert!(layout.has("inner") && !layout.has("a"));
-    }
-
-    /// BTF with these words of types and these strings.
-    fn blob(types: &[u32], strings: &[u8]) -> Vec<u8> {
-        let bytes: Vec<u8> = types.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let mut data = 0xeb9f_u16.to_ne_bytes().to_vec();
-        data.extend([1, 0]);
-        for word in [24, 0, bytes.len() as u32, bytes.len() as u32, strings.len() as u32] {
-            data.extend(word.to_ne_bytes());
-        }
-        data.extend(bytes);
-        data.extend_from_slice(strings);
-        data
     }
 
     /// A module on top of [`sample`]: `struct extra { struct outer first; struct inner *second; int own; }`.

@@ -81,7 +81,8 @@ pub struct Hook {
     pub purpose: &'static str,
     /// Whether migrations cannot be measured without it.
     pub required: bool,
-    /// Attached only while threads are measured: even an empty program on a scheduler tracepoint costs every task of the host.
+    /// Attached only while threads are measured: even an empty program on a tracepoint of the scheduler or of every receive costs the
+    /// whole host.
     pub on_demand: bool,
     /// The module that has it, where it is one: it may be loaded later.
     pub module: Option<&'static str>,
@@ -173,6 +174,7 @@ pub const HOOKS: &[Hook] = tracepoints! {
     "sock_recv_length", "sock_recv_btf", "sock_recv_raw", true, false, "tags the socket that a migrator receives on, and the receiving thread",
         or way(Rung::Fentry, Object::Typed, RECEIVES), way(Rung::Fentry, Object::Probed, RECEIVES),
         way(Rung::Kprobe, Object::Probed, &[("recv_kprobe", "tcp_cleanup_rbuf")]);
+    "tcp_rcv_space_adjust", "read_btf", "read_raw", false, true, "tags what a migrator takes from a socket by splice, and the thread";
     "inet_sock_set_state", "set_state_btf", "set_state_raw", true, false, "opens, closes, exact totals at close";
     "tcp_destroy_sock", "destroy_btf", "destroy_raw", false, false, "closes whose state change was missed";
     "tcp_probe", "tcp_probe_btf", "tcp_probe_raw", false, false, "RTT histogram, totals between two cycles";
@@ -189,6 +191,8 @@ pub const HOOKS: &[Hook] = tracepoints! {
     "netif_receive_skb_entry", "guest_pkt_btf", "guest_pkt_raw", false, true, "first packet of a guest at its destination";
     "task_newtask", "newtask_btf", "newtask_raw", false, false, "new threads of a migrator at once instead of at the next cycle";
     "task_rename", "rename_btf", "rename_raw", true, false, "recognises a migrator when it starts, follows thread names";
+    "signal_generate", "signal_btf", "signal_raw", false, false, "when a dumped process is stopped";
+    "cgroup_freeze", "freeze_btf", "freeze_raw", false, false, "when the cgroup of a dumped process is frozen";
     "sched_process_exit", "exit_btf", "exit_raw", false, false, "last totals of a thread, death of a migrator";
 };
 

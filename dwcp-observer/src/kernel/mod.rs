@@ -1,10 +1,13 @@
 //! What every program of every room rests on: BTF, attach ladders, maps, system calls.
 
 pub mod btf;
+#[cfg(test)]
+pub(crate) mod btf_sample;
 pub(crate) mod host;
 pub mod ladder;
 pub mod layout;
 pub(crate) mod maps;
+pub mod objects;
 pub(crate) mod prealloc;
 pub(crate) mod refusal;
 pub(crate) mod slots;

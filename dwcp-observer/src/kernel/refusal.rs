@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn a_kernel_without_task_storage_is_told_by_name_and_any_other_refusal_by_its_cause() {
-        assert_eq!(refused("TASK_TAGS", libc::EINVAL), "no task storage (Linux 5.11)");
+        let said = refused("TASK_TAGS", libc::EINVAL);
+        assert!(said.contains("task storage") && said.contains("5.11"), "{said}");
         for (map, errno) in [("TASK_TAGS", libc::ENOMEM), ("FLOWS", libc::EINVAL)] {
             let said = refused(map, errno);
             let cause = io::Error::from_raw_os_error(errno).to_string();

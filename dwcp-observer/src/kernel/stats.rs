@@ -3,10 +3,11 @@
 use std::{
     ffi::c_char,
     io,
-    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+    mem::offset_of,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
-use aya::{Ebpf, programs::ProgramError, sys::Stats};
+use aya::{Ebpf, sys::Stats};
 use aya_obj::generated::bpf_prog_info;
 
 use super::sys::call;
@@ -41,6 +42,9 @@ pub fn program(fd: BorrowedFd<'_>) -> io::Result<ProgramStats> {
         name,
         run_time_ns: info.run_time_ns,
         run_count: info.run_cnt,
+        // An older kernel fills in less, and says how much.
+        missed_runs: (attributes.length as usize > offset_of!(bpf_prog_info, recursion_misses))
+            .then_some(info.recursion_misses),
         verified_instructions: info.verified_insns,
     })
 }
@@ -49,20 +53,9 @@ pub fn program(fd: BorrowedFd<'_>) -> io::Result<ProgramStats> {
 ///
 /// # Errors
 /// What `BPF_OBJ_GET_INFO_BY_FD` says.
-pub fn programs(ebpf: &Ebpf) -> Result<Vec<ProgramStats>, ProgramError> {
-    let mut stats = Vec::new();
-    for (_, program) in ebpf.programs() {
-        let Ok(fd) = program.fd() else { continue };
-        let _ = fd;
-        let info = program.info()?;
-        stats.push(ProgramStats {
-            name: info.name_as_str().unwrap_or_default().to_owned(),
-            run_time_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
-            run_count: info.run_count(),
-            verified_instructions: info.verified_instruction_count().unwrap_or_default(),
-        });
-    }
-    Ok(stats)
+pub fn programs(ebpf: &Ebpf) -> io::Result<Vec<ProgramStats>> {
+    let loaded = ebpf.programs().filter_map(|(_, program)| program.fd().ok());
+    loaded.map(|fd| program(fd.as_fd())).collect()
 }
 
 /// Has the kernel time every program run, at a cost of two clock reads each, until the descriptor is closed.

@@ -236,15 +236,27 @@ fn promtool(text: &str) -> (String, bool) {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("promtool is missing: run cargo xtask setup");
+        .unwrap();
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     (String::from_utf8(said).unwrap(), output.status.success())
 }
 
+/// Whether it is installed, which `cargo xtask test` sees to.
+fn have_promtool() -> bool {
+    let found = Command::new("promtool").arg("--version").output().is_ok();
+    let needed = std::env::var_os("DWCP_ALL_TOOLS").is_some();
+    assert!(found || !needed, "promtool is missing: run cargo xtask setup");
+    found
+}
+
 #[test]
 fn promtool_has_nothing_to_say() {
+    if !have_promtool() {
+        eprintln!("left out: promtool is not installed");
+        return;
+    }
     // Names that the contract has fixed are against the rules for new ones; there are no others.
     let (said, _) = promtool(&render(&sample::published()));
     for line in said.lines() {

@@ -84,6 +84,7 @@ struct Live {
     verdict: Family,
     time_fraction: Family,
     eta: Family,
+    remaining: Family,
     standstill: Family,
     guest_throttle: Family,
     split_brain: Family,
@@ -112,6 +113,7 @@ impl Live {
             verdict: Family::new(&table::MIGRATION_VERDICT),
             time_fraction: Family::new(&table::MIGRATION_TIME_FRACTION),
             eta: Family::new(&table::MIGRATION_ETA),
+            remaining: Family::new(&table::MIGRATION_REMAINING),
             standstill: Family::new(&table::MIGRATION_STANDSTILL),
             guest_throttle: Family::new(&table::MIGRATION_GUEST_THROTTLE),
             split_brain: Family::new(&table::MIGRATION_SPLIT_BRAIN),
@@ -185,6 +187,7 @@ impl Live {
         if !record.rounds.is_empty() {
             self.rounds.add(&[id], record.rounds.len() as f64);
         }
+        self.remaining.add_some(&[id], record.remaining_bytes.map(|bytes| bytes as f64));
         let Some(blackout) = &record.blackout else { return };
         self.blackout.add_some(&[id, "total"], blackout.seconds);
         if let Some(parts) = &blackout.breakdown {
@@ -251,6 +254,7 @@ impl Live {
             self.verdict,
             self.time_fraction,
             self.eta,
+            self.remaining,
             self.standstill,
             self.guest_throttle,
             self.split_brain,

@@ -153,7 +153,25 @@ pub(crate) fn active(id: &str) -> Migration {
             seconds: 4.0,
         }],
         verdict: Some(verdict()),
-        rounds: vec![Round { round: 1, started_at: at() - seconds(4), seconds: 4.0, bytes: None }],
+        rounds: vec![
+            Round {
+                round: 1,
+                started_at: at() - seconds(4),
+                seconds: 3.0,
+                bytes: Some(3_000_000),
+                remaining_bytes: Some(2_500_000),
+                dirty_bytes_per_second: Some(750_000.0),
+            },
+            Round {
+                round: 2,
+                started_at: at() - seconds(1),
+                seconds: 1.0,
+                bytes: None,
+                remaining_bytes: None,
+                dirty_bytes_per_second: None,
+            },
+        ],
+        remaining_bytes: Some(1_500_000),
         migrator_states: Vec::new(),
         requests: Vec::new(),
         cpu_throttle_percent: None,
@@ -247,6 +265,7 @@ pub(crate) fn finished(id: &str, outcome: Outcome, age_seconds: i64) -> Migratio
     record.throughput_bytes_per_second = None;
     record.mean_throughput_bytes_per_second = Some(380_000.0);
     record.verdict = None;
+    record.remaining_bytes = None;
     record.blackout = Some(blackout());
     for stream in &mut record.streams {
         stream.ended_at = Some(ended_at);
@@ -355,6 +374,7 @@ fn kernel() -> KernelStatus {
         name: name.to_owned(),
         run_time_ns,
         run_count: 1000,
+        missed_runs: Some(2),
         verified_instructions: 400,
     };
     KernelStatus {

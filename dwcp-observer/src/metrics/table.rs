@@ -366,8 +366,12 @@ metrics! {
         absent: "not running, source on another host, or over the cap";
     MIGRATION_ETA = Gauge "dwcp_v3_migration_eta_seconds" ["migration_id", "bound"] "seconds",
         "Time to the end of one migration: estimate, and the low and high bound of a 90 % interval.",
-        "rate of delivery, guest memory, rounds",
+        "rate of delivery, guest memory, rounds, what QEMU tells to be left",
         absent: "not running, not converging, not known, or over the cap";
+    MIGRATION_REMAINING = Gauge "dwcp_v3_migration_remaining_bytes" ["migration_id"] "bytes",
+        "What one migration has left to send by QEMU's own count at its last look: memory that is dirty, and what else goes in rounds.",
+        "uprobes on qemu_savevm_state_pending, its _exact and _estimate, or qemu_savevm_query_pending_iter",
+        absent: "not probed or not exported, source on another host, the guest has stopped and it is no postcopy, not running, or over the cap";
     MIGRATION_STANDSTILL = Gauge "dwcp_v3_migration_guest_standstill_seconds" ["migration_id", "end", "awaits"] "seconds",
         "So long the guest of one migration has stood still, at which end, and what it waits for: switch_over, migrate_continue, resume, recovery.",
         "uprobes on the migrator's phase functions, sched_switch of guest CPUs",
@@ -437,6 +441,10 @@ metrics! {
         "Runs of an eBPF program while the kernel counted them (see the duty ratio).",
         "bpf_prog_info.run_cnt",
         absent: "run statistics are off";
+    PROGRAM_MISSED_RUNS = Counter "dwcp_observer_program_missed_runs_total" ["program"] "runs",
+        "Runs of an eBPF program that the kernel left out because the program was running on that CPU already.",
+        "bpf_prog_info.recursion_misses",
+        absent: "before Linux 5.12";
     PROGRAM_STATS_DUTY = Gauge "dwcp_observer_program_stats_duty_ratio" [] "0 to 1",
         "Share of the time in which the kernel counts program runs; 0 is off.",
         "configuration",
@@ -447,7 +455,7 @@ metrics! {
         absent: "before the first cycle";
     LOST = Counter "dwcp_observer_lost_total" ["map", "reason"] "events",
         "Information lost in the kernel side, by where and why.",
-        "loss counters of the eBPF programs",
+        "loss counters of the eBPF programs, executables and command lines that were not read",
         absent: "before the first cycle";
     PROBE_DELAY = Histogram "dwcp_observer_phase_probe_delay_seconds" [] "seconds",
         "Time from the start of a migrator (or of the observer, if that was later) until its phase functions were probed; what it did before left no mark.",

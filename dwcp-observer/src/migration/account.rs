@@ -342,7 +342,9 @@ fn ending(live: &Live, now_ns: u64, rested: bool) -> Ending {
     }
     ending.postcopy = fate::is_postcopy(live);
     ending.by_exit = dump::ends_by_exit(&live.migrator);
-    ending.paused_all_along = fate::paused_all_along(live);
+    // What its manager has stopped, and lets run again, was not paused before.
+    let resumed = live.end(Role::Destination).is_some_and(|end| end.timeline.resumed_ns.is_some());
+    ending.paused_all_along = fate::paused_all_along(live) && !resumed;
     ending.source = live.end(Role::Source).map(|end| end_ending(live, Role::Source, end, rested));
     ending.destination =
         live.end(Role::Destination).map(|end| end_ending(live, Role::Destination, end, rested));
@@ -406,7 +408,10 @@ fn exited_early(live: &Live, role: Role, end: &EndState) -> bool {
     if end.timeline.state().is_some() {
         let moved = end.timeline.resumed_ns.is_some() && !fate::is_postcopy(live);
         let done = end.timeline.is_over()
-            && (role == Role::Source || moved || end.timeline.left_standing_ns.is_none());
+            && (role == Role::Source
+                || moved
+                || end.timeline.left_standing_ns.is_none()
+                || fate::paused_all_along(live));
         return !(done || (moved && role == Role::Destination));
     }
     end.flows.values().any(|flow| {

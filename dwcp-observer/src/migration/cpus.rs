@@ -17,7 +17,7 @@ const GUEST_ACTIVITY_NS: u64 = 500_000;
 const AWAKE_NS: u64 = 30_000;
 /// QEMU stops a guest at one go, and loads the last of its state and lets it run at one go: a halted CPU's wake-ups that are
 /// further apart than this have different causes.
-const AT_ONE_GO_NS: u64 = 5_000_000;
+pub const AT_ONE_GO_NS: u64 = 5_000_000;
 
 /// When the functions say that the guest was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,10 +144,15 @@ pub fn started_alone(cpus: &[CpuTimes], arrival: Arrival) -> Option<u64> {
     let mut seen: Vec<Seen> =
         activities(cpus, now_ns).filter(|seen| seen.began_ns >= after_ns).collect();
     seen.sort_by_key(|seen| seen.began_ns);
-    let busy = seen.iter().filter(|seen| seen.cpu_ns >= GUEST_ACTIVITY_NS);
-    let guest = busy.filter_map(|seen| seen.guest_ns).min();
-    if waits_for_manager || halted == Some(false) {
-        return guest.filter(|_| halted == Some(false));
+    let busy = || seen.iter().filter(|seen| seen.cpu_ns >= GUEST_ACTIVITY_NS);
+    let guest = busy().filter_map(|seen| seen.guest_ns).min();
+    if waits_for_manager {
+        // Long and then asleep: the guest that halts, or its migrator's work before the manager came. Nothing tells.
+        let asleep = busy().next().is_some_and(|seen| seen.left == LEFT_CONDITION);
+        return guest.filter(|_| halted == Some(false) && !asleep);
+    }
+    if halted == Some(false) {
+        return guest;
     }
     let (last_ns, over_ns) = at_one_go(&seen, guest)?;
     // Loaded, let run, and at it at once; or halted: then the last wake-up let it run.

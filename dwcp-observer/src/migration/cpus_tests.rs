@@ -279,7 +279,7 @@ fn an_idle_guest_starts_with_the_last_wake_up_of_its_arrival() {
 #[test]
 fn an_idle_guest_that_waits_for_its_manager_is_not_measured_by_the_scheduler_alone() {
     // Loaded at 126 ms, `cont` at 633 ms, the guest's first timer at 881 ms.
-    let cpus = [active(&[
+    let mut cpus = [active(&[
         (126.941, 126.941, 127.638, 207.0),
         (129.489, 0.0, 129.529, 39.2),
         (633.284, 0.0, 633.334, 14.1),
@@ -290,6 +290,10 @@ fn an_idle_guest_that_waits_for_its_manager_is_not_measured_by_the_scheduler_alo
     assert_eq!(started_alone(&cpus, waits(None)), None);
     // A busy one runs as soon as it may.
     assert_eq!(started_alone(&cpus, waits(Some(false))), Some(ns(881.527)));
+    // On a busy host the load itself takes as long as a guest's burst, and then its thread sleeps until the manager comes.
+    let load = &mut cpus[0].first[0];
+    (load.cpu_ns, load.left) = (ns(0.7), HALT);
+    assert_eq!(started_alone(&cpus, waits(Some(false))), None);
 }
 
 #[test]

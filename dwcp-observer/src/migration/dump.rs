@@ -1,10 +1,17 @@
 //! Migrators that dump processes and end with their work (CRIU): their exit tells how it went.
 
 use super::{
+    build::WallClock,
     live::{EndState, Live},
     look::World,
 };
-use crate::model::record::{DumpedProcess, Role};
+use crate::{
+    freeze::FreezeReading,
+    model::{
+        facts::ProcessId,
+        record::{DumpedProcess, FreezeEnd, FreezeMethod, Frozen, PhaseName, Role},
+    },
+};
 
 /// Time after the last close in which a dump may still write its images before it exits, ns.
 const WRITING_NS: u64 = 30_000_000_000;
@@ -32,16 +39,85 @@ pub(super) fn exited_ns(live: &Live) -> u64 {
 
 /// The process that a `criu dump` was told to dump, while that program traces it: a number alone may be of another pid namespace.
 pub(super) fn dumped(
-    criu: u32,
+    criu: ProcessId,
     cmdline: &[String],
     world: &mut impl World,
-) -> Option<DumpedProcess> {
+) -> Option<(u32, String)> {
     let pid = target(cmdline)?;
-    if world.tracer(pid) != Some(criu) {
-        return None;
+    Some((pid, world.traced_name(pid, criu)?))
+}
+
+/// The process that is dumped, by the command line, else as the kernel saw it stopped.
+pub(super) fn dumped_process(live: &Live, wall: WallClock) -> Option<DumpedProcess> {
+    let end = live.end(Role::Source).filter(|_| ends_by_exit(&live.migrator))?;
+    let stopped = || end.freeze.as_ref().map(|freeze| (freeze.tgid, freeze.comm.clone()));
+    let (pid, name) = end.dumped.clone().or_else(stopped)?;
+    Some(DumpedProcess { pid, name, frozen: frozen(live, end, wall) })
+}
+
+fn frozen(live: &Live, end: &EndState, wall: WallClock) -> Frozen {
+    let none = Frozen {
+        seconds: None,
+        incomplete: None,
+        method: None,
+        started_at: None,
+        ended_at: None,
+        ended_by: None,
+        tasks: None,
+    };
+    let freeze = match begin(live, end) {
+        Ok(freeze) => freeze,
+        Err(why) => return Frozen { incomplete: Some(why.to_owned()), ..none },
+    };
+    let ended = ended(freeze, end);
+    let by_cgroup = freeze.began_ns() < freeze.stopped_ns;
+    Frozen {
+        seconds: ended.ok().map(|(ns, _)| ns.saturating_sub(freeze.began_ns()) as f64 / 1e9),
+        incomplete: ended.err().map(str::to_owned),
+        method: Some(match by_cgroup {
+            true => FreezeMethod::CgroupFreezer,
+            false => FreezeMethod::PtraceStop,
+        }),
+        started_at: Some(wall.at(freeze.began_ns())),
+        ended_at: ended.ok().map(|(ns, _)| wall.at(ns)),
+        ended_by: ended.ok().map(|(_, how)| how),
+        tasks: Some(freeze.stops),
     }
-    let name = world.facts(pid)?.comm;
-    Some(DumpedProcess { pid, name })
+}
+
+/// The freeze of a dump, if its begin is known; else why not.
+fn begin<'a>(live: &Live, end: &'a EndState) -> Result<&'a FreezeReading, &'static str> {
+    let by_cgroup = end.facts.cmdline.iter().any(|word| word.starts_with("--freeze-cgroup"));
+    match &end.freeze {
+        None => Err("its stop was not seen"),
+        Some(_) if live.found_under_way() => Err("it was stopped before it was observed"),
+        Some(freeze) if by_cgroup && freeze.cgroup_ns.is_none() => {
+            Err("its cgroup was frozen first, and the kernel did not tell when (cgroup v1)")
+        }
+        Some(freeze) => Ok(freeze),
+    }
+}
+
+/// When and by what it ended, if that is known; else why not.
+fn ended(freeze: &FreezeReading, end: &EndState) -> Result<(u64, FreezeEnd), &'static str> {
+    match freeze.ended {
+        // A dump that has succeeded has killed it, if it was still traced: its death is near.
+        Some((_, FreezeEnd::TracerExit)) if end.exit_code == 0 => Err("its exit was not seen"),
+        Some(ended) => Ok(ended),
+        None if end.exited_ns.is_none() => Err("it stands still"),
+        None => Err("when it ran again was not seen"),
+    }
+}
+
+/// Where the phases of a dump begin: connected, first task stopped, all stopped, let go. None where its stop was not seen.
+pub(super) fn edges(live: &Live) -> Vec<(PhaseName, u64)> {
+    let Some(end) = live.end(Role::Source) else { return Vec::new() };
+    let Ok(freeze) = begin(live, end) else { return Vec::new() };
+    let began_ns = freeze.began_ns();
+    let setup = (live.started_ns < began_ns).then_some((PhaseName::Setup, live.started_ns));
+    let over = ended(freeze, end).ok().map(|(ns, _)| (PhaseName::Completion, ns));
+    let stands = [(PhaseName::Freeze, began_ns), (PhaseName::Dump, freeze.all_stopped_ns)];
+    setup.into_iter().chain(stands).chain(over).collect()
 }
 
 /// What `-t` or `--tree` names.

@@ -89,6 +89,6 @@ pub(super) fn update_hindrances(lives: &mut [Live], world: &mut impl World) {
     for end in running.flat_map(|live| live.ends.iter_mut()) {
         end.quota_throttled_ns =
             end.quota_file.as_deref().and_then(|file| world.quota_throttled_ns(file));
-        end.stopped = world.is_stopped(end.facts.pid);
+        end.stopped = world.is_stopped(end.facts.id());
     }
 }

@@ -5,11 +5,20 @@ use super::{
     dump,
     live::{EndState, Live},
 };
-use crate::model::qemu::MigratorState;
-use crate::model::record::{Awaited, Role};
+use crate::model::{
+    qemu::{MigratorState, Request},
+    record::{Awaited, Role},
+};
+use crate::phase::timeline::{Stop, Timeline};
 
 /// Time after the last close in which a migrator that says nothing may still be at work, as a destination that loads what it has, ns.
 const LOADING_NS: u64 = 30_000_000_000;
+
+/// A stop by the manager that is no longer before the request to migrate is made for that migration, ns: `virsh migrate` without `--live`
+/// stops the guest right before it (`qemuMigrationSrcSetOffline`, src/qemu/qemu_migration.c, libvirt 9.0 to 11.3).
+const STOPPED_FOR_NS: u64 = 5_000_000_000;
+/// And it lets the guest run so soon after all is loaded, ns. What its operator had paused stays so.
+const RESUMED_WITHIN_NS: u64 = 5_000_000_000;
 
 /// A guest that stands still because of its migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,16 +66,56 @@ fn broken_since(live: &Live) -> Option<u64> {
     broken.filter_map(|end| end.timeline.last_entered(MigratorState::PostcopyPaused)).min()
 }
 
-/// Whether the guest did not run before its migration either: the migration had nothing to stop.
+/// Whether the guest was paused when its state was sent: the migration had nothing to stop, and leaves it as it was.
 #[must_use]
 pub fn paused_all_along(live: &Live) -> bool {
-    live.end(Role::Source).is_some_and(|end| {
-        let timeline = &end.timeline;
-        timeline.entered(MigratorState::Setup).is_some()
-            && timeline.state() == Some(MigratorState::Completed)
-            && timeline.stop.is_none()
-            && timeline.ran_on().is_none()
-    })
+    let source = live.end(Role::Source).map(|end| &end.timeline);
+    match source.filter(|timeline| timeline.entered(MigratorState::Setup).is_some()) {
+        Some(timeline) => {
+            timeline.state() == Some(MigratorState::Completed)
+                && timeline.stop.is_none()
+                && timeline.ran_on().is_none()
+        }
+        None => arrived_paused(live),
+    }
+}
+
+/// Whether the destination was told that the guest did not run at its source.
+fn arrived_paused(live: &Live) -> bool {
+    let destination = live.end(Role::Destination);
+    destination.is_some_and(|end| end.timeline.ran_at_source() == Some(false))
+}
+
+/// How the guest was stopped by its manager for this migration: shortly before it or meanwhile, and, where that is seen, let run as soon
+/// as all was loaded.
+#[must_use]
+pub fn manager_stop(live: &Live) -> Option<Stop> {
+    let timeline = &live.end(Role::Source)?.timeline;
+    let stop = timeline.manager_stop.filter(|_| timeline.stop.is_none())?;
+    let requests = [timeline.requested(Request::Migrate), timeline.entered(MigratorState::Setup)];
+    let begun_ns = requests.into_iter().flatten().min()?;
+    let is_near = stop.paused_ns?.saturating_add(STOPPED_FOR_NS) >= begun_ns;
+    let late = live.end(Role::Destination).is_some_and(|end| !is_let_run_at_once(&end.timeline));
+    (is_near && !late).then_some(stop)
+}
+
+/// Let run as soon as all was loaded, or that may still come.
+fn is_let_run_at_once(timeline: &Timeline) -> bool {
+    let Some(resumed_ns) = timeline.resumed_ns else { return true };
+    timeline.loaded_ns.is_none_or(|loaded_ns| resumed_ns <= loaded_ns + RESUMED_WITHIN_NS)
+}
+
+/// Whether the manager that has stopped the guest may be about to let it run at the destination.
+fn may_be_resumed(live: &Live, now_ns: u64) -> bool {
+    let Some(end) = live.end(Role::Destination) else { return false };
+    let stopped = match live.end(Role::Source) {
+        Some(source) if source.timeline.state().is_some() => manager_stop(live).is_some(),
+        _ => arrived_paused(live),
+    };
+    let timeline = &end.timeline;
+    let waits = timeline.resumed_ns.is_none() && end.exited_ns.is_none() && completed(end);
+    let soon = |loaded_ns| now_ns.saturating_sub(loaded_ns) < RESUMED_WITHIN_NS;
+    stopped && waits && timeline.loaded_ns.is_some_and(soon)
 }
 
 /// Whether the guest runs, or ran, at the destination before all its pages were there.
@@ -85,6 +134,9 @@ pub fn is_postcopy(live: &Live) -> bool {
 pub fn is_held(live: &Live, closed_ns: u64, now_ns: u64) -> bool {
     if let Some(Still { awaits: Awaited::Resume | Awaited::Recovery, .. }) = still(live) {
         return live.ends.iter().all(|end| end.exited_ns.is_none());
+    }
+    if may_be_resumed(live, now_ns) {
+        return true;
     }
     if dump::ends_by_exit(&live.migrator) {
         return dump::is_held(live, closed_ns, now_ns);

@@ -11,7 +11,7 @@ use super::{
 use crate::model::record::{Method, Role, ThreadRole};
 use crate::{
     model::{qemu::Request, verdict::Standing},
-    phase::attach::Coverage,
+    phase::{attach::Coverage, timeline::Timeline},
 };
 
 /// A blackout, or the half of it that is seen from here.
@@ -34,13 +34,21 @@ pub struct Felt {
 pub fn felt(live: &Live, now_ns: u64) -> Option<Felt> {
     let (source, destination) = (live.end(Role::Source), live.end(Role::Destination));
     let timelines = (source.map(|end| &end.timeline), destination.map(|end| &end.timeline));
-    let functions = blackout::by_phase_functions(timelines.0, timelines.1);
+    let by_manager = fate::manager_stop(live);
+    if source.is_some() && by_manager.is_none() && fate::paused_all_along(live) {
+        return None;
+    }
+    let mut functions = blackout::by_phase_functions(timelines.0, timelines.1);
+    let is_paused = destination.is_some() && functions.started_ns.is_none();
+    if let Some(stop) = by_manager.filter(|_| !is_paused) {
+        functions.stopped_ns = stop.paused_ns;
+    }
     let arrived = timelines.1.is_some_and(|destination| destination.resumed_ns.is_some());
     let ran_on_at_source = !arrived && timelines.0.is_some_and(|source| source.ran_on().is_some());
     let scheduling = if ran_on_at_source {
         Instants::default()
     } else {
-        by_scheduling(live, source, destination, now_ns)
+        not_refuted(by_scheduling(live, source, destination, now_ns), functions)
     };
     let (method, instants) = choose(live, functions, scheduling, now_ns)?;
     let edges = edges(source, destination, instants.started_ns);
@@ -112,6 +120,10 @@ fn choose(
             end.probed() && (told.is_some() || end.probed_since(live.started_ns))
         })
     };
+    if fate::manager_stop(live).is_some() {
+        // The guest's CPUs stood before anybody followed them.
+        return functions.stopped_ns.map(|_| (Method::PhaseFunctions, functions));
+    }
     let asked_ns = asked_to_stop(live).or(functions.stopped_ns).unwrap_or_default();
     let stopped = instant(
         tells(Role::Source, functions.stopped_ns),
@@ -191,6 +203,13 @@ fn by_scheduling(
     Instants { stopped_ns, started_ns }
 }
 
+/// A guest cannot run before its migrator lets it: what the scheduler took for that was the migrator's own work, no measurement.
+fn not_refuted(scheduling: Instants, functions: Instants) -> Instants {
+    let before = |(ran, allowed): (u64, u64)| ran.saturating_add(cpus::AT_ONE_GO_NS) < allowed;
+    let refuted = scheduling.started_ns.zip(functions.started_ns).is_some_and(before);
+    Instants { started_ns: scheduling.started_ns.filter(|_| !refuted), ..scheduling }
+}
+
 /// When the source's guest was asked to stop, by its functions.
 fn asked_to_stop(live: &Live) -> Option<u64> {
     Some(live.end(Role::Source)?.timeline.stop?.asked.at_ns)
@@ -230,14 +249,9 @@ fn edges(
 ) -> Edges {
     let at = |moment: Option<crate::phase::timeline::Moment>| moment.map(|moment| moment.at_ns);
     let loaded = destination.and_then(|end| end.timeline.loaded_ns);
-    // The manager's `cont` counts where it was waited for.
+    // The manager's word counts where it was waited for.
     let left = destination.filter(|end| end.timeline.left_standing_ns.is_some());
-    let resumed = left.and_then(|end| {
-        let asked = end.timeline.requests.iter().rev().find(|(at, request)| {
-            *request == Request::Cont && end.timeline.resumed_ns.is_none_or(|run| *at <= run)
-        });
-        asked.map(|(at, _)| *at).filter(|at| loaded.is_some_and(|loaded| *at >= loaded))
-    });
+    let resumed = left.and_then(|end| let_run(&end.timeline));
     Edges {
         last_pass: source.and_then(|end| at(end.timeline.last_pass)),
         device: source.and_then(|end| at(end.timeline.device)),
@@ -251,6 +265,16 @@ fn edges(
     }
 }
 
+/// When the manager let a guest run that was left standing: by `cont`, or by what needs no command, as a debugger (`gdb_continue`,
+/// gdbstub/system.c, QEMU 10.0).
+fn let_run(timeline: &Timeline) -> Option<u64> {
+    let loaded_ns = timeline.loaded_ns?;
+    let last_ns = timeline.resumed_ns.unwrap_or(u64::MAX);
+    let asked = timeline.requests.iter().rev();
+    let asked = asked.filter(|(_, request)| *request == Request::Cont).map(|(at, _)| *at);
+    asked.chain(timeline.vm_start_ns).find(|at| (loaded_ns..=last_ns).contains(at))
+}
+
 /// When the last payload arrived.
 fn last_arrival(end: &EndState) -> Option<u64> {
     end.flows.values().filter_map(|flow| flow.reading.arrived_ns).max()
@@ -259,6 +283,29 @@ fn last_arrival(end: &EndState) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_guest_runs_before_its_migrator_lets_it() {
+        let of = |stopped, started| Instants { stopped_ns: Some(stopped), started_ns: started };
+        let functions = of(10, Some(3_500_000_000));
+        // The loading of its registers, 73 ms after the stop.
+        assert_eq!(not_refuted(of(10, Some(73_000_000)), functions), of(10, None));
+        // The wake-up that lets a halted guest run comes a little before the function.
+        let near = of(10, Some(3_499_000_000));
+        assert_eq!(not_refuted(near, functions), near);
+        assert_eq!(not_refuted(near, of(10, None)), near);
+    }
+
+    #[test]
+    fn who_lets_a_guest_run_needs_no_command() {
+        let mut timeline = Timeline::new(std::sync::Arc::default());
+        (timeline.loaded_ns, timeline.vm_start_ns) = (Some(10), Some(49));
+        timeline.requests = vec![(5, Request::Cont)];
+        assert_eq!(let_run(&timeline), Some(49), "it was not loaded when it was asked");
+        timeline.resumed_ns = Some(50);
+        timeline.requests.extend([(40, Request::Cont), (70, Request::Cont)]);
+        assert_eq!(let_run(&timeline), Some(40));
+    }
 
     #[test]
     fn an_instant_comes_from_the_best_that_is_known_of_its_end() {

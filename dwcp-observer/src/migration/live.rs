@@ -17,19 +17,18 @@ use super::{
     second,
 };
 use crate::{
+    freeze::FreezeReading,
     identify::roles::ThreadUse,
     model::{facts::ProcessFacts, verdict::Verdict},
     netdev::TapReading,
-    phase::{attach::Coverage, timeline::Timeline},
+    phase::{attach::Coverage, remaining::Look, timeline::Timeline},
     rdma::MemoryReading,
     sched::ThreadReading,
     tcp::FlowReading,
     verdict::Judge,
 };
 use crate::{
-    model::record::{
-        DumpedProcess, Evidence, Mode, Quantiles, Role, ThreadRole, Transport, Version,
-    },
+    model::record::{Evidence, Mode, Quantiles, Role, ThreadRole, Transport, Version},
     verdict::inputs::Second,
 };
 
@@ -67,8 +66,10 @@ pub struct EndState {
     pub process: u32,
     /// What `/proc` told.
     pub facts: ProcessFacts,
-    /// The process that it dumps.
-    pub dumped: Option<DumpedProcess>,
+    /// The process that it dumps, by its command line: id and name.
+    pub dumped: Option<(u32, String)>,
+    /// What it has stopped to dump it.
+    pub freeze: Option<FreezeReading>,
     /// Role by evidence, until the bytes tell.
     pub hinted: Option<Role>,
     /// Flows by identity.
@@ -153,6 +154,8 @@ pub struct OwnWork {
     pub limited_ns: u64,
     /// Pages that it asked for as a postcopy destination.
     pub page_requests: u64,
+    /// What it last told to be left to send.
+    pub remaining: Option<Look>,
 }
 
 /// Streams of one end that keep their detail; the oldest closed ones beyond are folded into totals.
@@ -403,13 +406,19 @@ impl Live {
             .filter_map(|role| Some((role, self.end(role)?)))
     }
 
-    /// Whether some flow was open before the observer saw it. Known once the flow has moved data: a sweep may look while its first
-    /// call is at work.
+    /// Whether some connection was open before the observer saw either end of it. Known once it has moved data: a sweep may look while
+    /// its first call is at work.
     #[must_use]
     pub fn found_under_way(&self) -> bool {
-        self.ends.iter().any(|end| {
-            end.folded_found_open || end.flows.values().any(|flow| flow.reading.found_open())
-        })
+        let seen_at_the_other_end = |found: &FlowReading| {
+            self.flows().map(|flow| &flow.reading).any(|other| {
+                (other.local, other.peer) == (found.peer, found.local) && !other.found_open()
+            })
+        };
+        let late = |found: &FlowReading| found.found_open() && !seen_at_the_other_end(found);
+        self.ends
+            .iter()
+            .any(|end| end.folded_found_open || end.flows.values().any(|flow| late(&flow.reading)))
     }
 
     /// What carries its streams; `None` while none is seen.
@@ -430,6 +439,15 @@ impl Live {
         let seen = |flow: &StreamFlow| flow.reading.payload_is_seen();
         let overflows = self.ends.iter().any(|end| end.overflow_here().flows > 0);
         overflows || self.flows().any(seen)
+    }
+
+    /// What the source last told to be left to send. A look from before the guest's stop tells nothing after it.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Look> {
+        let source = self.end(Role::Source).filter(|_| !self.life.is_finished())?;
+        let stopped_ns = source.timeline.stop.map_or(0, |stop| stop.asked.at_ns);
+        let since_ns = stopped_ns.max(self.started_ns);
+        source.own_work[1].remaining.filter(|look| look.at_ns >= since_ns)
     }
 
     /// All flows of all ends.

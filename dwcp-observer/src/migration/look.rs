@@ -21,7 +21,7 @@ use crate::{
     config::ModeThresholds,
     keeper::ProcessReading,
     migration::v1::V1Rule,
-    model::facts::{ProcessFacts, ThreadFacts},
+    model::facts::{ProcessFacts, ProcessId, ThreadFacts, Unread},
     phase::{MarkReading, TextReading, attach::Coverage},
     rdma::MemoryReading,
     sched::ThreadReading,
@@ -30,26 +30,30 @@ use crate::{
 
 /// What the registry asks for beyond the readings.
 pub trait World {
-    /// Facts about a process; `None` when it is gone.
-    fn facts(&mut self, pid: u32) -> Option<ProcessFacts>;
-    /// The process that traces it; `None` when none does.
-    fn tracer(&mut self, pid: u32) -> Option<u32>;
-    /// Its threads now.
-    fn threads(&mut self, pid: u32) -> Vec<ThreadFacts>;
+    /// Facts about a process; `None` when it is gone. Its arguments may come later.
+    fn facts(&mut self, process: ProcessId) -> Option<ProcessFacts>;
+    /// Facts about whatever process has this id now.
+    fn facts_now(&mut self, pid: u32) -> Option<ProcessFacts>;
+    /// Arguments that were not known when its facts were asked for.
+    fn cmdline(&mut self, process: ProcessId) -> Result<Vec<String>, Unread>;
+    /// The name of the process with this id while `tracer` traces it.
+    fn traced_name(&mut self, pid: u32, tracer: ProcessId) -> Option<String>;
+    /// Threads of a process now.
+    fn threads(&mut self, process: ProcessId) -> Vec<ThreadFacts>;
     /// RTT quantiles of a flow that still holds its slot.
     fn flow_rtt(&self, slot: u32) -> Option<Quantiles>;
     /// Probes a process' phase functions; `None` while they are looked for, and when it is gone.
     fn phases(&mut self, process: &ProcessReading, facts: &ProcessFacts) -> Option<Coverage>;
     /// Watches the tap devices of a process, from now on.
-    fn watch_taps(&mut self, pid: u32) -> Vec<TapKey>;
+    fn watch_taps(&mut self, process: ProcessId) -> Vec<TapKey>;
     /// What a watched device has carried.
     fn tap(&self, key: TapKey) -> Option<Tap>;
     /// Where the CPU quota of a process' cgroup shows.
-    fn quota_file(&mut self, pid: u32) -> Option<PathBuf>;
+    fn quota_file(&mut self, process: ProcessId) -> Option<PathBuf>;
     /// How long the CPU quota behind this file has held its cgroup back so far, ns; `None` without one.
     fn quota_throttled_ns(&mut self, file: &Path) -> Option<u64>;
     /// Whether a process is stopped by a signal.
-    fn is_stopped(&mut self, pid: u32) -> bool;
+    fn is_stopped(&mut self, process: ProcessId) -> bool;
     /// Run-queue waits of a thread that still holds its slot.
     fn thread_waits(&self, slot: u32) -> Option<Quantiles>;
 }
@@ -90,8 +94,8 @@ pub struct Actions {
     pub release_threads: Vec<u32>,
     /// Process slots to free.
     pub release_processes: Vec<u32>,
-    /// Processes to be given a slot, by id: a flow of theirs is a migration.
-    pub adopt: Vec<u32>,
+    /// Processes to be given a slot: a flow of theirs is a migration.
+    pub adopt: Vec<ProcessId>,
     /// Tap devices to watch no longer.
     pub release_taps: Vec<TapKey>,
     /// Roles found out by behaviour: thread slot and role number.

@@ -43,7 +43,7 @@ pub struct Ending {
     pub by_exit: bool,
     /// The guest was moved before its pages.
     pub postcopy: bool,
-    /// The guest did not run before either: its operator had stopped it.
+    /// The guest was paused when its state was sent, and still is.
     pub paused_all_along: bool,
     /// Streams.
     pub streams: u32,
@@ -119,7 +119,9 @@ impl Ending {
                     || (self.paused_all_along && completed(destination))
             }
             (Some(source), None) => completed(source),
-            (None, Some(destination)) => completed(destination) && destination.guest_resumed,
+            (None, Some(destination)) => {
+                completed(destination) && (destination.guest_resumed || self.paused_all_along)
+            }
             _ => false,
         }
     }
@@ -180,7 +182,7 @@ fn evidence(ending: &Ending) -> Vec<Evidence> {
         say("vcpu", "guest CPUs stopped at the source and ran at the destination".to_owned());
     }
     if ending.paused_all_along {
-        say("pause", "the guest did not run before the migration either".to_owned());
+        say("pause", "the guest was paused when its state was sent".to_owned());
     }
     say("close", closes(ending));
     for error in &ending.errors {

@@ -1,6 +1,7 @@
 //! The phases that a migration passed, as spans, and its rounds over RAM.
 
 use super::{
+    dump,
     guest::Felt,
     live::{EndState, Live},
     machine::Life,
@@ -29,6 +30,12 @@ pub struct Round {
     pub from: Moment,
     /// End; `None` while it lasts.
     pub to: Option<Moment>,
+    /// What was left to send when it began, bytes; `None` where QEMU does not tell.
+    pub left_at_begin: Option<u64>,
+    /// What was left when it ended, the next one's work, bytes.
+    pub left_at_end: Option<u64>,
+    /// What the guest dirtied in it, bytes.
+    pub dirtied: Option<u64>,
 }
 
 /// The phases, in order and without gaps from the first sign to the end.
@@ -38,6 +45,9 @@ pub fn spans(live: &Live, felt: Option<&Felt>) -> Vec<Span> {
         Life::Finished { ended_ns, .. } => Some(ended_ns),
         _ => None,
     };
+    if dump::ends_by_exit(&live.migrator) {
+        return join(&dump::edges(live), end_ns);
+    }
     let probed = live.roles().find(|(_, end)| end.probed() && !end.timeline.states.is_empty());
     let timeline = probed.map(|(_, end)| &end.timeline);
     let source = live.end(Role::Source).map(|end| &end.timeline);
@@ -92,14 +102,23 @@ pub fn rounds(end: &EndState, over: Option<u64>) -> Vec<Round> {
         return Vec::new();
     }
     let closing = over.zip(rounds.last()).map(|(at_ns, last)| Moment {
-        at_ns: at_ns.max(last.at_ns),
-        sent_bytes: end.sums().0.max(last.sent_bytes),
+        at_ns: at_ns.max(last.begin.at_ns),
+        sent_bytes: end.sums().0.max(last.begin.sent_bytes),
     });
     let last_end = sent.or(closing);
     rounds
         .iter()
         .enumerate()
-        .map(|(index, from)| Round { from: *from, to: rounds.get(index + 1).copied().or(last_end) })
+        .map(|(index, pass)| {
+            let next = rounds.get(index + 1);
+            Round {
+                from: pass.begin,
+                to: next.map(|next| next.begin).or(last_end),
+                left_at_begin: pass.left.map(|left| left.bytes),
+                left_at_end: next.and_then(|next| next.left).map(|left| left.bytes),
+                dirtied: next.and_then(|next| pass.dirtied(next)),
+            }
+        })
         .collect()
 }
 

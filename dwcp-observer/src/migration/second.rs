@@ -159,6 +159,7 @@ fn difference(live: &Live, last: &Totals, now: &Totals) -> Second {
         delivered_total: now.delivered,
         guest_memory_bytes: memory,
         rounds: rounds(live, now.at_ns),
+        remaining_bytes: live.remaining().map(|look| look.bytes),
         source: live.end(Role::Source).map(|end| Source {
             pid: end.facts.pid,
             streams: streams(end, last, seconds(now.at_ns, last.at_ns)),
@@ -307,8 +308,8 @@ fn phase(live: &Live, now_ns: u64) -> Option<Phase> {
     let felt = guest::felt(live, now_ns);
     let last = phases::spans(live, felt.as_ref()).last().map(|span| span.phase);
     Some(match last? {
-        PhaseName::Setup => Phase::Setup,
-        PhaseName::Precopy => Phase::Precopy,
+        PhaseName::Setup | PhaseName::Freeze => Phase::Setup,
+        PhaseName::Precopy | PhaseName::Dump => Phase::Precopy,
         PhaseName::StopAndCopy => Phase::StopAndCopy,
         PhaseName::Postcopy => Phase::Postcopy,
         PhaseName::Completion => Phase::Completion,
@@ -331,6 +332,8 @@ fn rounds(live: &Live, now_ns: u64) -> Vec<Round> {
                 bytes: to_bytes.saturating_sub(round.from.sent_bytes),
                 seconds: to_ns.saturating_sub(round.from.at_ns) as f64 / 1e9,
                 finished: round.to.is_some(),
+                left_at_begin: round.left_at_begin,
+                dirtied: round.dirtied,
             }
         })
         .collect()

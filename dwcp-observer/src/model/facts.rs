@@ -2,6 +2,49 @@
 
 use std::net::SocketAddr;
 
+/// A process for ever: its id may be another one's tomorrow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessId {
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// When its main thread started, `CLOCK_BOOTTIME` in clock ticks, as `/proc/PID/stat` gives it.
+    pub start_ticks: u64,
+}
+
+/// What `/proc` counts start times in, ns: `USER_HZ` is 100 on x86-64 and arm64.
+pub const TICK_NS: u64 = 10_000_000;
+
+impl ProcessId {
+    /// From `task_struct.start_boottime`, or from a start time of `/proc` in ns.
+    #[must_use]
+    pub const fn new(pid: u32, start_boottime_ns: u64) -> Self {
+        Self { pid, start_ticks: start_boottime_ns / TICK_NS }
+    }
+}
+
+/// Why the arguments of a process are not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// They are being read.
+    Awaited,
+    /// Its memory does not answer.
+    Silent,
+    /// Too many other processes do not answer.
+    Crowded,
+}
+
+impl Unread {
+    /// In words, after "its command line".
+    #[must_use]
+    pub const fn why(self) -> &'static str {
+        match self {
+            Self::Awaited => "is being read",
+            Self::Silent => "cannot be read: its memory does not answer",
+            Self::Crowded => "was not read: too many other processes do not answer",
+        }
+    }
+}
+
 /// A process that moves data on a candidate flow.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProcessFacts {
@@ -13,6 +56,8 @@ pub struct ProcessFacts {
     pub exe: Option<String>,
     /// Arguments; empty when `/proc` does not give them.
     pub cmdline: Vec<String>,
+    /// Why they are not known; `None` when they are.
+    pub unread: Option<Unread>,
     /// cgroup path (v2, else the longest v1 path).
     pub cgroup: Option<String>,
     /// Whether it holds `/dev/kvm` open.
@@ -23,21 +68,32 @@ pub struct ProcessFacts {
     pub started_boottime_ns: u64,
 }
 
-/// `/proc` cuts start times to clock ticks (10 ms), ns.
-const START_SLACK_NS: u64 = 20_000_000;
+/// Two clocks are read one after the other, ns.
+const CLOCK_SLACK_NS: u64 = 1_000_000;
 
 impl ProcessFacts {
-    /// Whether these are facts of the process that started at this moment (`task_struct.start_boottime`, `CLOCK_BOOTTIME` ns): its id may be
-    /// another one's by now.
+    /// Which process these are facts of.
     #[must_use]
-    pub const fn is_process(&self, start_boottime_ns: u64) -> bool {
-        self.started_boottime_ns.abs_diff(start_boottime_ns) <= START_SLACK_NS
+    pub const fn id(&self) -> ProcessId {
+        ProcessId::new(self.pid, self.started_boottime_ns)
     }
 
     /// Whether it had started by then, `CLOCK_BOOTTIME` ns: who did something at that moment under its id was no other.
     #[must_use]
     pub const fn was_there(&self, at_boottime_ns: u64) -> bool {
-        self.started_boottime_ns <= at_boottime_ns.saturating_add(START_SLACK_NS)
+        self.started_boottime_ns <= at_boottime_ns.saturating_add(CLOCK_SLACK_NS)
+    }
+
+    /// Takes in its arguments, or why they are not known.
+    pub fn learn(&mut self, cmdline: Result<Vec<String>, Unread>) {
+        self.unread = cmdline.as_ref().err().copied();
+        self.cmdline = cmdline.unwrap_or_default();
+    }
+
+    /// Whether its arguments may be known soon.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.unread == Some(Unread::Awaited)
     }
 }
 

@@ -89,6 +89,14 @@ named! {
     }
 }
 
+impl RunState {
+    /// Whether a guest in this state runs, or sleeps of its own will (`runstate_is_live`, include/sysemu/runstate.h, QEMU 9.0).
+    #[must_use]
+    pub const fn is_live(self) -> bool {
+        matches!(self, Self::Running | Self::Suspended)
+    }
+}
+
 impl MigratorState {
     /// Whether nothing follows.
     #[must_use]

@@ -90,6 +90,8 @@ pub struct ProgramStats {
     pub run_time_ns: u64,
     /// Runs (`bpf_prog_info.run_cnt`).
     pub run_count: u64,
+    /// Runs that the kernel left out, since the program was running on that CPU (`bpf_prog_info.recursion_misses`, from 5.12 on).
+    pub missed_runs: Option<u64>,
     /// Instructions that the verifier walked.
     pub verified_instructions: u32,
 }

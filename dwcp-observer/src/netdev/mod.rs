@@ -1,11 +1,21 @@
 //! Tap devices of guests: when the first packet came out of a destination.
 
-use std::{io, path::Path};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+};
 
 use dwcp_observer_ebpf::netdev::{Tap, TapKey};
+use procfs::process::{FDTarget, Process};
+use rustix::fs::OFlags;
+
+use crate::{model::facts::ProcessId, process};
 
 /// Descriptors that are looked at for tap devices.
 const MAX_FDS: usize = 1024;
+/// Bytes of what is said of one descriptor.
+const MAX_FDINFO: u64 = 4096;
 /// Length of a device name, with its NUL (`IFNAMSIZ`).
 const NAME_LEN: usize = 16;
 
@@ -20,28 +30,36 @@ pub struct TapReading {
 
 /// The tap devices that a process holds open, in its own network namespace; empty when it has none or is gone.
 #[must_use]
-pub fn taps_of(pid: u32) -> Vec<TapKey> {
-    let root = Path::new("/proc").join(pid.to_string());
-    let Ok(netns) = netns_of(&root) else { return Vec::new() };
-    let Ok(entries) = std::fs::read_dir(root.join("fdinfo")) else { return Vec::new() };
-    let mut keys: Vec<TapKey> = entries
+pub fn taps_of(id: ProcessId) -> Vec<TapKey> {
+    process::open(id).and_then(|process| taps(&process)).unwrap_or_default()
+}
+
+fn taps(process: &Process) -> Option<Vec<TapKey>> {
+    let root = process.open_relative_flags("ns/net", OFlags::PATH | OFlags::CLOEXEC).ok()?;
+    let netns = netns_of(&root).ok()?;
+    let mut keys: Vec<TapKey> = process
+        .fd()
+        .ok()?
         .take(MAX_FDS)
         .flatten()
-        .filter(|entry| {
-            let fd = root.join("fd").join(entry.file_name());
-            std::fs::read_link(fd).is_ok_and(|target| target == Path::new("/dev/net/tun"))
+        .filter(
+            |fd| matches!(&fd.target, FDTarget::Path(path) if path == Path::new("/dev/net/tun")),
+        )
+        .filter_map(|fd| {
+            let mut info = String::new();
+            let file = process.open_relative(format!("fdinfo/{}", fd.fd)).ok()?;
+            file.take(MAX_FDINFO).read_to_string(&mut info).ok()?;
+            key_of(&info, netns)
         })
-        .filter_map(|entry| key_of(&std::fs::read_to_string(entry.path()).ok()?, netns))
         .collect();
     keys.sort_unstable();
     keys.dedup();
-    keys
+    Some(keys)
 }
 
-fn netns_of(root: &Path) -> io::Result<u32> {
+fn netns_of(namespace: &File) -> io::Result<u32> {
     use std::os::unix::fs::MetadataExt as _;
-    let inode = std::fs::metadata(root.join("ns/net"))?.ino();
-    u32::try_from(inode).map_err(io::Error::other)
+    u32::try_from(namespace.metadata()?.ino()).map_err(io::Error::other)
 }
 
 /// The device of a descriptor, from the `iff:` line that tun adds to `fdinfo` (`tun_chr_show_fdinfo`).
@@ -85,7 +103,8 @@ mod tests {
 
     #[test]
     fn a_process_without_a_tap_has_none() {
-        assert_eq!(taps_of(std::process::id()), []);
-        assert_eq!(taps_of(u32::MAX), []);
+        let this = process::id_of(&process::open_now(std::process::id()).unwrap()).unwrap();
+        assert_eq!(taps_of(this), []);
+        assert_eq!(taps_of(ProcessId::new(u32::MAX, 0)), []);
     }
 }

@@ -9,9 +9,10 @@ use std::{
     thread,
 };
 
+use procfs::process::Process;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, epoll, poll},
-    fs::{AtFlags, Mode, OFlags, StatxFlags},
+    fs::{AtFlags, OFlags, StatxFlags},
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
@@ -21,8 +22,11 @@ use super::{
     reader::{Answer, Rung},
     states::Names,
 };
-use crate::model::qemu::Version;
-use crate::{kernel::clock_ns, model::histogram::Histogram};
+use crate::{
+    kernel::clock_ns,
+    model::{facts::ProcessId, histogram::Histogram, qemu::Version},
+    process,
+};
 
 /// Executables that are probed at the same time: far more than a host runs, few enough that nobody fills the kernel with probes.
 const MAX_EXECUTABLES: usize = 256;
@@ -65,8 +69,27 @@ pub struct Candidate {
     pub started_boottime_ns: u64,
 }
 
-/// Tells the kernel side that the probes of an executable count for the process in a slot.
-pub type Own<'a> = dyn FnMut(u32, u32, u32) + 'a;
+impl Candidate {
+    const fn id(&self) -> ProcessId {
+        ProcessId::new(self.pid, self.started_boottime_ns)
+    }
+}
+
+/// Tells the kernel side whose probes count for a process.
+pub type Own<'a> = dyn FnMut(Owner) + 'a;
+
+/// Whose probes count for a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    /// Its place in the kernel's array.
+    pub slot: u32,
+    /// The process that is meant: the place may have passed on.
+    pub process: ProcessId,
+    /// Number of its executable.
+    pub executable: u32,
+    /// How that tells what is left: one of `PENDING_*`, or 0.
+    pub pending_form: u32,
+}
 
 /// Attached probes, by executable.
 #[derive(Debug)]
@@ -74,7 +97,7 @@ pub struct Attacher {
     prober: Prober,
     wake: OwnedFd,
     executables: HashMap<FileId, Executable>,
-    processes: HashMap<u32, Process>,
+    processes: HashMap<u32, Probed>,
     last_number: u32,
     closer: Option<(mpsc::Sender<Vec<OwnedFd>>, thread::JoinHandle<()>)>,
     /// When the observer began, `CLOCK_BOOTTIME` ns: processes before were not waited for.
@@ -108,7 +131,7 @@ struct Probes {
 }
 
 #[derive(Debug)]
-struct Process {
+struct Probed {
     file: FileId,
     /// Readable once the process has ended with all of its threads.
     alive: OwnedFd,
@@ -150,6 +173,10 @@ impl Attacher {
             self.forget(pid);
         }
         if let Some(process) = self.processes.get_mut(&pid) {
+            if process.candidate.id() != candidate.id() {
+                // It is gone: its id is that one's.
+                return None;
+            }
             process.candidate = candidate;
         } else if let Err(refusal) = self.admit(candidate)? {
             return Some(Coverage::Unprobed(refusal));
@@ -161,9 +188,9 @@ impl Attacher {
     /// Takes a process in, and has its executable read if that has not been done. `None`: gone, or not now.
     fn admit(&mut self, candidate: Candidate) -> Option<Result<(), String>> {
         let pid = i32::try_from(candidate.pid).ok().and_then(Pid::from_raw)?;
-        // Opened before the executable, it tells for good whose executable that was.
+        // Opened before its start is compared, it stands for the same process.
         let alive = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        let (file, exe) = identify(candidate.pid).ok()?;
+        let (file, exe) = identify(&process::open(candidate.id())?)?;
         if !self.executables.contains_key(&file) {
             match self.prober.room() {
                 Room::Later => return None,
@@ -182,7 +209,7 @@ impl Attacher {
         if let Some(executable) = self.executables.get_mut(&file) {
             executable.processes += 1;
         }
-        self.processes.insert(candidate.pid, Process { file, alive, candidate, since_ns: None });
+        self.processes.insert(candidate.pid, Probed { file, alive, candidate, since_ns: None });
         Some(Ok(()))
     }
 
@@ -272,10 +299,13 @@ impl Attacher {
     fn settle(&mut self, pid: u32, own: &mut Own<'_>) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let Some(executable) = self.executables.get(&process.file) else { return };
-        if !matches!(executable.state, State::Probed(_)) {
-            return;
-        }
-        own(process.candidate.slot, pid, executable.number);
+        let State::Probed(probes) = &executable.state else { return };
+        own(Owner {
+            slot: process.candidate.slot,
+            process: process.candidate.id(),
+            executable: executable.number,
+            pending_form: probes.names.pending_form(),
+        });
         if process.since_ns.is_none() {
             process.since_ns = Some(clock_ns(libc::CLOCK_MONOTONIC));
             let since = process.candidate.started_boottime_ns.max(self.begun_boottime_ns);
@@ -383,10 +413,9 @@ fn ended(alive: &OwnedFd) -> bool {
 /// The executable of a process, and a descriptor that names it. Neither asks its file system anything: `O_PATH` opens nothing, and the
 /// inode answers from what it knows (`AT_STATX_DONT_SYNC`; FUSE: `fuse_update_get_attr`, Linux 6.18). The link leads to the file that
 /// runs, in whatever mount namespace, also after an upgrade has replaced its path.
-fn identify(pid: u32) -> io::Result<(FileId, OwnedFd)> {
-    let path = format!("/proc/{pid}/exe");
-    let exe = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+fn identify(process: &Process) -> Option<(FileId, OwnedFd)> {
+    let exe = process.open_relative_flags("exe", OFlags::PATH | OFlags::CLOEXEC).ok()?;
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let found = rustix::fs::statx(&exe, "", flags, StatxFlags::INO)?;
-    Ok(((found.stx_dev_major, found.stx_dev_minor, found.stx_ino), exe))
+    let found = rustix::fs::statx(&exe, "", flags, StatxFlags::INO).ok()?;
+    Some(((found.stx_dev_major, found.stx_dev_minor, found.stx_ino), exe.into()))
 }

@@ -2,6 +2,7 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
+use dwcp_observer_ebpf::phase::{PENDING_OF_THREE, PENDING_OF_TWO, PENDING_STRUCT};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -22,6 +23,12 @@ const MAX_SEARCH: u64 = 64 << 20;
 const LOOKUPS: [&str; 2] = ["MigrationStatus_lookup", "RunState_lookup"];
 /// Exported by versions whose loop counts the rounds.
 const LOOP_COUNTS: &[u8] = b"qemu_savevm_query_pending_final";
+/// Functions that tell what is left, by the version that has them.
+const PENDING: [(&str, u32); 3] = [
+    ("qemu_savevm_state_pending_exact", PENDING_OF_TWO),
+    ("qemu_savevm_state_pending", PENDING_OF_THREE),
+    ("qemu_savevm_query_pending_iter", PENDING_STRUCT),
+];
 /// Names in such a table, at most; QEMU 11.1 has 17 and 16.
 const MAX_NAMES: i32 = 64;
 /// Longest name.
@@ -38,6 +45,8 @@ pub struct Binary {
     pub names: [Vec<String>; 2],
     /// Its rounds are counted by the loop of the migration: see [`Names::counts_rounds_in_loop`].
     pub rounds_in_loop: bool,
+    /// How it tells what is left: one of `PENDING_*`, or 0 where it exports no such function.
+    pub pending_form: u32,
 }
 
 /// Why an executable cannot be used.
@@ -52,11 +61,22 @@ pub enum BinaryError {
 }
 
 impl Binary {
+    /// Whether a place that it does not have is no loss: but for 8.0 to 10.0, one function tells what is left before and after a fetch.
+    #[must_use]
+    pub fn can_do_without(&self, place: usize) -> bool {
+        matches!(self.pending_form, PENDING_OF_THREE | PENDING_STRUCT)
+            && FUNCTIONS
+                .get(place)
+                .is_some_and(|function| function.symbol() == "qemu_savevm_state_pending_estimate")
+    }
+
     /// What its numbers mean.
     #[must_use]
     pub fn meaning(&self) -> Names {
         let [migration, run] = &self.names;
-        Names::of_binary(migration, run, self.version).with_rounds_in_loop(self.rounds_in_loop)
+        Names::of_binary(migration, run, self.version)
+            .with_rounds_in_loop(self.rounds_in_loop)
+            .with_pending_form(self.pending_form)
     }
 }
 
@@ -93,19 +113,26 @@ pub fn read(file: &File) -> Result<Binary, BinaryError> {
         // The table by version stands in for what cannot be read.
         names: read_names(&elf, lookups).unwrap_or_default(),
         rounds_in_loop,
+        pending_form: pending_form(&functions),
     })
 }
 
 fn wanted(name: &[u8]) -> Option<Wanted> {
-    if let Some(index) = LOOKUPS.iter().position(|lookup| lookup.as_bytes() == name) {
-        return Some(Wanted::Lookup(index));
-    }
     if name == LOOP_COUNTS {
         return Some(Wanted::LoopCounts);
+    }
+    if let Some(index) = LOOKUPS.iter().position(|lookup| lookup.as_bytes() == name) {
+        return Some(Wanted::Lookup(index));
     }
     let symbols = FUNCTIONS.iter().flat_map(|function| function.symbols);
     let mut symbols = symbols.filter(|symbol| symbol.as_bytes() == name);
     symbols.next().map(|symbol| Wanted::Function(symbol))
+}
+
+/// The first of the functions that is there, in the order in which its place looks for them.
+fn pending_form(functions: &[(&str, u64)]) -> u32 {
+    let there = |symbol: &str| functions.iter().any(|(name, _)| *name == symbol);
+    PENDING.iter().find(|(symbol, _)| there(symbol)).map_or(0, |(_, form)| *form)
 }
 
 /// The offset of each place: of the first of its symbols that is there.

@@ -1,5 +1,7 @@
 use std::{fs::File, io::Write as _, os::unix::fs::FileExt as _};
 
+use dwcp_observer_ebpf::phase::PLACE_PENDING;
+
 use super::*;
 use crate::{
     model::qemu::{MigratorState, RunState},
@@ -115,6 +117,7 @@ fn qemu(relocated: bool) -> Vec<u8> {
     maker.symbol("qemu_savevm_state_non_iterable", code + 16);
     maker.symbol("migrate_error_propagate", 0);
     maker.symbol("qemu_savevm_query_pending_final", code + 32);
+    maker.symbol("qemu_savevm_query_pending_iter", code + 48);
     maker.lookup("MigrationStatus_lookup", &["none", "setup", "brand-new", "completed"]);
     maker.lookup("RunState_lookup", &["debug", "running"]);
     maker.finish()
@@ -128,10 +131,15 @@ fn functions_version_and_names_are_read_from_either_kind_of_executable() {
             found.offsets.iter().map(|(place, _)| FUNCTIONS[*place].symbol()).collect();
         assert_eq!(
             places,
-            ["migrate_set_state", "qemu_savevm_state_complete_precopy_non_iterable"],
+            [
+                "migrate_set_state",
+                "qemu_savevm_state_complete_precopy_non_iterable",
+                "qemu_savevm_state_pending_exact",
+                "qemu_savevm_state_pending_exact"
+            ],
             "one under another version's name, none that is only declared"
         );
-        let [(_, first), (_, second)] = found.offsets[..] else { panic!() };
+        let [(_, first), (_, second), ..] = found.offsets[..] else { panic!() };
         assert_eq!((second - first, first % 8), (16, 0));
         assert_eq!(found.version, Some(Version { major: 11, minor: 1 }));
         let names = found.meaning();
@@ -139,6 +147,39 @@ fn functions_version_and_names_are_read_from_either_kind_of_executable() {
         assert_eq!(names.state(3), Some(MigratorState::Completed));
         assert_eq!(names.run_state(1), Some(RunState::Running));
         assert!(names.counts_rounds_in_loop());
+        assert_eq!(names.pending_form(), PENDING_STRUCT);
+    }
+}
+
+#[test]
+fn what_is_left_is_told_by_the_function_that_the_version_has() {
+    for (symbols, form, lacks) in [
+        (&["qemu_savevm_state_pending"][..], PENDING_OF_THREE, 0),
+        (
+            &["qemu_savevm_state_pending_estimate", "qemu_savevm_state_pending_exact"],
+            PENDING_OF_TWO,
+            0,
+        ),
+        // Half of it is missed.
+        (&["qemu_savevm_state_pending_exact"], PENDING_OF_TWO, 2),
+        (&["qemu_savevm_query_pending_iter"], PENDING_STRUCT, 0),
+        // What it would fill is not known.
+        (&["qemu_savevm_query_pending"], 0, 4),
+    ] {
+        let mut maker = Maker::new(true);
+        let code = maker.put(&[0x90; 64]);
+        maker.symbol("migrate_set_state", code);
+        for symbol in symbols {
+            maker.symbol(symbol, code + 16);
+        }
+        let found = read(&file(&maker.finish())).unwrap();
+        let told = |place: &usize| FUNCTIONS[*place].number >= PLACE_PENDING;
+        let missing = (0..FUNCTIONS.len()).filter(|place| {
+            told(place)
+                && !found.offsets.iter().any(|(at, _)| at == place)
+                && !found.can_do_without(*place)
+        });
+        assert_eq!((found.pending_form, missing.count()), (form, lacks), "{symbols:?}");
     }
 }
 

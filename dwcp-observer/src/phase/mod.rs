@@ -2,7 +2,7 @@
 //!
 //! [`binary`] finds the functions in an executable ([`elf`]) and [`reader`] places the probes, in a process of its own that [`prober`]
 //! starts and bounds; [`attach`] keeps which process is probed since when. [`states`] names QEMU's numbers, [`timeline`] makes spans of
-//! the marks. All of it needs nothing from the migrator: a stripped executable of a distribution exports them.
+//! the marks, [`remaining`] what is left at the end of a round. All of it needs nothing from the migrator: a stripped executable of a distribution exports them.
 
 pub mod attach;
 pub mod binary;
@@ -10,13 +10,15 @@ pub mod elf;
 pub mod prober;
 pub mod programs;
 pub mod reader;
+pub mod remaining;
 pub mod states;
 pub mod timeline;
 
 use std::mem::offset_of;
 
 use dwcp_observer_ebpf::phase::{
-    Mark, MarkKind, PLACE_ERROR, PLACE_LIMIT, PLACE_LIMITED, PLACE_PAGE, PLACE_UNTHROTTLE, Text,
+    Mark, MarkKind, PLACE_ERROR, PLACE_LIMIT, PLACE_LIMITED, PLACE_PAGE, PLACE_PENDING,
+    PLACE_REMAINING, PLACE_UNTHROTTLE, Text,
 };
 
 /// A place in a phase function and the programs that mark it.
@@ -72,6 +74,7 @@ pub const FUNCTIONS: &[Function] = functions! {
     "qemu_savevm_state_complete_precopy", ":return" => MarkKind::Sent, "qemu_sent", false, "end of sending";
     "qemu_savevm_state_complete_precopy_non_iterable" | "qemu_savevm_state_non_iterable" => MarkKind::Device, "qemu_device", false, "begin of the device state";
     "cpu_synchronize_all_post_init" => MarkKind::Loaded, "qemu_loaded", false, "device state is loaded";
+    "global_state_get_runstate", ":return" => MarkKind::GlobalState, "qemu_global_state", false, "whether the guest ran at its source";
     "qmp_cont" => MarkKind::Continue, "qemu_cont", false, "the manager lets the guest run";
     "vm_start" => MarkKind::VmStart, "qemu_vm_start", false, "QEMU lets the guest run";
     "qmp_stop" => MarkKind::Halt, "qemu_stop", false, "the operator stops the guest";
@@ -87,6 +90,10 @@ pub const FUNCTIONS: &[Function] = functions! {
     "migration_rate_limit", ":return" => PLACE_LIMITED, "qemu_limited", false, "end of a stay in the rate limiter";
     "migrate_send_rp_req_pages" => PLACE_PAGE, "qemu_page", false, "page requests of a postcopy destination";
     "migrate_set_error" | "migrate_error_propagate" => PLACE_ERROR, "qemu_error", false, "QEMU's own words of an error";
+    "qemu_savevm_state_pending_exact" | "qemu_savevm_state_pending" | "qemu_savevm_query_pending_iter" => PLACE_PENDING, "qemu_exact", false, "what is left is counted";
+    "qemu_savevm_state_pending_exact" | "qemu_savevm_state_pending" | "qemu_savevm_query_pending_iter", ":return" => PLACE_REMAINING, "qemu_exact_ret", false, "what is left";
+    "qemu_savevm_state_pending_estimate" => PLACE_PENDING, "qemu_estimate", false, "what is left is counted within a round";
+    "qemu_savevm_state_pending_estimate", ":return" => PLACE_REMAINING, "qemu_est_ret", false, "what is left within a round";
 };
 
 /// A mark, decoded.
@@ -106,10 +113,12 @@ pub struct MarkReading {
     pub kind: MarkKind,
     /// First number, where the function has one.
     pub old: u32,
-    /// Second number, where the function has one.
+    /// Second number, or the one that the function returns.
     pub new: u32,
     /// Low half of the address that `migrate_set_state` changes: outgoing and incoming state are different objects.
     pub object: u32,
+    /// Of [`MarkKind::Pending`]: what is left, what was at the look before, and what was sent from there to the fetch, bytes.
+    pub remaining: [u64; 3],
 }
 
 /// Decodes a mark from the lifecycle ring; `None` for anything else.
@@ -139,6 +148,7 @@ pub fn decode(bytes: &[u8]) -> Option<MarkReading> {
         old: word(9)?,
         new: word(10)?,
         object: word(11)?,
+        remaining: [long(6)?, long(7)?, long(8)?],
     })
 }
 
@@ -209,6 +219,9 @@ mod tests {
         put(offset_of!(Mark, old), &4u32.to_ne_bytes());
         put(offset_of!(Mark, new), &8u32.to_ne_bytes());
         put(offset_of!(Mark, object), &12u32.to_ne_bytes());
+        for (index, bytes) in (0..).zip([13u64, 14, 15]) {
+            put(offset_of!(Mark, remaining) + 8 * index, &bytes.to_ne_bytes());
+        }
         let expected = MarkReading {
             process: 7,
             generation: 8,
@@ -219,6 +232,7 @@ mod tests {
             old: 4,
             new: 8,
             object: 12,
+            remaining: [13, 14, 15],
         };
         assert_eq!(decode(&bytes), Some(expected));
         assert_eq!(decode(&bytes[1..]), None);

@@ -146,6 +146,7 @@ fn place(
         return (Answer::Refused(why), Vec::new());
     }
     let links = placed.into_iter().filter_map(|(_, link)| link).collect();
+    let missing = missing.into_iter().filter(|place| !binary.can_do_without(*place)).collect();
     (Answer::Probed { binary, missing }, links)
 }
 

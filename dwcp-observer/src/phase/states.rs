@@ -72,6 +72,8 @@ pub struct Names {
     guessed: bool,
     /// Rounds are counted by the loop of the migration: see [`Self::counts_rounds_in_loop`].
     rounds_in_loop: bool,
+    /// How what is left is told: see [`Self::pending_form`].
+    pending_form: u32,
 }
 
 impl Default for Names {
@@ -91,6 +93,7 @@ impl Names {
             run: RUN_STATES.iter().copied().map(Some).collect(),
             guessed: version.is_none(),
             rounds_in_loop: false,
+            pending_form: 0,
         }
     }
 
@@ -99,6 +102,19 @@ impl Names {
     pub const fn with_rounds_in_loop(mut self, in_loop: bool) -> Self {
         self.rounds_in_loop = in_loop;
         self
+    }
+
+    /// Of an executable that tells in this form what is left (`PENDING_*`).
+    #[must_use]
+    pub const fn with_pending_form(mut self, form: u32) -> Self {
+        self.pending_form = form;
+        self
+    }
+
+    /// How the executable tells what is left: one of `PENDING_*`, or 0.
+    #[must_use]
+    pub const fn pending_form(&self) -> u32 {
+        self.pending_form
     }
 
     /// Whether `dirty-sync-count` counts the loop's rounds instead of syncs of the dirty bitmap. Up to QEMU 10.0 each sync counts

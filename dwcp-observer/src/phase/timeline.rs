@@ -5,7 +5,11 @@ use std::sync::Arc;
 
 use dwcp_observer_ebpf::phase::MarkKind;
 
-use super::{MarkReading, states::Names};
+use super::{
+    MarkReading,
+    remaining::{Left, Pass},
+    states::Names,
+};
 use crate::model::qemu::{MigratorState, Request, RunState};
 
 /// Rounds that keep their own figures; a migration that never converges has thousands.
@@ -56,9 +60,13 @@ pub struct Timeline {
     /// Passes over RAM so far.
     pub syncs: u64,
     /// Begin of each of the first [`MAX_ROUNDS`] passes.
-    pub rounds: Vec<Moment>,
+    pub rounds: Vec<Pass>,
     /// The migration has stopped the guest here, and it has not run here since.
     pub stop: Option<Stop>,
+    /// Its manager or operator has stopped the guest here (run state `paused`), and it has not run here since.
+    pub manager_stop: Option<Stop>,
+    /// What the guest did at its source, as the destination was told (`global_state_get_runstate`).
+    pub arrived_as: Option<RunState>,
     /// A former stop, and when the guest ran on here: the switch-over failed.
     ran_on: Option<(Stop, u64)>,
     /// Begin of the last pass over RAM.
@@ -71,6 +79,8 @@ pub struct Timeline {
     pub loaded_ns: Option<u64>,
     /// The destination lets the guest run, ns.
     pub resumed_ns: Option<u64>,
+    /// `vm_start` was entered last before that, ns.
+    pub vm_start_ns: Option<u64>,
     /// Everything is loaded and the guest is left standing: since when, ns. The manager is to let it run.
     pub left_standing_ns: Option<u64>,
     /// The guest ran again at a source that had completed, ns: the manager took it back, or it runs twice.
@@ -110,6 +120,7 @@ impl Timeline {
         Self {
             attempt: self.attempt + 1,
             run_state: self.run_state,
+            manager_stop: self.manager_stop,
             paused_by_operator: self.paused_by_operator,
             names: Arc::clone(&self.names),
             ..Self::default()
@@ -123,41 +134,47 @@ impl Timeline {
             MarkKind::RunState => self.run_state_changes(mark.new, mark.at_ns),
             MarkKind::Pause => {
                 let stop = Stop { asked: self.moment(mark), paused_ns: None };
-                if self.run_state == Some(RunState::FinishMigrate) {
-                    self.stop = Some(stop);
-                } else {
-                    self.undecided = Some(stop);
+                match self.run_state {
+                    Some(RunState::FinishMigrate) => self.stop = Some(stop),
+                    Some(RunState::Paused) => self.manager_stop = Some(stop),
+                    _ => self.undecided = Some(stop),
                 }
             }
             MarkKind::Paused => {
-                let pending =
-                    if self.undecided.is_some() { &mut self.undecided } else { &mut self.stop };
-                if let Some(stop) = pending.as_mut().filter(|stop| stop.paused_ns.is_none()) {
+                let stops = [&mut self.undecided, &mut self.manager_stop, &mut self.stop];
+                let mut pending = stops.into_iter().flatten().filter(|it| it.paused_ns.is_none());
+                if let Some(stop) = pending.next() {
                     stop.paused_ns = Some(mark.at_ns);
                 }
             }
+            MarkKind::GlobalState => self.arrived_as = self.names.run_state(mark.new),
             MarkKind::Resume => self.resumes(mark.at_ns),
+            MarkKind::VmStart if self.resumed_ns.is_none() => self.vm_start_ns = Some(mark.at_ns),
             // The migration has left its loop: what is fetched now is of the last pass, also of a guest that stood before.
-            MarkKind::Sync
-                if self.names.counts_rounds_in_loop()
-                    && (self.stop.is_some() || self.run_state == Some(RunState::FinishMigrate)) => {
-            }
+            MarkKind::Sync if self.names.counts_rounds_in_loop() && self.is_finishing() => {}
             MarkKind::Sync => {
                 self.syncs += 1;
                 if self.rounds.len() < MAX_ROUNDS {
-                    self.rounds.push(self.moment(mark));
+                    self.rounds.push(Pass { begin: self.moment(mark), left: None });
                 }
             }
-            MarkKind::LastPass if self.stop.is_some() => {
+            // The first look after a fetch tells what the pass begins with.
+            MarkKind::Pending if self.rounds.len() as u64 == self.syncs => {
+                let left = Left::of(mark.remaining, self.names.pending_form());
+                if let Some(last) = self.rounds.last_mut() {
+                    last.left.get_or_insert(left);
+                }
+            }
+            MarkKind::LastPass if self.is_finishing() => {
                 let moment = self.moment(mark);
                 self.last_pass.get_or_insert(moment);
             }
-            MarkKind::Device if self.stop.is_some() => {
+            MarkKind::Device if self.is_finishing() => {
                 let moment = self.moment(mark);
                 self.device.get_or_insert(moment);
             }
             // Postcopy writes twice: RAM that cannot be fetched later, then the device state.
-            MarkKind::Sent if self.stop.is_some() => self.sent = Some(self.moment(mark)),
+            MarkKind::Sent if self.is_finishing() => self.sent = Some(self.moment(mark)),
             MarkKind::Loaded if self.state().is_some() => self.loaded_ns = Some(mark.at_ns),
             MarkKind::Loaded => self.early = [Some(mark.at_ns), None],
             MarkKind::Throttle if self.throttle.len() < MAX_CHANGES => {
@@ -171,6 +188,17 @@ impl Timeline {
                 self.requests.extend(request.map(|request| (mark.at_ns, request)));
             }
         }
+    }
+
+    /// Whether the migration has stopped the guest, or has found it stopped and sends the last of it.
+    fn is_finishing(&self) -> bool {
+        self.stop.is_some() || self.run_state == Some(RunState::FinishMigrate)
+    }
+
+    /// Whether the guest ran at its source when its state was sent; `None`: the destination was not told, or did not look.
+    #[must_use]
+    pub fn ran_at_source(&self) -> Option<bool> {
+        self.arrived_as.map(RunState::is_live)
     }
 
     /// Takes in what the migrator says of an error. The first is the cause, what follows from it comes later.
@@ -253,6 +281,7 @@ impl Timeline {
                 object: Some(mark.object),
                 first_bytes: mark.sent_bytes,
                 run_state: self.run_state,
+                manager_stop: self.manager_stop,
                 paused_by_operator: self.paused_by_operator,
                 requests: self.requests_ahead(),
                 names: Arc::clone(&self.names),
@@ -301,7 +330,7 @@ impl Timeline {
                 self.left_standing_ns.get_or_insert(at_ns);
             }
             Some(RunState::Paused) => {
-                self.undecided = None;
+                self.manager_stop = self.undecided.take().or(self.manager_stop);
                 self.paused_by_operator = true;
             }
             Some(RunState::Running) => self.paused_by_operator = false,
@@ -310,7 +339,7 @@ impl Timeline {
     }
 
     fn resumes(&mut self, at_ns: u64) {
-        self.undecided = None;
+        (self.undecided, self.manager_stop) = (None, None);
         if self.stop.is_some() && self.state() == Some(MigratorState::Completed) {
             self.restarted_ns.get_or_insert(at_ns);
         } else if let Some(stop) = self.stop.take() {

@@ -1,9 +1,10 @@
 //! Orders of marks as QEMU 7.2 makes them (recorded on real migrations), and impossible ones.
 
+use dwcp_observer_ebpf::phase::{NOT_TOLD, PENDING_OF_THREE};
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::qemu::Version;
+use crate::{model::qemu::Version, phase::remaining::Unsent};
 
 fn mark(kind: MarkKind, at_ns: u64, [object, old, new]: [u32; 3]) -> MarkReading {
     MarkReading {
@@ -16,6 +17,7 @@ fn mark(kind: MarkKind, at_ns: u64, [object, old, new]: [u32; 3]) -> MarkReading
         old,
         new,
         object,
+        remaining: [0; 3],
     }
 }
 
@@ -148,7 +150,39 @@ fn an_operators_pause_is_no_stop_of_a_migration() {
         let found = timeline(V7_2, &marks);
         assert_eq!(found.stop, None);
         assert!(found.paused_by_operator);
+        let stopped = found.manager_stop.unwrap();
+        assert!(stopped.asked.at_ns < 10 && stopped.paused_ns.is_some_and(|at| at < 10));
+        // The last pass is known of a guest that stood before, too.
+        assert_eq!(found.last_pass.map(|moment| moment.at_ns), Some(63));
+        assert_eq!(found.sent.map(|moment| moment.at_ns), Some(75));
     }
+}
+
+#[test]
+fn an_operators_pause_while_it_migrates_is_no_stop_of_the_migration_and_ends_with_the_next_start() {
+    let mut marks = SOURCE[..5].to_vec();
+    marks.extend([
+        (MarkKind::RunState, 20, [0, 0, 4]),
+        (MarkKind::Pause, 21, [0; 3]),
+        (MarkKind::Paused, 22, [0; 3]),
+    ]);
+    let found = timeline(V7_2, &marks);
+    assert_eq!(found.manager_stop.and_then(|stop| stop.paused_ns), Some(22));
+    marks.push((MarkKind::RunState, 60, [0, 0, 7]));
+    assert_eq!(timeline(V7_2, &marks).stop, None);
+    marks.pop();
+    marks.push((MarkKind::Resume, 30, [0; 3]));
+    assert_eq!(timeline(V7_2, &marks).manager_stop, None);
+}
+
+#[test]
+fn a_destination_is_told_what_the_guest_did_at_its_source() {
+    let marks =
+        |state| [(MarkKind::State, 10, [IN, 0, 4]), (MarkKind::GlobalState, 51, [0, 0, state])];
+    assert_eq!(timeline(V7_2, &marks(9)).ran_at_source(), Some(true));
+    assert_eq!(timeline(V7_2, &marks(4)).ran_at_source(), Some(false));
+    assert_eq!(timeline(V7_2, &marks(99)).ran_at_source(), None);
+    assert_eq!(timeline(V7_2, &marks(9)[..1]).ran_at_source(), None);
 }
 
 #[test]
@@ -266,6 +300,26 @@ fn a_destination_whose_probes_came_in_the_middle_is_heard_to_let_its_guest_run()
 }
 
 #[test]
+fn the_first_look_after_a_fetch_tells_what_a_pass_begins_with() {
+    let names = Names::of_version(V7_2).with_pending_form(PENDING_OF_THREE);
+    let mut found = Timeline::new(Arc::new(names));
+    let mut pass = |kind, at_ns, remaining| {
+        found.push(&MarkReading { remaining, ..mark(kind, at_ns, [0; 3]) });
+    };
+    pass(MarkKind::Pending, 5, [1, 2, 3]);
+    pass(MarkKind::Sync, 10, [0; 3]);
+    pass(MarkKind::Pending, 11, [90, NOT_TOLD, 0]);
+    pass(MarkKind::Sync, 100, [0; 3]);
+    pass(MarkKind::Pending, 101, [60, 25, 15]);
+    // Nobody has counted another pass.
+    pass(MarkKind::Pending, 102, [50, 60, 10]);
+    let left: Vec<_> = found.rounds.iter().filter_map(|pass| pass.left).collect();
+    let unsent = Some(Unsent { bytes: 10, told: false });
+    assert_eq!(left, [Left { bytes: 90, unsent: None }, Left { bytes: 60, unsent }]);
+    assert_eq!(found.rounds[0].dirtied(&found.rounds[1]), Some(50));
+}
+
+#[test]
 fn without_a_version_the_order_tells_completed_from_failed() {
     let completed = timeline(None, SOURCE);
     assert_eq!(completed.state(), Some(MigratorState::Completed));
@@ -283,7 +337,7 @@ fn without_a_version_the_order_tells_completed_from_failed() {
 proptest! {
     #[test]
     fn any_order_of_marks_is_survived_and_bounded(
-        marks in proptest::collection::vec((1u32..12, 0u32..4, 0u32..16, 0u32..16), 0..400),
+        marks in proptest::collection::vec((1u32..24, 0u32..4, 0u32..16, 0u32..16), 0..400),
     ) {
         let mut timeline = Timeline::new(Arc::new(Names::of_version(V7_2)));
         let mut before = 0;

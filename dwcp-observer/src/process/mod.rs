@@ -1,5 +1,6 @@
 //! What `/proc` tells about processes and the host. Entries may vanish at any moment, and their content is not trusted.
 
+mod cmdline;
 pub mod host;
 pub mod quota;
 mod scan;
@@ -11,13 +12,12 @@ use std::path::Path;
 
 use procfs::process::{FDTarget, Process};
 
+pub use cmdline::CommandLines;
 pub use scan::Scanner;
 pub use vm::vm_from_cmdline;
 
-use crate::model::facts::{ProcessFacts, ThreadFacts};
+use crate::model::facts::{ProcessFacts, ProcessId, TICK_NS, ThreadFacts};
 
-/// Bytes of a command line that are read.
-const MAX_CMDLINE: u64 = 256 << 10;
 /// Bytes of any other file that are read.
 const MAX_FILE: u64 = 64 << 10;
 /// Descriptors that are looked at for `/dev/kvm`, which QEMU opens early.
@@ -25,60 +25,109 @@ const MAX_FDS: usize = 1024;
 /// Threads that are looked at.
 const MAX_THREADS: usize = 4096;
 
-/// All that [`ProcessFacts`] holds; `None` when the process is gone.
+/// All that [`ProcessFacts`] holds; `None` when the process is gone. Its arguments may come later ([`CommandLines::of`]).
 ///
 /// What `/proc` refuses (no permission, gone meanwhile) is left empty.
 #[must_use]
-pub fn facts(pid: u32) -> Option<ProcessFacts> {
-    let process = open(pid)?;
-    let mut facts = name_facts(&process, pid)?;
-    facts.threads = threads_of(&process);
-    facts.has_kvm = holds(&process, Path::new("/dev/kvm"));
-    Some(facts)
+pub fn facts(id: ProcessId, lines: &mut CommandLines) -> Option<ProcessFacts> {
+    whole_facts(&open(id)?, lines)
 }
 
-/// As [`facts`], without threads and descriptors: what [`RuleSet::scan`](crate::identify::rules::RuleSet::scan) needs.
+/// The same of whatever process has this id now.
 #[must_use]
-pub fn scan_facts(pid: u32) -> Option<ProcessFacts> {
-    name_facts(&open(pid)?, pid)
+pub fn facts_now(pid: u32, lines: &mut CommandLines) -> Option<ProcessFacts> {
+    whole_facts(&open_now(pid)?, lines)
+}
+
+/// As [`facts`], without threads, descriptors and arguments.
+#[must_use]
+pub fn name_facts_of(id: ProcessId) -> Option<ProcessFacts> {
+    name_facts(&open(id)?)
+}
+
+/// The same of whatever process has this id now.
+fn scan_facts(pid: u32) -> Option<ProcessFacts> {
+    name_facts(&open_now(pid)?)
+}
+
+/// As [`scan_facts`], with arguments: what [`RuleSet::scan`](crate::identify::rules::RuleSet::scan) needs.
+fn scan_facts_with(pid: u32, lines: &mut CommandLines) -> Option<ProcessFacts> {
+    let process = open_now(pid)?;
+    let mut facts = name_facts(&process)?;
+    facts.learn(lines.of(facts.id(), &process));
+    Some(facts)
 }
 
 /// The cgroup of a process; `None` when it is gone.
 #[must_use]
-pub fn cgroup_of(pid: u32) -> Option<String> {
-    let raw = read(open(pid)?.open_relative("cgroup").ok()?, MAX_FILE)?;
+pub fn cgroup_of(process: &Process) -> Option<String> {
+    let raw = read(process.open_relative("cgroup").ok()?, MAX_FILE)?;
     cgroup_path(&String::from_utf8_lossy(&raw))
 }
 
-/// The process that traces another one (ptrace); `None` when none does, or it is gone.
+/// The name of the process with this id while `tracer` traces it (ptrace); `None` when that does not.
 #[must_use]
-pub fn tracer_of(pid: u32) -> Option<u32> {
-    let raw = read(open(pid)?.open_relative("status").ok()?, MAX_FILE)?;
+pub fn traced_name(pid: u32, tracer: ProcessId) -> Option<String> {
+    let (traced, tracer) = (open_now(pid)?, open(tracer)?);
+    let raw = read(traced.open_relative("status").ok()?, MAX_FILE)?;
     let text = String::from_utf8_lossy(&raw);
-    let tracer = text.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
-    tracer.trim().parse().ok().filter(|tracer| *tracer != 0)
+    let by = text.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
+    // Still there after that was read, its id was nobody else's.
+    let (name, alive) = (traced.stat().ok()?.comm, tracer.stat().is_ok());
+    (by.trim().parse() == Ok(tracer.pid()) && alive).then_some(name)
 }
 
 /// The threads of a process now; empty when it is gone.
 #[must_use]
-pub fn threads(pid: u32) -> Vec<ThreadFacts> {
-    open(pid).map(|process| threads_of(&process)).unwrap_or_default()
+pub fn threads(id: ProcessId) -> Vec<ThreadFacts> {
+    open(id).map(|process| threads_of(&process)).unwrap_or_default()
 }
 
-fn open(pid: u32) -> Option<Process> {
+/// The directory of a process; `None` when it is gone or its id is another's.
+///
+/// All that is read below is this process' own: an open `/proc/PID` stands for its `struct pid`, and once that has no task any more,
+/// lookups below it fail (`proc_pident_lookup`, fs/proc/base.c, 5.10 to 7.3), whoever has the number by then.
+pub(crate) fn open(id: ProcessId) -> Option<Process> {
+    open_now(id.pid).filter(|process| id_of(process) == Some(id))
+}
+
+/// The directory of whatever process has this id now.
+pub(crate) fn open_now(pid: u32) -> Option<Process> {
     Process::new(i32::try_from(pid).ok()?).ok()
 }
 
-fn name_facts(process: &Process, pid: u32) -> Option<ProcessFacts> {
+/// Which process a directory is of; `None` once that is gone.
+pub(crate) fn id_of(process: &Process) -> Option<ProcessId> {
+    let start_ticks = process.stat().ok()?.starttime;
+    Some(ProcessId { pid: u32::try_from(process.pid()).ok()?, start_ticks })
+}
+
+/// The processes of this host now, each with a number that changes when its id is another's: the inode of its directory goes with its
+/// `struct pid` (`proc_flush_pid`, kernel/exit.c, 5.10 to 7.3). It may also change for the same process when the kernel is short of memory.
+pub(crate) fn all() -> Vec<(u32, u64)> {
+    use std::os::unix::fs::DirEntryExt as _;
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pid = |entry: &std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    entries.flatten().filter_map(|entry| Some((pid(&entry)?, entry.ino()))).collect()
+}
+
+fn whole_facts(process: &Process, lines: &mut CommandLines) -> Option<ProcessFacts> {
+    let mut facts = name_facts(process)?;
+    facts.threads = threads_of(process);
+    facts.has_kvm = holds(process, Path::new("/dev/kvm"));
+    facts.learn(lines.of(facts.id(), process));
+    Some(facts)
+}
+
+fn name_facts(process: &Process) -> Option<ProcessFacts> {
     let stat = process.stat().ok()?;
-    let read = |path: &str, limit| process.open_relative(path).ok().and_then(|f| read(f, limit));
     Some(ProcessFacts {
-        pid,
+        pid: u32::try_from(process.pid()).ok()?,
         comm: stat.comm,
         exe: process.exe().ok().map(|path| path.to_string_lossy().into_owned()),
-        cmdline: read("cmdline", MAX_CMDLINE).map(|raw| arguments(&raw)).unwrap_or_default(),
-        cgroup: read("cgroup", MAX_FILE)
-            .and_then(|raw| cgroup_path(&String::from_utf8_lossy(&raw))),
+        cmdline: Vec::new(),
+        unread: None,
+        cgroup: cgroup_of(process),
         has_kvm: false,
         threads: Vec::new(),
         started_boottime_ns: boottime_ns(stat.starttime),
@@ -92,15 +141,6 @@ fn read(file: File, limit: u64) -> Option<Vec<u8>> {
         Err(_) if content.is_empty() => None,
         _ => Some(content),
     }
-}
-
-/// The NUL-separated arguments of `/proc/PID/cmdline`; a process may have put anything there.
-fn arguments(raw: &[u8]) -> Vec<String> {
-    let raw = raw.strip_suffix(b"\0").unwrap_or(raw);
-    if raw.is_empty() {
-        return Vec::new();
-    }
-    raw.split(|&byte| byte == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
 }
 
 /// The path of `/proc/PID/cgroup`: v2's, unless that is the root and a v1 hierarchy has more.
@@ -151,146 +191,11 @@ fn holds(process: &Process, file: &Path) -> bool {
         .any(|descriptor| matches!(descriptor.target, FDTarget::Path(path) if path == file))
 }
 
-/// `starttime` of `/proc/PID/stat` (clock ticks since boot, cut, usually to 10 ms) in ns.
-fn boottime_ns(ticks: u64) -> u64 {
-    let nanos = u128::from(ticks) * 1_000_000_000 / u128::from(procfs::ticks_per_second().max(1));
-    u64::try_from(nanos).unwrap_or(u64::MAX)
+/// `starttime` of `/proc/PID/stat` in ns.
+const fn boottime_ns(ticks: u64) -> u64 {
+    ticks.saturating_mul(TICK_NS)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
-    use std::process::{Child, Command, Stdio};
-
-    use super::*;
-
-    /// A shell that waits for its input to end; killed and reaped on drop.
-    struct Shell(Child);
-
-    impl Shell {
-        fn start(arguments: &[&OsStr]) -> Self {
-            let mut command = Command::new("sh");
-            command.args(["-c", "read line"]).args(arguments).stdin(Stdio::piped());
-            Self(command.spawn().unwrap())
-        }
-    }
-
-    impl Drop for Shell {
-        fn drop(&mut self) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
-
-    #[test]
-    fn of_this_process() {
-        let facts = facts(std::process::id()).unwrap();
-        let exe = std::env::current_exe().unwrap();
-        assert_eq!(facts.exe.as_deref(), exe.to_str());
-        assert_eq!(facts.cmdline.len(), std::env::args_os().count());
-        assert!(facts.started_boottime_ns > 0);
-        let leader = facts.threads.iter().find(|thread| thread.tid == facts.pid).unwrap();
-        assert_eq!(leader.comm, facts.comm);
-        assert_eq!(leader.started_boottime_ns, facts.started_boottime_ns);
-    }
-
-    #[test]
-    fn threads_have_their_names_and_starts() {
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let thread = std::thread::Builder::new().name("mig/src/send_7".to_owned());
-        let thread = thread.spawn(move || stopped.recv()).unwrap();
-        // The new thread sets its name itself: wait for that.
-        let found = loop {
-            let all = threads(std::process::id());
-            if let Some(found) = all.into_iter().find(|thread| thread.comm == "mig/src/send_7") {
-                break found;
-            }
-            assert!(!thread.is_finished());
-            std::thread::yield_now();
-        };
-        let started = facts(std::process::id()).unwrap().started_boottime_ns;
-        assert!(found.started_boottime_ns >= started);
-        drop(stop);
-        thread.join().unwrap().unwrap_err();
-    }
-
-    #[test]
-    fn gone_processes_are_none() {
-        let mut shell = Shell::start(&[]);
-        let pid = shell.0.id();
-        assert!(facts(pid).is_some());
-        shell.0.kill().unwrap();
-        // A zombie has a name and no command line.
-        while facts(pid).is_some_and(|facts| !facts.cmdline.is_empty()) {
-            std::thread::yield_now();
-        }
-        shell.0.wait().unwrap();
-        assert_eq!(facts(pid), None);
-        assert_eq!(threads(pid), []);
-        assert_eq!(facts(0), None);
-        assert_eq!(facts(u32::MAX), None);
-    }
-
-    #[test]
-    fn hostile_command_lines() {
-        let raw = OsStr::from_bytes(b"\xff\xfe -name \x1b[2J");
-        let huge = "x".repeat(100_000);
-        let huge = OsStr::new(&huge);
-        let shell = Shell::start(&[raw, huge, huge, huge, huge]);
-        // Until `exec`, the child has the command line of this process.
-        let facts = loop {
-            let facts = facts(shell.0.id()).unwrap();
-            if facts.cmdline.first().is_some_and(|program| program == "sh") {
-                break facts;
-            }
-            std::thread::yield_now();
-        };
-        assert_eq!(facts.cmdline[3], "\u{fffd}\u{fffd} -name \u{1b}[2J");
-        let read: usize = facts.cmdline.iter().map(|argument| argument.len() + 1).sum();
-        assert!(read > 250_000 && read <= 256 * 1024 + 8, "{read}");
-    }
-
-    #[test]
-    fn open_files_are_found() {
-        let this = open(std::process::id()).unwrap();
-        let full = File::open("/dev/full").unwrap();
-        assert!(holds(&this, Path::new("/dev/full")));
-        assert!(!holds(&this, Path::new("/dev/no-such-device")));
-        drop(full);
-    }
-
-    #[test]
-    fn command_lines() {
-        let arguments = |raw: &[u8]| arguments(raw);
-        assert_eq!(arguments(b""), Vec::<String>::new());
-        assert_eq!(arguments(b"a\0b c\0"), ["a", "b c"]);
-        assert_eq!(arguments(b"a\0\0b"), ["a", "", "b"]);
-        assert_eq!(arguments(b"\0"), Vec::<String>::new());
-    }
-
-    #[test]
-    fn cgroups() {
-        for (text, expected) in [
-            (
-                "0::/machine.slice/machine-qemu-1.scope\n",
-                Some("/machine.slice/machine-qemu-1.scope"),
-            ),
-            ("12:cpu:/a\n11:memory:/a/longer\n0::/\n", Some("/a/longer")),
-            ("11:memory:/a/longer\n0::/v2\n", Some("/v2")),
-            ("0::/\n", Some("/")),
-            ("0::/with:colon\n", Some("/with:colon")),
-            ("nonsense", None),
-            ("", None),
-        ] {
-            assert_eq!(cgroup_path(text).as_deref(), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn start_times() {
-        let second = procfs::ticks_per_second();
-        assert_eq!(boottime_ns(3 * second), 3_000_000_000);
-        assert_eq!(boottime_ns(u64::MAX), u64::MAX);
-    }
-}
+#[path = "tests/mod.rs"]
+mod tests;

@@ -8,14 +8,15 @@ use std::{
 use procfs::process::{ProcState, Process};
 
 use super::{MAX_FILE, open, read};
+use crate::model::facts::ProcessId;
 
 /// Bytes of the list of mounts that are read.
 const MAX_MOUNTS: u64 = 1 << 20;
 
 /// Where the CPU controller of the process' cgroup tells what its quota did; `None` when that cannot be found from here.
 #[must_use]
-pub fn file_of(pid: u32) -> Option<PathBuf> {
-    let process = open(pid)?;
+pub fn file_of(id: ProcessId) -> Option<PathBuf> {
+    let process = open(id)?;
     let cgroups = read(process.open_relative("cgroup").ok()?, MAX_FILE)?;
     let mounts = read(File::open("/proc/self/mountinfo").ok()?, MAX_MOUNTS)?;
     let found = files(&String::from_utf8_lossy(&cgroups), &String::from_utf8_lossy(&mounts));
@@ -31,9 +32,9 @@ pub fn throttled_ns(file: &Path) -> Option<u64> {
 
 /// Whether the process is stopped by a signal (state `T`).
 #[must_use]
-pub fn is_stopped(pid: u32) -> bool {
+pub fn is_stopped(id: ProcessId) -> bool {
     let state = |process: Process| process.stat().ok()?.state().ok();
-    open(pid).and_then(state) == Some(ProcState::Stopped)
+    open(id).and_then(state) == Some(ProcState::Stopped)
 }
 
 /// Where the `cpu.stat` of a process may be: of the v1 `cpu` controller and of v2.
@@ -115,6 +116,7 @@ mod tests {
 
     #[test]
     fn this_process_is_not_stopped() {
-        assert!(!is_stopped(std::process::id()));
+        let this = super::super::open_now(std::process::id()).unwrap();
+        assert!(!is_stopped(super::super::id_of(&this).unwrap()));
     }
 }

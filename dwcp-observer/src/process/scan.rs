@@ -2,53 +2,57 @@
 
 use std::collections::HashMap;
 
-use super::scan_facts;
-use crate::model::facts::ProcessFacts;
+use super::{CommandLines, scan_facts, scan_facts_with};
+use crate::model::facts::{ProcessFacts, ProcessId};
 
 /// A process is looked at in this many scans: a new one may still have to `exec` what it is for.
 const LOOKS: u8 = 3;
 
-/// Finds candidates by `/proc`. A pid that is reused between two scans is not looked at again.
+/// Finds candidates by `/proc`.
 #[derive(Debug, Default)]
 pub struct Scanner {
-    /// Looks that a process has left.
-    left: HashMap<u32, u8>,
+    /// Looks that a process has left, by id and number of its directory ([`super::all`]).
+    left: HashMap<(u32, u64), u8>,
 }
 
 impl Scanner {
-    /// Processes that `rule` names, new since the last scans: pid and rule number. Each is returned once.
-    pub fn scan(&mut self, rule: impl Fn(&ProcessFacts) -> Option<u32>) -> Vec<(u32, u32)> {
-        self.scan_with(&pids(), rule, scan_facts)
+    /// Processes that `rule` names, new since the last scans, with the number of the rule. Each is returned once. With `lines`, rules see
+    /// arguments.
+    pub fn scan(
+        &mut self,
+        rule: impl Fn(&ProcessFacts) -> Option<u32>,
+        mut lines: Option<&mut CommandLines>,
+    ) -> Vec<(ProcessId, u32)> {
+        self.scan_with(&super::all(), rule, |pid| match &mut lines {
+            Some(lines) => scan_facts_with(pid, lines),
+            None => scan_facts(pid),
+        })
     }
 
     fn scan_with(
         &mut self,
-        pids: &[u32],
+        processes: &[(u32, u64)],
         rule: impl Fn(&ProcessFacts) -> Option<u32>,
-        facts: impl Fn(u32) -> Option<ProcessFacts>,
-    ) -> Vec<(u32, u32)> {
-        let mut now = HashMap::with_capacity(pids.len());
+        mut facts: impl FnMut(u32) -> Option<ProcessFacts>,
+    ) -> Vec<(ProcessId, u32)> {
+        let mut now = HashMap::with_capacity(processes.len());
         let mut found = Vec::new();
-        for &pid in pids {
-            let mut left = self.left.get(&pid).copied().unwrap_or(LOOKS);
+        for key in processes {
+            let mut left = self.left.get(key).copied().unwrap_or(LOOKS);
             if left > 0 {
-                left -= 1;
-                if let Some(rule) = facts(pid).and_then(|facts| rule(&facts)) {
-                    found.push((pid, rule));
+                let facts = facts(key.0);
+                // What is still to be known of it is no look.
+                left -= u8::from(!facts.as_ref().is_some_and(ProcessFacts::is_awaited));
+                if let Some((facts, rule)) = facts.and_then(|it| rule(&it).map(|rule| (it, rule))) {
+                    found.push((facts.id(), rule));
                     left = 0;
                 }
             }
-            now.insert(pid, left);
+            now.insert(*key, left);
         }
         self.left = now;
         found
     }
-}
-
-/// The processes of this host now; empty when `/proc` cannot be read.
-fn pids() -> Vec<u32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -68,12 +72,12 @@ mod tests {
             move |pid| Some(ProcessFacts { pid, exe: exe.clone(), ..ProcessFacts::default() })
         };
         let mut scanner = Scanner::default();
-        assert_eq!(scanner.scan_with(&[7], by_exe, facts("/bin/sh")), []);
-        assert_eq!(scanner.scan_with(&[7], by_exe, facts("/opt/x")), [(7, RULE)]);
-        assert_eq!(scanner.scan_with(&[7], by_exe, facts("/opt/x")), []);
-        // The pid goes and comes again: a new process.
-        assert_eq!(scanner.scan_with(&[], by_exe, facts("/opt/x")), []);
-        assert_eq!(scanner.scan_with(&[7], by_exe, facts("/opt/x")), [(7, RULE)]);
+        let found = ProcessId { pid: 7, start_ticks: 0 };
+        assert_eq!(scanner.scan_with(&[(7, 1)], by_exe, facts("/bin/sh")), []);
+        assert_eq!(scanner.scan_with(&[(7, 1)], by_exe, facts("/opt/x")), [(found, RULE)]);
+        assert_eq!(scanner.scan_with(&[(7, 1)], by_exe, facts("/opt/x")), []);
+        // The pid is another process' by the next scan.
+        assert_eq!(scanner.scan_with(&[(7, 2)], by_exe, facts("/opt/x")), [(found, RULE)]);
     }
 
     #[test]
@@ -81,7 +85,7 @@ mod tests {
         let mut scanner = Scanner::default();
         let looks = std::cell::Cell::new(0);
         for _ in 0..10 {
-            scanner.scan_with(&[1, 2], by_exe, |_| {
+            scanner.scan_with(&[(1, 1), (2, 1)], by_exe, |_| {
                 looks.set(looks.get() + 1);
                 None
             });

@@ -23,18 +23,18 @@ use crate::{
     kernel::{
         btf::BtfError,
         maps::{MapError, borrow, pod},
+        objects::{self, NotBuilt, RDMA},
         refusal::brief,
     },
     model::status::ProbeStatus,
 };
 
-/// The object, built by `cargo xtask build-ebpf`.
-const OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("DWCP_EBPF_OBJECTS"), "/rdma.bpf.o"));
-
 /// Why RDMA cannot be measured.
 #[derive(Debug, Error)]
 pub enum RdmaError {
+    /// A build for tests.
+    #[error(transparent)]
+    NotBuilt(#[from] NotBuilt),
     /// No BTF: offsets would be guesses.
     #[error(transparent)]
     Btf(#[from] BtfError),
@@ -161,6 +161,7 @@ impl Attached {
         options: &Options,
         prepare: impl FnOnce(&mut Ebpf) -> Result<T, MapError>,
     ) -> Result<(Self, T), RdmaError> {
+        objects::built()?;
         let path = options.btf_path.as_deref().unwrap_or_else(|| Path::new(KERNEL_BTF));
         let found = layout::find(path)?;
         if !found.queue_pairs() {
@@ -177,7 +178,7 @@ impl Attached {
             .map_max_entries("RING_FREE", options.max_send_queues)
             .map_max_entries("MEMORY", options.max_processes)
             .map_max_entries("REGIONS", options.max_regions);
-        let mut ebpf = loader.load(OBJECT).map_err(|error| RdmaError::Object(error.into()))?;
+        let mut ebpf = loader.load(RDMA).map_err(|error| RdmaError::Object(error.into()))?;
         write_offsets(&mut ebpf, found.offsets)?;
         let prepared = prepare(&mut ebpf)?;
         let mut refused: Vec<(String, String)> = Vec::new();
@@ -386,9 +387,10 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(not(ebpf_objects), ignore = "built without eBPF objects")]
     fn every_place_has_its_program_in_the_object_under_a_name_that_the_kernel_keeps_whole() {
         use object::{Object as _, ObjectSymbol as _};
-        let file = object::File::parse(OBJECT).unwrap();
+        let file = object::File::parse(RDMA).unwrap();
         let symbols: HashSet<&str> =
             file.symbols().filter_map(|symbol| symbol.name().ok()).collect();
         for program in PLACES.iter().map(|place| place.program).chain([post::PROGRAM]) {

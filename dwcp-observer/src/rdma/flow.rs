@@ -11,8 +11,10 @@ use dwcp_observer_ebpf::tcp::{
 };
 
 use super::verbs::Operation;
-use crate::model::queue_pair::QpReading;
-use crate::tcp::FlowReading;
+use crate::{
+    model::{facts::ProcessId, queue_pair::QpReading},
+    tcp::FlowReading,
+};
 
 /// Set in the slot numbers of queue pairs: their slots are another array's.
 pub const SLOT_OF_QP: u32 = 1 << 31;
@@ -25,11 +27,11 @@ pub struct Flows {
 }
 
 impl Flows {
-    /// Flows of the queue pairs whose process has a slot, given by id.
+    /// Flows of the queue pairs whose process has a slot.
     pub fn of(
         &mut self,
         queue_pairs: &[Arc<QpReading>],
-        slots: &HashMap<u32, u32>,
+        slots: &HashMap<ProcessId, u32>,
     ) -> Vec<FlowReading> {
         let key = |qp: &Arc<QpReading>| (qp.slot, qp.generation);
         let listed: HashSet<(u32, u32)> = queue_pairs.iter().map(key).collect();
@@ -39,7 +41,7 @@ impl Flows {
             if self.done.contains(&key(qp)) {
                 continue;
             }
-            let Some(flow) = slots.get(&qp.tgid).and_then(|slot| flow(qp, *slot)) else { continue };
+            let Some(flow) = owner(qp, slots).and_then(|slot| flow(qp, slot)) else { continue };
             if flow.closed {
                 self.done.insert(key(qp));
             }
@@ -47,6 +49,11 @@ impl Flows {
         }
         flows
     }
+}
+
+/// The slot of the process that a queue pair is of.
+fn owner(qp: &QpReading, slots: &HashMap<ProcessId, u32>) -> Option<u32> {
+    slots.get(&ProcessId::new(qp.tgid, qp.start_boottime_ns?)).copied()
 }
 
 /// The flow of a queue pair of the process in slot `process`. `None` without a connection by the connection manager: without
@@ -114,7 +121,7 @@ mod tests {
     use super::*;
     use crate::{model::queue_pair::CloseReason, rdma::tests::queue_pair};
 
-    const PROCESSES: [(u32, u32); 1] = [(4711, 3)];
+    const PROCESSES: [(ProcessId, u32); 1] = [(ProcessId::new(4711, 1), 3)];
 
     fn flows(flows: &mut Flows, qp: &QpReading) -> Vec<FlowReading> {
         flows.of(&[Arc::new(qp.clone())], &PROCESSES.into_iter().collect())
@@ -150,6 +157,9 @@ mod tests {
             QpReading { peer: None, ..queue_pair() },
             QpReading { connected_ns: None, ..queue_pair() },
             QpReading { tgid: 1, ..queue_pair() },
+            // The process that had its id before.
+            QpReading { start_boottime_ns: Some(1_000_000_000), ..queue_pair() },
+            QpReading { start_boottime_ns: None, ..queue_pair() },
         ] {
             assert!(flows(&mut handed, &qp).is_empty());
         }

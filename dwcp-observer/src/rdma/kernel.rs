@@ -121,7 +121,7 @@ impl Maps {
         device: u32,
         qp: &QpInfo,
         driver: u32,
-        comm: [u8; 16],
+        (start_boottime, comm): (u64, [u8; 16]),
         now_ns: u64,
     ) {
         const NOEXIST: u64 = 1;
@@ -137,6 +137,7 @@ impl Maps {
         poke!(record, qp_state, qp.state);
         poke!(record, driver, driver);
         poke!(record, tgid, qp.pid);
+        poke!(record, start_boottime, start_boottime);
         poke!(record, comm, comm);
         poke!(record, opened_ns, now_ns);
         if QpState::from_number(qp.state) == QpState::ReadyToSend {

@@ -19,8 +19,16 @@ use super::{
     reading::{Device, MemoryReading, Snapshot, Status},
     verbs,
 };
-use crate::model::queue_pair::QpReading;
-use crate::{config::PostFunction, keeper::survey::Tried, kernel::sys::peek};
+use crate::{
+    config::PostFunction,
+    keeper::survey::Tried,
+    kernel::sys::peek,
+    model::{
+        facts::{ProcessId, TICK_NS},
+        queue_pair::QpReading,
+    },
+    process,
+};
 
 /// Sizes of the kernel side; all of it is allocated only where there is RDMA.
 #[derive(Clone, Debug)]
@@ -326,8 +334,8 @@ impl Active {
                 let key = (device.index, qp.qpn);
                 gone.remove(&key);
                 if !known.contains_key(&key) {
-                    let comm = process_name(qp.pid);
-                    self.maps.adopt(device.index, &qp, driver, comm, now_ns);
+                    let process = listed_process(qp.pid);
+                    self.maps.adopt(device.index, &qp, driver, process, now_ns);
                 }
             }
         }
@@ -356,7 +364,7 @@ impl Active {
         let all = self.maps.memory();
         let mut readings = Vec::with_capacity(all.len());
         for (key, memory) in all {
-            let process = process(key);
+            let process = process::open(ProcessId::new(key.tgid, key.start_boottime));
             let gone = process.is_none();
             let pinned_now = process.as_ref().and_then(|process| process.status().ok()?.vmpin);
             let pinned_now = pinned_now.map(|kib| kib * 1024);
@@ -384,20 +392,14 @@ const fn is_due(last: Option<u64>, every: u64, now_ns: u64) -> bool {
     }
 }
 
-/// A process; `None` when it is gone or its number is another's.
-fn process(key: ProcessKey) -> Option<procfs::process::Process> {
-    let process = procfs::process::Process::new(key.tgid.cast_signed()).ok()?;
-    let started = process.stat().ok()?.starttime;
-    // /proc counts in clock ticks.
-    let ticks = key.start_boottime / (1_000_000_000 / procfs::ticks_per_second());
-    (started.abs_diff(ticks) <= 1).then_some(process)
-}
-
-fn process_name(pid: u32) -> [u8; 16] {
+/// Start (`CLOCK_BOOTTIME` ns, in whole clock ticks) and name of the process that the kernel has just listed; zero when it is gone.
+fn listed_process(pid: u32) -> (u64, [u8; 16]) {
     let mut name = [0; 16];
-    let text = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-    for (to, from) in name[..15].iter_mut().zip(text.iter().filter(|byte| **byte != b'\n')) {
-        *to = *from;
+    let Some(stat) = process::open_now(pid).and_then(|process| process.stat().ok()) else {
+        return (0, name);
+    };
+    for (to, from) in name[..15].iter_mut().zip(stat.comm.bytes()) {
+        *to = from;
     }
-    name
+    (stat.starttime.saturating_mul(TICK_NS), name)
 }

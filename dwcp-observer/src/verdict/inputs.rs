@@ -21,6 +21,8 @@ pub struct Second {
     /// Passes over the guest's memory, oldest first, the running one last: all of them, or at least the last 256. Empty for a
     /// migrator whose rounds are not known.
     pub rounds: Vec<Round>,
+    /// What is left to send, as the migrator itself counts it, bytes of pages.
+    pub remaining_bytes: Option<u64>,
     /// The sending end; `None` when it is on another host.
     pub source: Option<Source>,
     /// The receiving end; `None` when it is on another host.
@@ -63,6 +65,10 @@ pub struct Round {
     pub seconds: f64,
     /// The next sync has come.
     pub finished: bool,
+    /// What was left to send when it began, as the migrator counts it, bytes of pages.
+    pub left_at_begin: Option<u64>,
+    /// What the guest dirtied in it, as the migrator counts it, bytes of pages.
+    pub dirtied: Option<u64>,
 }
 
 /// The sending end.

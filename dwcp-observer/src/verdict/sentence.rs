@@ -124,7 +124,10 @@ fn not_converging(figures: &Figures<'_>) -> String {
     };
     let mut dirties = figures.rounds.dirty_rate.map_or_else(
         || "the guest changes its memory as fast as it is sent".to_owned(),
-        |dirty| format!("the guest dirties at least {}", rate(dirty)),
+        |dirty| {
+            let least = if figures.rounds.dirty_rate_told { "" } else { "at least " };
+            format!("the guest dirties {least}{}", rate(dirty))
+        },
     );
     let throttle = figures.second.throttle();
     if let Some(percent) = throttle {

@@ -1,7 +1,7 @@
 //! From one second to the next: one word and its cause.
 //!
-//! A rate is good or bad only beside the migration's own past ([`super::reference`]), unless a fault is seen at once
-//! ([`super::slow`]). A guest that stands still and is waited for is a word of its own ([`super::standstill`]).
+//! A rate is good or bad only beside the migration's own past (`reference`), unless a fault is seen at once
+//! (`slow`). A guest that stands still and is waited for is a word of its own (`standstill`).
 
 use super::{
     converge::{Convergence, convergence},

@@ -16,6 +16,9 @@ struct Cli {
     /// Name of the threads that move data, in both processes
     #[arg(long)]
     thread_comm: Option<String>,
+    /// The receiving process of `exchange` takes data by splice(2) alone
+    #[arg(long)]
+    splice: bool,
     #[command(subcommand)]
     command: Mode,
 }
@@ -134,7 +137,7 @@ fn run(cli: &Cli) -> Result<()> {
             println!("{}", serde_json::to_string(&flows::web_get(server, downloads)?)?);
             Ok(())
         }
-        Mode::Receive { port } => flows::receive(port),
+        Mode::Receive { port } => flows::receive(port, cli.splice),
         Mode::Drain { port } => flows::drain(port),
     }
 }
@@ -146,6 +149,7 @@ fn receiver(cli: &Cli, mode: &str, port: u16) -> Result<Command> {
             command.args([flag, name]);
         }
     }
+    command.args(cli.splice.then_some("--splice"));
     command.args([mode, "--port", &port.to_string()]);
     Ok(command)
 }

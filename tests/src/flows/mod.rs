@@ -4,6 +4,7 @@
 //! observer knows migrators by their processes. [`FlowHelper`] runs that program.
 
 mod helper;
+mod pipe;
 mod plan;
 mod receive;
 mod send;

@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, ErrorKind, Read};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::pipe::Source;
 use super::plan::{Close, FlowPlan};
 use super::socket::{lengthen_backlog, reset};
 
@@ -99,16 +100,17 @@ impl Known {
     }
 }
 
-/// Runs the receiver until its stdin ends. `port` 0 lets the kernel choose one for each family.
+/// Runs the receiver until its stdin ends. `port` 0 lets the kernel choose one for each family. `splice`: no data are received by any
+/// other call.
 ///
 /// # Errors
 /// When it cannot listen, or an order is not understood.
-pub fn receive(port: u16) -> Result<()> {
+pub fn receive(port: u16, splice: bool) -> Result<()> {
     let (listening, ipv4, ipv6) = listen(port)?;
     let known = Arc::new(Known::default());
     for listener in [ipv4, ipv6] {
         let known = Arc::clone(&known);
-        std::thread::spawn(move || accept(&listener, &known));
+        std::thread::spawn(move || accept(&listener, &known, splice));
     }
     tell(&News::Listening(listening))?;
     for line in std::io::stdin().lock().lines() {
@@ -127,11 +129,13 @@ pub fn receive(port: u16) -> Result<()> {
     Ok(())
 }
 
-fn accept(listener: &TcpListener, known: &Arc<Known>) {
+fn accept(listener: &TcpListener, known: &Arc<Known>, splice: bool) {
     while let Ok((stream, from)) = listener.accept() {
         let known = Arc::clone(known);
         std::thread::spawn(move || {
-            let news = match receive_flow(stream, from, &known) {
+            let news = match Source::new(stream, splice)
+                .and_then(|source| receive_flow(source, from, &known))
+            {
                 Ok(news) => news,
                 Err(error) => News::Broken { from, error: format!("{error:#}") },
             };
@@ -143,7 +147,7 @@ fn accept(listener: &TcpListener, known: &Arc<Known>) {
     }
 }
 
-fn receive_flow(mut stream: TcpStream, from: SocketAddr, known: &Known) -> Result<News> {
+fn receive_flow(mut stream: Source, from: SocketAddr, known: &Known) -> Result<News> {
     let plan = known.wait(from, |flow| Some(flow.plan))?;
     let mut buffer = vec![0; 128 << 10];
     let mut bytes_read = 0;
@@ -165,7 +169,7 @@ fn receive_flow(mut stream: TcpStream, from: SocketAddr, known: &Known) -> Resul
         Close::Receiver => drop(stream),
         Close::ReceiverReset => {
             known.wait(from, |flow| flow.acknowledged.then_some(()))?;
-            reset(stream)?;
+            reset(stream.into_socket())?;
             was_reset = true;
         }
         Close::Sender | Close::SenderReset | Close::SenderResetUnread => {

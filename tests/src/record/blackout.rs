@@ -84,6 +84,10 @@ pub struct Round {
     pub seconds: Option<f64>,
     /// What was sent in it; `None` while it lasts, or where it was not counted.
     pub bytes: Option<u64>,
+    /// What was left when it ended, by QEMU's own count.
+    pub remaining_bytes: Option<u64>,
+    /// What the guest dirtied in it, each page once, by its length.
+    pub dirty_bytes_per_second: Option<f64>,
 }
 
 /// A state of the migrator.

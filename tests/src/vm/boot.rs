@@ -78,7 +78,7 @@ pub enum End {
     Broken(String),
     /// It still ran after its limit.
     TimedOut(Duration),
-    /// Its init was not there after [`UP_LIMIT`].
+    /// Its init was not there in time.
     NeverUp,
     /// QEMU ended otherwise; what it printed.
     Qemu(String),

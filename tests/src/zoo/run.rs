@@ -367,6 +367,7 @@ impl<'a> Run<'a> {
         };
         let postcopy = self.case.transfer.postcopy_after().is_some();
         Ok(match TrueBlackout::by_clock(&clock.finish()?, postcopy, &events[1]) {
+            Ok(blackout) if self.case.auto_converge => (Some(blackout.held_back(&events[0])), None),
             Ok(blackout) => (Some(blackout), None),
             Err(error) => (None, Some(format!("{error:#}"))),
         })

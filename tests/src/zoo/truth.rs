@@ -103,6 +103,14 @@ impl TrueBlackout {
         })
     }
 
+    /// The same of a guest whose CPU the migrator let sleep until it was stopped (auto-converge): its clock does not tell that sleep
+    /// from the stop, the source's `STOP` does.
+    #[must_use]
+    pub fn held_back(self, source: &[Event]) -> Self {
+        let asleep = last_event(source, "STOP").map_or(0, |at| at.saturating_sub(self.stopped_at));
+        Self { shorter: self.shorter.max(asleep as f64 / 1e9), ..self }
+    }
+
     /// How far an error is beyond what the truth leaves open; seconds.
     #[must_use]
     pub fn off_by(&self, error: f64) -> f64 {
@@ -212,6 +220,24 @@ mod tests {
         let found = TrueBlackout::by_events(&ends).unwrap();
         assert!((found.seconds - 0.025).abs() < 1e-9 && found.by_events);
         assert_eq!(TrueBlackout::by_events(&[Vec::new(), Vec::new()]), None);
+    }
+
+    #[test]
+    fn a_sleep_of_auto_converge_is_left_open() {
+        let at = |name: &str, ms| Event {
+            name: name.to_owned(),
+            data: serde_json::Value::Null,
+            timestamp: Duration::from_millis(ms),
+        };
+        let events = [vec![at("STOP", 1000)], vec![at("RESUME", 1010)]];
+        let by_clock = TrueBlackout {
+            seconds: 1.0,
+            stopped_at: 10_000_000,
+            by_events: false,
+            ..TrueBlackout::by_events(&events).unwrap()
+        };
+        assert!((by_clock.held_back(&events[0]).shorter - 0.99).abs() < 1e-9);
+        assert!((by_clock.held_back(&[]).shorter).abs() < 1e-9);
     }
 
     #[test]

@@ -36,7 +36,7 @@ struct Tally {
 /// Prints a line per query; exit 0 only if every panel, variable, annotation and recipe shows something.
 pub(super) fn run(no_build: bool, keep: Option<&Path>) -> Result<ExitCode> {
     if !no_build {
-        setup::ensure()?;
+        setup::ensure(setup::Use::Test)?;
         build::run()?;
     }
     if !is_root() {

@@ -36,7 +36,11 @@ fn every_metric_and_label_is_documented() {
 /// Prometheus' own parser and type checker, by rules that record each query.
 #[test]
 fn promtool_accepts_every_query() {
-    let promtool = find("promtool").expect("no promtool: run `cargo xtask setup`");
+    let Some(promtool) = find("promtool") else {
+        let needed = std::env::var_os("DWCP_ALL_TOOLS").is_some();
+        assert!(!needed, "promtool is missing: run `cargo xtask setup`");
+        return eprintln!("left out: promtool is not installed");
+    };
     let check = |queries: &[&str]| {
         let directory = TempDir::new().unwrap();
         let mut text = "groups:\n- name: cookbook\n  rules:\n".to_owned();

@@ -57,6 +57,7 @@ fn processes() -> impl Strategy<Value = ProcessFacts> {
             exe: path.clone(),
             cgroup: path,
             cmdline,
+            unread: None,
             has_kvm,
             started_boottime_ns: PROCESS_START,
         })

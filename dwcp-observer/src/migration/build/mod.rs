@@ -10,8 +10,7 @@ pub use self::streams::errno_name;
 use super::{
     account::progress,
     blackout::Instants,
-    dump,
-    fate::{self, Still},
+    dump, fate,
     guest::{self, Felt},
     live::{EndState, Live, StreamFlow},
     machine::Life,
@@ -80,7 +79,7 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
                 },
             )
             .unwrap_or_default(),
-        dumped_process: live.ends.iter().find_map(|end| end.dumped.clone()),
+        dumped_process: dump::dumped_process(live, wall),
         migrator: live.migrator.clone(),
         version: live.version,
         transport: live.transport(),
@@ -99,6 +98,7 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
         phases: phases::spans(live, felt).iter().map(|span| phase(span, now_ns, wall)).collect(),
         verdict: live.verdict.clone(),
         rounds: rounds(live, ended_ns, now_ns, wall),
+        remaining_bytes: live.remaining().map(|look| look.bytes),
         migrator_states: states(live, wall),
         requests: requests(live, wall),
         cpu_throttle_percent: live
@@ -146,6 +146,16 @@ fn methods(live: &Live) -> Vec<Evidence> {
     }
     for (role, end) in live.roles() {
         let role = role.as_str();
+        if let Some(unread) = end.facts.unread {
+            say("cmdline", format!("the command line of the {role} {}", unread.why()));
+        }
+        if let Some(state) = end.timeline.arrived_as {
+            let state = state.as_str();
+            say(
+                "global_state",
+                format!("the {role} was told that its guest was {state} when it was sent"),
+            );
+        }
         match &end.coverage {
             Some(Coverage::Probed { version, missing, since_ns, .. }) => {
                 let version = version.map_or_else(String::new, |found| {
@@ -224,14 +234,8 @@ pub(super) fn runs_twice(live: &Live) -> bool {
 }
 
 fn standstill(live: &Live, now_ns: u64, wall: WallClock) -> Option<Standstill> {
-    let Still { at, since_ns, awaits } = fate::still(live)?;
-    Some(Standstill {
-        at,
-        pid: live.end(at).map(|end| end.facts.pid),
-        since: wall.at(since_ns),
-        seconds: seconds(now_ns.saturating_sub(since_ns)),
-        awaits,
-    })
+    let standing = guest::standing(live, now_ns)?;
+    Some(Standstill { since: wall.at(fate::still(live)?.since_ns), standing })
 }
 
 fn requests(live: &Live, wall: WallClock) -> Vec<ManagerRequest> {
@@ -312,16 +316,23 @@ fn rounds(live: &Live, ended_ns: Option<u64>, now_ns: u64, wall: WallClock) -> V
     let seen = live.bytes_are_seen();
     (1..)
         .zip(phases::rounds(source, ended_ns))
-        .map(|(round, found)| Round {
-            round,
-            started_at: wall.at(found.from.at_ns),
-            seconds: seconds(
-                found.to.map_or(now_ns, |to| to.at_ns).saturating_sub(found.from.at_ns),
-            ),
-            bytes: found
-                .to
-                .filter(|_| seen)
-                .map(|to| to.sent_bytes.saturating_sub(found.from.sent_bytes)),
+        .map(|(round, found)| {
+            let to_ns = found.to.map_or(now_ns, |to| to.at_ns);
+            let length = seconds(to_ns.saturating_sub(found.from.at_ns));
+            Round {
+                round,
+                started_at: wall.at(found.from.at_ns),
+                seconds: length,
+                bytes: found
+                    .to
+                    .filter(|_| seen)
+                    .map(|to| to.sent_bytes.saturating_sub(found.from.sent_bytes)),
+                remaining_bytes: found.left_at_end,
+                dirty_bytes_per_second: found
+                    .dirtied
+                    .filter(|_| length > 0.0)
+                    .map(|dirtied| dirtied as f64 / length),
+            }
         })
         .collect()
 }

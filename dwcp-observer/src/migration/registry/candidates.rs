@@ -14,7 +14,7 @@ use crate::{
         classify::{Context, Decision, OtherEnd, Sibling, classify},
         rejection::Rejection,
     },
-    model::facts::{FlowFacts, ProcessFacts},
+    model::facts::{FlowFacts, ProcessFacts, ProcessId},
     tcp::FlowReading,
 };
 
@@ -45,6 +45,8 @@ pub(super) struct Candidate {
     pub(super) waiting: Option<Rejection>,
     /// When its process, which has no slot, was last asked to be given one: the flow is a migration. `CLOCK_MONOTONIC` ns.
     pub(super) adopted_ns: Option<u64>,
+    /// Since when it cannot be judged because the arguments of its process are being read, `CLOCK_MONOTONIC` ns.
+    pub(super) awaits_ns: Option<u64>,
 }
 
 impl Registry {
@@ -75,8 +77,13 @@ impl Registry {
                 continue;
             }
             candidate.process = reading.process;
-            let Some(decision) = self.judge(reading, observation, world) else { continue };
-            self.candidates.entry(key(reading)).or_default().seen = seen;
+            let decision = self.judge(reading, observation, world);
+            let candidate = self.candidates.entry(key(reading)).or_default();
+            let Some(decision) = decision else {
+                candidate.awaits_ns.get_or_insert(observation.now_ns);
+                continue;
+            };
+            (candidate.seen, candidate.awaits_ns) = (seen, None);
             joined |= self.follow(reading, decision, observation, world, actions);
         }
         joined
@@ -158,10 +165,10 @@ impl Registry {
         if asked || actions.adopt.len() >= MAX_ADOPTED {
             return;
         }
+        let Some(process) = self.strangers.id(holder(reading)) else { return };
         candidate.adopted_ns = Some(now_ns);
-        let pid = holder(reading);
-        if !actions.adopt.contains(&pid) {
-            actions.adopt.push(pid);
+        if !actions.adopt.contains(&process) {
+            actions.adopt.push(process);
         }
     }
 
@@ -206,6 +213,9 @@ impl Registry {
         if reading.process == 0 {
             return self.judge_stranger(reading, other_end.as_ref(), observation, world);
         }
+        if self.processes.get(&reading.process).is_some_and(|known| known.facts.is_awaited()) {
+            return None;
+        }
         Some(self.judge_own(reading, other_end.as_ref(), observation, world))
     }
 
@@ -234,7 +244,11 @@ impl Registry {
             return Some(Decision::NotMigration { class: Rejection::ProcessUnknown, reason });
         };
         let context = Context { siblings: &[], other_end, incoming_done: false };
-        Some(classify(&self.rules, facts, 0, &flow, &context))
+        let decision = classify(&self.rules, facts, 0, &flow, &context);
+        // It may be gone before its arguments are read: what is a migration without them gets its slot at once, and is judged
+        // again with them.
+        let early = matches!(decision, Decision::Migration { .. });
+        (early || !facts.is_awaited()).then_some(decision)
     }
 
     fn judge_own(
@@ -252,7 +266,7 @@ impl Registry {
         let unknown =
             |tid: u32| tid != 0 && !known.facts.threads.iter().any(|thread| thread.tid == tid);
         if !known.threads_fresh && (unknown(reading.send_tid) || unknown(reading.recv_tid)) {
-            let threads = world.threads(known.facts.pid);
+            let threads = world.threads(known.facts.id());
             if !threads.is_empty() {
                 known.facts.threads = threads;
             }
@@ -333,8 +347,17 @@ impl Strangers {
                 return None;
             }
             self.asked += 1;
-            self.known.insert(pid, (observation.now_ns, world.facts(pid)));
+            self.known.insert(pid, (observation.now_ns, world.facts_now(pid)));
         }
-        self.known.get(&pid).map(|(_, facts)| facts.as_ref())
+        let (_, facts) = self.known.get_mut(&pid)?;
+        if let Some(facts) = facts.as_mut().filter(|facts| facts.is_awaited()) {
+            facts.learn(world.cmdline(facts.id()));
+        }
+        Some(facts.as_ref())
+    }
+
+    /// Which process was asked for by this id in this look.
+    fn id(&self, pid: u32) -> Option<ProcessId> {
+        self.known.get(&pid)?.1.as_ref().map(ProcessFacts::id)
     }
 }

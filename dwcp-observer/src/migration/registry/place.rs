@@ -22,7 +22,10 @@ use super::{
 use crate::model::record::{Evidence, Role};
 use crate::{
     identify::qemu_cmdline::incoming,
-    model::qemu::{MigratorState, Request},
+    model::{
+        facts::ProcessId,
+        qemu::{MigratorState, Request},
+    },
     netdev::TapReading,
     phase::attach::Coverage,
     tcp::FlowReading,
@@ -112,10 +115,13 @@ impl Registry {
     /// Forgets migrations that turn out to write to a file.
     pub(super) fn drop_files(&mut self, observation: &Observation, actions: &mut Actions) {
         let now_ns = observation.now_ns;
-        let (files, lives): (Vec<Live>, Vec<Live>) = std::mem::take(&mut self.live)
-            .into_iter()
-            .partition(|live| writes_to_a_file(live, now_ns));
-        self.live = lives;
+        // Whether some flow of this process may yet be called a migration.
+        let may_connect = |process| {
+            let mut own = self.candidates.values().filter(|flow| flow.process == process);
+            own.any(|flow| flow.rejected.is_none())
+        };
+        let is_file = |live: &mut Live| writes_to_a_file(live, now_ns, may_connect);
+        let files: Vec<Live> = self.live.extract_if(.., is_file).collect();
         if files.is_empty() {
             return;
         }
@@ -229,6 +235,7 @@ fn speaks_of_leaving(known: &Known) -> bool {
         Some(Coverage::Probed { missing, .. }) if !missing.contains(&"qmp_migrate") => {
             timeline.requested(Request::Migrate).is_some()
         }
+        _ if known.facts.unread.is_some() => known.incoming_done,
         _ => known.incoming_done || incoming(&known.facts.cmdline).is_none(),
     };
     asked
@@ -248,15 +255,18 @@ fn connects_since(known: &Known) -> Option<u64> {
     first_word(known).filter(|_| !sends)
 }
 
-/// Whether a migration was begun by its migrator's words, and sends without a connection.
-fn writes_to_a_file(live: &Live, now_ns: u64) -> bool {
+/// Whether a migration was begun by its migrator's words, and sends without a connection. `may_connect`: whether a flow of a process
+/// may yet be its connection.
+fn writes_to_a_file(live: &Live, now_ns: u64, may_connect: impl Fn(u32) -> bool) -> bool {
     let [end] = live.ends.as_slice() else { return false };
     let sends = end.timeline.entered(MigratorState::Active);
     live.flows().next().is_none()
         && end.folded.flows == 0
         && end.overflow_here().flows == 0
         && sends.is_some_and(|since_ns| {
-            live.life.is_finished() || now_ns.saturating_sub(since_ns) > CONNECTED_NS
+            live.life.is_finished()
+                || now_ns.saturating_sub(since_ns) > CONNECTED_NS
+                || (end.timeline.is_over() && !may_connect(end.process))
         })
 }
 
@@ -280,7 +290,8 @@ fn end_of(slot: u32, known: &Known, role_hint: Option<Role>, world: &mut impl Wo
     EndState {
         process: slot,
         facts: known.facts.clone(),
-        dumped: dump::dumped(known.facts.pid, &known.facts.cmdline, world),
+        dumped: dump::dumped(known.facts.id(), &known.facts.cmdline, world),
+        freeze: known.reading.freeze.clone(),
         hinted: role_hint,
         flows: BTreeMap::new(),
         storage: BTreeMap::new(),
@@ -299,8 +310,8 @@ fn end_of(slot: u32, known: &Known, role_hint: Option<Role>, world: &mut impl Wo
         },
         coverage: known.coverage.clone(),
         own_work: [own_work(&known.reading); 2],
-        taps: watch_taps(known.facts.pid, world),
-        quota_file: world.quota_file(known.facts.pid),
+        taps: watch_taps(known.facts.id(), world),
+        quota_file: world.quota_file(known.facts.id()),
         quota_throttled_ns: None,
         stopped: false,
         guest_cpus_found: None,
@@ -309,7 +320,7 @@ fn end_of(slot: u32, known: &Known, role_hint: Option<Role>, world: &mut impl Wo
     }
 }
 
-fn watch_taps(pid: u32, world: &mut impl World) -> Vec<TapReading> {
-    let watched = world.watch_taps(pid).into_iter();
+fn watch_taps(process: ProcessId, world: &mut impl World) -> Vec<TapReading> {
+    let watched = world.watch_taps(process).into_iter();
     watched.map(|key| TapReading { key, tap: Tap::default() }).collect()
 }

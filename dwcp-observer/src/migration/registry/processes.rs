@@ -5,10 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use dwcp_observer_ebpf::process::FlowOverflow;
+use dwcp_observer_ebpf::{phase::NOT_TOLD, process::FlowOverflow};
 
 use super::{
     super::{
+        dump,
         live::{Live, OwnWork, Registrations},
         look::{Observation, World},
     },
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     keeper::ProcessReading,
-    model::facts::ProcessFacts,
+    model::facts::{ProcessFacts, ProcessId},
     phase::{MarkReading, attach::Coverage, timeline::Timeline},
     rdma::MemoryReading,
 };
@@ -66,9 +67,8 @@ impl Registry {
                 .filter(|known| known.reading.generation == reading.generation);
             let Some(known) = known else {
                 let facts = (reading.slot != 0)
-                    .then(|| world.facts(reading.tgid))
+                    .then(|| world.facts(reading.id()))
                     .flatten()
-                    .filter(|facts| facts.is_process(reading.start_boottime_ns))
                     .unwrap_or_else(|| ProcessFacts {
                         pid: reading.tgid,
                         comm: reading.comm.clone(),
@@ -93,6 +93,11 @@ impl Registry {
             };
             known.reading.clone_from(reading);
             known.threads_fresh = false;
+            let learned =
+                known.facts.is_awaited() || (observation.tick && known.facts.unread.is_some());
+            if learned {
+                known.facts.learn(world.cmdline(reading.id()));
+            }
             for end in self
                 .live
                 .iter_mut()
@@ -102,16 +107,24 @@ impl Registry {
                 end.overflow = reading.overflow;
                 end.exited_ns = reading.exited_ns;
                 end.exit_code = reading.exit_code;
+                end.freeze.clone_from(&reading.freeze);
                 end.own_work[1] = own_work(reading);
+                if learned {
+                    end.facts.cmdline.clone_from(&known.facts.cmdline);
+                    end.facts.unread = known.facts.unread;
+                    end.dumped = end
+                        .dumped
+                        .take()
+                        .or_else(|| dump::dumped(end.facts.id(), &end.facts.cmdline, world));
+                }
             }
         }
     }
 
     pub(super) fn update_registrations(&mut self, observation: &Observation) {
         for reading in &observation.memory {
-            let own = |facts: &ProcessFacts| {
-                facts.pid == reading.tgid && facts.is_process(reading.start_boottime_ns)
-            };
+            let id = ProcessId::new(reading.tgid, reading.start_boottime_ns);
+            let own = |facts: &ProcessFacts| facts.id() == id;
             for known in self.processes.values_mut().filter(|known| own(&known.facts)) {
                 known.registered = Some(Arc::clone(reading));
             }
@@ -148,7 +161,11 @@ impl Registry {
                 // What queue pairs had sent is known as of this look, a few tens of milliseconds after the mark.
                 let more = by_queue_pairs.get(&mark.process).copied().unwrap_or_default();
                 let sent_bytes = mark.sent_bytes + more;
-                known.timeline.push(&MarkReading { sent_bytes, ..*mark });
+                let mut mark = MarkReading { sent_bytes, ..*mark };
+                if more > 0 {
+                    mark.remaining[2] = NOT_TOLD;
+                }
+                known.timeline.push(&mark);
             }
         }
         for text in &observation.texts {
@@ -188,5 +205,9 @@ fn sent_by_queue_pairs(observation: &Observation, live: &[Live]) -> HashMap<u32,
 }
 
 pub(super) fn own_work(reading: &ProcessReading) -> OwnWork {
-    OwnWork { limited_ns: reading.limited_ns, page_requests: reading.page_requests }
+    OwnWork {
+        limited_ns: reading.limited_ns,
+        page_requests: reading.page_requests,
+        remaining: reading.remaining,
+    }
 }

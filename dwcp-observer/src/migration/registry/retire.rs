@@ -129,7 +129,7 @@ impl Registry {
         for reading in &observation.flows {
             let over = left_behind(reading, &self.processes, observation.now_ns).is_some();
             let gone = reading.closed || over || hopeless.contains(&key(reading));
-            if !gone || self.awaits_process(reading, observation.now_ns) {
+            if !gone || self.awaits(reading, observation.now_ns) {
                 held.insert(reading.process);
                 continue;
             }
@@ -182,12 +182,13 @@ impl Registry {
         found.into_iter().map(key).collect()
     }
 
-    /// Whether a closed flow is a migration whose process is about to be given a slot.
-    fn awaits_process(&self, reading: &FlowReading, now_ns: u64) -> bool {
+    /// Whether a closed flow is a migration whose process is about to be given a slot, or cannot be judged yet.
+    fn awaits(&self, reading: &FlowReading, now_ns: u64) -> bool {
         const PATIENCE_NS: u64 = 2_000_000_000;
-        let candidate = self.candidates.get(&key(reading)).filter(|_| reading.process == 0);
-        let asked_ns = candidate.and_then(|candidate| candidate.adopted_ns);
-        asked_ns.is_some_and(|asked_ns| now_ns.saturating_sub(asked_ns) < PATIENCE_NS)
+        let Some(candidate) = self.candidates.get(&key(reading)) else { return false };
+        let asked_ns = candidate.adopted_ns.filter(|_| reading.process == 0);
+        let since_ns = asked_ns.or(candidate.awaits_ns);
+        since_ns.is_some_and(|since_ns| now_ns.saturating_sub(since_ns) < PATIENCE_NS)
     }
 }
 

@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Role;
-use crate::model::qemu::{MigratorState, Request};
+use crate::model::{
+    qemu::{MigratorState, Request},
+    verdict::Standing,
+};
 
 /// How an instant was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -167,17 +170,11 @@ impl BlackoutParts {
 /// A guest that stands still at this moment, because of its migration.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Standstill {
-    /// The end that is to go on.
-    pub at: Role,
-    /// Its process; absent on another host.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pid: Option<u32>,
     /// Since when.
     pub since: Timestamp,
-    /// So long.
-    pub seconds: f64,
-    /// What it waits for.
-    pub awaits: Awaited,
+    /// Where, so long, and what it waits for: as the verdict has it.
+    #[serde(flatten)]
+    pub standing: Standing,
 }
 
 /// What ends a standstill.
@@ -238,28 +235,41 @@ pub struct Interruption {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PhaseName {
-    /// Connections are made, dirty logging is started.
+    /// Connections are made, dirty logging is started; what is to be dumped still runs.
     Setup,
+    /// The tasks of a process that is to be dumped are stopped, one after the other.
+    Freeze,
+    /// All of them stand while they are dumped.
+    Dump,
     /// RAM is copied while the guest runs at the source.
     Precopy,
     /// The guest stands still.
     StopAndCopy,
     /// The guest runs at the destination, pages are still at the source.
     Postcopy,
-    /// The guest runs, connections are closed.
+    /// The guest runs, connections are closed; what was dumped has ended or runs on.
     Completion,
 }
 
 impl PhaseName {
     /// All phases, in order.
-    pub const ALL: [Self; 5] =
-        [Self::Setup, Self::Precopy, Self::StopAndCopy, Self::Postcopy, Self::Completion];
+    pub const ALL: [Self; 7] = [
+        Self::Setup,
+        Self::Freeze,
+        Self::Dump,
+        Self::Precopy,
+        Self::StopAndCopy,
+        Self::Postcopy,
+        Self::Completion,
+    ];
 
     /// The name in records and labels.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Setup => "setup",
+            Self::Freeze => "freeze",
+            Self::Dump => "dump",
             Self::Precopy => "precopy",
             Self::StopAndCopy => "stop_and_copy",
             Self::Postcopy => "postcopy",
@@ -291,6 +301,14 @@ pub struct Round {
     /// Payload handed to the sockets; absent while it lasts, and where a device moves it without the kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// What was left to send when it ended, by QEMU's own count: what the guest had dirtied in it, and what it had not sent. Absent
+    /// while it lasts, for the last two rounds, and where QEMU does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remaining_bytes: Option<u64>,
+    /// What the guest dirtied in it (each page once, as QEMU counts) over its length; absent as `remaining_bytes`, and up to QEMU 7.2
+    /// where its pages did not go as they are (zero pages, XBZRLE).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dirty_bytes_per_second: Option<f64>,
 }
 
 /// A state of the migrator and when it was entered.

@@ -5,6 +5,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+mod dump;
 mod guest;
 mod rdma;
 mod reason;
@@ -13,6 +14,7 @@ mod stream;
 mod thread;
 mod version;
 
+pub use self::dump::{DumpedProcess, FreezeEnd, FreezeMethod, Frozen};
 pub use self::guest::{
     Awaited, Blackout, BlackoutParts, ByMethod, FirstPacket, Interruption, ManagerRequest, Method,
     MigratorStateChange, NetworkBlackout, Phase, PhaseName, Postcopy, Round, Standstill,
@@ -94,6 +96,10 @@ pub struct Migration {
     /// Passes over RAM; empty when the migrator's functions are not probed or its source is not on this host.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rounds: Vec<Round>,
+    /// What is left to send, by QEMU's own count at its last look: memory, and what else it sends in rounds. Absent after the end,
+    /// from the guest's stop on unless QEMU goes on to look (postcopy), and where QEMU does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remaining_bytes: Option<u64>,
     /// States that the migrator went through, as QEMU's `MIGRATION` events name them: the source's, else the destination's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub migrator_states: Vec<MigratorStateChange>,
@@ -237,15 +243,6 @@ pub struct Vm {
     pub uuid: Option<String>,
     /// `-m`, bytes.
     pub memory_bytes: Option<u64>,
-}
-
-/// A process that a checkpoint tool dumps, with all below it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct DumpedProcess {
-    /// Process id in the initial pid namespace.
-    pub pid: u32,
-    /// Name of its main thread.
-    pub name: String,
 }
 
 /// Which side of a migration a process or a flow is on.

@@ -64,10 +64,10 @@ fn one_violation_is_caution_two_are_a_no_go() {
     slow.add(NOW - 60, &transfer);
     let decision = judged(&levels(&slow, NOW));
     assert_eq!(decision.decision, Word::Caution, "{decision:?}");
-    assert_eq!(
-        decision.reasons[0].text,
-        "throughput over the last hour: 0.100 GB/s on average, target 2.400 GB/s (0 of 10 transfer seconds slower)"
-    );
+    let reason = &decision.reasons[0].text;
+    for fact in ["throughput", "hour", "0.100 GB/s", "2.400 GB/s", "0 of 10"] {
+        assert!(reason.contains(fact), "{reason}");
+    }
     // A failure 50 minutes ago: too long for a fast burn, but the hour is broken twice.
     finished(&mut slow, 3000, 0, 1, 0.0);
     let decision = judged(&levels(&slow, NOW));
@@ -85,7 +85,7 @@ fn one_failure_is_bad_luck_two_in_a_row_stop_the_rollout() {
     finished(&mut windows, 20, 0, 1, 0.0);
     let two = judged(&levels(&windows, NOW));
     assert_eq!(two.decision, Word::NoGo, "{two:?}");
-    assert!(two.reasons[0].text.contains("burns 16.7 times too fast"), "{two:?}");
+    assert!(two.reasons[0].text.contains("16.7 times"), "{two:?}");
 }
 
 #[test]
@@ -94,7 +94,8 @@ fn a_spent_month_is_caution_while_the_hour_is_fine() {
     finished(&mut windows, 20 * 86_400, 0, 5, 0.0);
     let decision = judged(&levels(&windows, NOW));
     assert_eq!(decision.decision, Word::Caution, "{decision:?}");
-    assert!(decision.reasons[0].text.contains("over 30 days is spent: 5 of 15 bad"));
+    let reason = &decision.reasons[0].text;
+    assert!(reason.contains("30 days") && reason.contains("5 of 15"), "{reason}");
     // With the hour broken too it is not.
     finished(&mut windows, 3000, 0, 1, 0.0);
     assert_eq!(judged(&levels(&windows, NOW)).decision, Word::NoGo);

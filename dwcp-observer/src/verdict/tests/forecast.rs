@@ -50,6 +50,32 @@ fn later_rounds_are_a_geometric_series() {
     assert!(eta.eta_low_seconds < 2.75 && eta.eta_high_seconds > 2.75);
 }
 
+/// What the migrator tells outweighs what follows from the bytes that were sent.
+#[test]
+fn what_the_migrator_tells_to_be_left_is_what_is_left() {
+    // 500 MB of 2,000 went as 250 MB, as half of the pages were zero; so may half of the rest.
+    let mut first = rounds(&[], 250 * MB);
+    first[0].left_at_begin = Some(2000 * MB);
+    let first = Second { rounds: first, remaining_bytes: Some(1500 * MB), ..clean() };
+    let eta = after(5, &first).judge(&first).eta.unwrap();
+    assert!((eta.eta_seconds - 7.5).abs() < 1e-6, "{eta:?}");
+    assert!(eta.eta_high_seconds > 15.0, "{eta:?}");
+
+    // The second round runs: nothing that was sent tells yet that it has 800 MB, of which the guest dirtied half of what was sent.
+    let mut second = rounds(&[1600 * MB], 100 * MB);
+    second[0].dirtied = Some(800 * MB);
+    second[1].left_at_begin = Some(800 * MB);
+    let second = Second { rounds: second, remaining_bytes: Some(700 * MB), ..clean() };
+    let eta = after(5, &second).judge(&second).eta.unwrap();
+    // 700 MB, then 400, 200, 100, 50 and 25.
+    assert!((eta.eta_seconds - 14.75).abs() < 1e-6, "{eta:?}");
+
+    let phase = Some(Phase::Postcopy);
+    let postcopy = Second { phase, remaining_bytes: Some(300 * MB), ..clean() };
+    let eta = after(5, &postcopy).judge(&postcopy).eta.unwrap();
+    assert!((eta.eta_seconds - 3.0).abs() < 1e-6, "{eta:?}");
+}
+
 #[test]
 fn an_unsteady_rate_widens_the_interval() {
     let second = |rate| Second {
@@ -128,6 +154,7 @@ fn the_interval_covers_what_comes() {
                     bytes: (size - left) as u64,
                     seconds: took,
                     finished: false,
+                    ..Round::default()
                 });
                 let verdict = judge.judge(&Second {
                     seconds: step,
@@ -140,7 +167,13 @@ fn the_interval_covers_what_comes() {
                 forecasts.extend(verdict.eta.map(|eta| (elapsed, eta, done.len().min(1))));
             }
             let number = done.len() as u64 + 1;
-            done.push(Round { number, bytes: size as u64, seconds: took, finished: true });
+            done.push(Round {
+                number,
+                bytes: size as u64,
+                seconds: took,
+                finished: true,
+                ..Round::default()
+            });
             size *= ratio * (1.0 + 0.2 * noise());
         }
         elapsed += size / rate;

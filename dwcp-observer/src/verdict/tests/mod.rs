@@ -138,6 +138,7 @@ pub(super) fn rounds(sizes: &[u64], running: u64) -> Vec<Round> {
         bytes,
         seconds: bytes as f64 / 100e6,
         finished,
+        ..Round::default()
     };
     let mut rounds: Vec<Round> =
         (1..).zip(sizes).map(|(number, bytes)| round(number, *bytes, true)).collect();

@@ -171,6 +171,7 @@ fn dirty_storm() {
                     bytes: (took * 58e6) as u64,
                     seconds: took,
                     finished: took >= seconds,
+                    ..Round::default()
                 });
                 begin += seconds;
             }
@@ -188,7 +189,13 @@ fn dirty_storm() {
 #[test]
 fn a_clean_end_with_many_tiny_rounds() {
     let tail = |seconds: f64| {
-        let round = |number, bytes, seconds| Round { number, bytes, seconds, finished: true };
+        let round = |number, bytes, seconds| Round {
+            number,
+            bytes,
+            seconds,
+            finished: true,
+            ..Round::default()
+        };
         let mut rounds = vec![round(1, 792_102_519, 13.75), round(2, 15 * MB, 0.27)];
         while rounds.iter().skip(2).map(|round| round.seconds).sum::<f64>() < seconds {
             let number = rounds.len() as u64 + 1;

@@ -90,8 +90,16 @@ fn any_guest() -> impl Strategy<Value = (Option<Standing>, Option<u32>, Option<f
 fn any_second() -> impl Strategy<Value = Second> {
     let seconds = prop_oneof![6 => 0.9..1.1_f64, 1 => Just(0.0), 1 => ANY];
     let phase = of(proptest::sample::select(&Phase::ALL[..]));
-    let round = (0..9_u64, any::<u64>(), time(), any::<bool>())
-        .prop_map(|(number, bytes, seconds, finished)| Round { number, bytes, seconds, finished });
+    let round = (0..9_u64, any::<u64>(), time(), any::<bool>()).prop_map(
+        |(number, bytes, seconds, finished)| Round {
+            number,
+            bytes,
+            seconds,
+            finished,
+            left_at_begin: (number % 2 == 0).then_some(bytes),
+            dirtied: (number % 3 == 0).then_some(bytes / 2),
+        },
+    );
     let memory = of(any::<u64>());
     let delivered = prop_oneof![Just((0, 0)), any::<(u64, u64)>()];
     let ends = (of(any_source()), of(any_destination()));
@@ -103,6 +111,7 @@ fn any_second() -> impl Strategy<Value = Second> {
             delivered_total: delivered.1,
             guest_memory_bytes: memory,
             rounds,
+            remaining_bytes: memory.map(|memory| memory / 3),
             source,
             destination,
             standing: guest.0,

@@ -293,7 +293,13 @@ fn a_slow_network_and_not_the_guest_keeps_rounds_from_shrinking() {
     let mut slow_rounds = rounds(&[10 * MB], 0);
     slow_rounds.pop();
     for number in 2..=5 {
-        slow_rounds.push(Round { number, bytes: 15 * MB, seconds: 5.0, finished: true });
+        slow_rounds.push(Round {
+            number,
+            bytes: 15 * MB,
+            seconds: 5.0,
+            finished: true,
+            ..Round::default()
+        });
     }
     let with =
         |known: usize| Second { rounds: slow_rounds[..known].to_vec(), ..plain(3 * MB, 0.01, 1.0) };
@@ -334,8 +340,14 @@ fn converging_rounds_converge() {
     assert_eq!(after(4, &clean()).judge(&held_up).state, Health::Healthy);
     // A second round of nothing but zero pages' late changes is larger than the first.
     let mut zeros = rounds(&[], 0);
-    zeros[0] = Round { number: 1, bytes: 5 * MB, seconds: 2.0, finished: true };
-    zeros.push(Round { number: 2, bytes: 20 * MB, seconds: 0.2, finished: true });
+    zeros[0] = Round { number: 1, bytes: 5 * MB, seconds: 2.0, finished: true, ..Round::default() };
+    zeros.push(Round {
+        number: 2,
+        bytes: 20 * MB,
+        seconds: 0.2,
+        finished: true,
+        ..Round::default()
+    });
     let mut judge = after(2, &plain(5 * MB / 2, 0.98, 0.1));
     for _ in 0..3 {
         let second = Second { rounds: zeros.clone(), ..plain(3 * MB, 0.98, 0.1) };

@@ -34,7 +34,7 @@ fn a_stranger_that_migrates_is_given_a_process_and_found_even_if_its_flow_has_cl
     let closed = close(moved, START + SECOND / 2);
     let look = observation(1.0, vec![closed.clone()], &[]);
     let actions = registry.step(&look, &mut world);
-    assert_eq!((actions.adopt, actions.release_flows), (vec![1001], vec![]));
+    assert_eq!((actions.adopt, actions.release_flows), (vec![ProcessId::new(1001, 1)], vec![]));
     let mut look = observation(1.0, vec![closed], &[1]);
     look.processes[0].rule = 0;
     super::super::find_owners(&mut look.flows, &look.processes, 0);
@@ -47,6 +47,21 @@ fn a_stranger_that_migrates_is_given_a_process_and_found_even_if_its_flow_has_cl
     over.processes[0].rule = 0;
     registry.step(&over, &mut world);
     assert_eq!(registry.step(&over, &mut world).release_processes, [1]);
+}
+
+#[test]
+fn a_stranger_that_migrates_is_given_a_process_before_its_arguments_are_read() {
+    let (mut registry, mut world) = (registry(), Proc::default());
+    for (pid, comm) in [(1001, "mover"), (77, "nginx")] {
+        let unread = Some(Unread::Awaited);
+        world.0.insert(pid, ProcessFacts { unread, ..facts(pid, comm) });
+    }
+    let mut moved = stranger(0, 1001, 40000, 2 << 20);
+    moved.peer = address(9876);
+    let look = observation(1.0, vec![moved, stranger(1, 77, 40001, 2 << 20)], &[]);
+    let actions = registry.step(&look, &mut world);
+    // It may be gone by then. The other one is not judged without them.
+    assert_eq!((actions.adopt, actions.release_flows), (vec![ProcessId::new(1001, 1)], vec![]));
 }
 
 #[test]
@@ -68,6 +83,48 @@ fn facts_of_a_later_process_with_the_same_id_are_not_taken() {
     let look = observation(1.0, vec![flow(0, 1, 40000, true, 1 << 20)], &[1]);
     registry.step(&look, &mut world);
     assert!(records(&registry, &look).iter().all(|record| record.vm.name.is_none()));
+}
+
+#[test]
+fn a_flow_waits_for_the_arguments_of_its_process_and_its_close_is_not_lost_meanwhile() {
+    let (mut registry, mut world) = (registry(), world(&[1]));
+    let moved = close(flow(0, 1, 40000, true, 1 << 20), START + SECOND / 2);
+    world.0.get_mut(&1001).unwrap().unread = Some(Unread::Awaited);
+    let look = observation(1.0, vec![moved.clone()], &[1]);
+    let actions = registry.step(&look, &mut world);
+    assert_eq!((records(&registry, &look).len(), actions.release_flows.len()), (0, 0));
+    world.0.get_mut(&1001).unwrap().unread = None;
+    let look = observation(1.1, vec![moved], &[1]);
+    assert_eq!(registry.step(&look, &mut world).release_flows, [0]);
+    let found = records(&registry, &look);
+    assert_eq!((found.len(), found[0].vm.name.as_deref()), (1, Some("vm-1")));
+}
+
+#[test]
+fn what_a_process_does_not_tell_of_its_arguments_is_absent_and_taken_in_when_it_comes() {
+    let (mut registry, mut world) = (registry(), world(&[1, 2]));
+    let silent = world.0.get_mut(&1001).unwrap();
+    (silent.cmdline, silent.unread) = (Vec::new(), Some(Unread::Silent));
+    let flows = || {
+        let mut other = flow(1, 2, 50000, true, 1 << 20);
+        other.peer = address(49153);
+        vec![flow(0, 1, 40000, true, 1 << 20), other]
+    };
+    let look = observation(1.0, flows(), &[1, 2]);
+    registry.step(&look, &mut world);
+    let of = |registry: &Registry, pid| {
+        let mut found = records(registry, &look).into_iter();
+        found.find(|record| record.ends[0].pid == pid).unwrap()
+    };
+    let silent = of(&registry, 1001);
+    assert_eq!(silent.vm.name, None);
+    assert!(silent.evidence.iter().any(|line| line.kind == "cmdline"), "says why");
+    assert_eq!(of(&registry, 1002).vm.name.as_deref(), Some("vm-1"), "held up by nobody");
+    world.0.extend(super::world(&[1]).0);
+    registry.step(&observation(2.0, flows(), &[1, 2]), &mut world);
+    let told = of(&registry, 1001);
+    assert_eq!(told.vm.name.as_deref(), Some("vm-1"));
+    assert!(told.evidence.iter().all(|line| line.kind != "cmdline"));
 }
 
 #[test]

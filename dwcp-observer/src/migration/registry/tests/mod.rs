@@ -26,7 +26,7 @@ use crate::{
     config::Config,
     identify::{rejection::Rejection, rules::RuleSet},
     keeper::ProcessReading,
-    model::facts::{ProcessFacts, ThreadFacts},
+    model::facts::{ProcessFacts, ProcessId, ThreadFacts, Unread},
     phase::attach::Coverage,
     sched::ThreadReading,
     tcp::FlowReading,
@@ -34,6 +34,7 @@ use crate::{
 
 mod bounds;
 mod dump;
+mod paused;
 mod rdma;
 mod storage;
 mod words;
@@ -48,14 +49,24 @@ const DUMPED: u32 = 77;
 struct Proc(HashMap<u32, ProcessFacts>, Option<Coverage>);
 
 impl World for Proc {
-    fn facts(&mut self, pid: u32) -> Option<ProcessFacts> {
+    fn facts(&mut self, process: ProcessId) -> Option<ProcessFacts> {
+        self.0.get(&process.pid).filter(|facts| facts.id() == process).cloned()
+    }
+    fn facts_now(&mut self, pid: u32) -> Option<ProcessFacts> {
         self.0.get(&pid).cloned()
     }
-    fn tracer(&mut self, pid: u32) -> Option<u32> {
-        (pid == DUMPED).then_some(1001)
+    fn cmdline(&mut self, process: ProcessId) -> Result<Vec<String>, Unread> {
+        match self.facts(process) {
+            Some(facts) => facts.unread.map_or(Ok(facts.cmdline), Err),
+            None => Ok(Vec::new()),
+        }
     }
-    fn threads(&mut self, pid: u32) -> Vec<ThreadFacts> {
-        self.0.get(&pid).map(|facts| facts.threads.clone()).unwrap_or_default()
+    fn traced_name(&mut self, pid: u32, tracer: ProcessId) -> Option<String> {
+        let traced = (pid, tracer.pid) == (DUMPED, 1001);
+        self.0.get(&pid).filter(|_| traced).map(|facts| facts.comm.clone())
+    }
+    fn threads(&mut self, process: ProcessId) -> Vec<ThreadFacts> {
+        self.facts(process).map(|facts| facts.threads).unwrap_or_default()
     }
     fn flow_rtt(&self, _slot: u32) -> Option<Quantiles> {
         None
@@ -64,19 +75,19 @@ impl World for Proc {
         let unprobed = || Coverage::Unprobed("no functions here".to_owned());
         Some(self.1.clone().unwrap_or_else(unprobed))
     }
-    fn watch_taps(&mut self, _pid: u32) -> Vec<TapKey> {
+    fn watch_taps(&mut self, _: ProcessId) -> Vec<TapKey> {
         Vec::new()
     }
     fn tap(&self, _key: TapKey) -> Option<Tap> {
         None
     }
-    fn quota_file(&mut self, _pid: u32) -> Option<PathBuf> {
+    fn quota_file(&mut self, _: ProcessId) -> Option<PathBuf> {
         None
     }
     fn quota_throttled_ns(&mut self, _file: &Path) -> Option<u64> {
         None
     }
-    fn is_stopped(&mut self, _pid: u32) -> bool {
+    fn is_stopped(&mut self, _: ProcessId) -> bool {
         false
     }
     fn thread_waits(&self, _slot: u32) -> Option<Quantiles> {
@@ -127,6 +138,8 @@ fn process(slot: u32) -> ProcessReading {
         overflow: FlowOverflow::default(),
         limited_ns: 0,
         page_requests: 0,
+        freeze: None,
+        remaining: None,
     }
 }
 
@@ -409,6 +422,18 @@ fn totals_of_a_migration_found_under_way_say_so() {
     let record = &records(&registry, &look)[0];
     assert!(record.found_under_way);
     assert_eq!(record.throughput_bytes_per_second, None, "what was sent before is no rate");
+}
+
+#[test]
+fn a_connection_that_one_end_has_seen_from_its_begin_is_not_found_under_way() {
+    let (mut registry, mut world) = (registry(), world(&[1, 2]));
+    let mut reader = flow(1, 2, 40000, false, 1 << 20);
+    // Its process was told late who reads: by splice(2).
+    reader.flags |= FLOW_FOUND_OPEN;
+    let look = observation(1.0, vec![flow(0, 1, 40000, true, 1 << 20), reader], &[1, 2]);
+    registry.step(&look, &mut world);
+    let record = &records(&registry, &look)[0];
+    assert_eq!((record.ends.len(), record.found_under_way), (2, false));
 }
 
 #[test]

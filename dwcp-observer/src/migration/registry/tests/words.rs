@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use dwcp_observer_ebpf::phase::MarkKind;
+use dwcp_observer_ebpf::phase::{MarkKind, NOT_TOLD};
 
 use super::*;
 use crate::{
-    model::record::{Awaited, ReasonClass},
-    phase::{MarkReading, TextReading, states::Names},
+    model::record::{Awaited, ReasonClass, Round},
+    phase::{MarkReading, TextReading, remaining::Look, states::Names},
 };
 
 /// Object of the outgoing and of the incoming state.
-const OUT: u32 = 1;
-const IN: u32 = 2;
+pub(super) const OUT: u32 = 1;
+pub(super) const IN: u32 = 2;
 
 /// QEMU 7.2, probed from the start.
-fn probed(processes: &[u32]) -> Proc {
+pub(super) fn probed(processes: &[u32]) -> Proc {
     let mut world = world(processes);
     world.1 = Some(Coverage::Probed {
         version: None,
@@ -26,7 +26,12 @@ fn probed(processes: &[u32]) -> Proc {
     world
 }
 
-fn mark(process: u32, seconds: f64, kind: MarkKind, [object, old, new]: [u32; 3]) -> MarkReading {
+pub(super) fn mark(
+    process: u32,
+    seconds: f64,
+    kind: MarkKind,
+    [object, old, new]: [u32; 3],
+) -> MarkReading {
     MarkReading {
         process,
         generation: 0,
@@ -37,10 +42,11 @@ fn mark(process: u32, seconds: f64, kind: MarkKind, [object, old, new]: [u32; 3]
         old,
         new,
         object,
+        remaining: [0; 3],
     }
 }
 
-fn begin(process: u32) -> Vec<MarkReading> {
+pub(super) fn begin(process: u32) -> Vec<MarkReading> {
     vec![
         mark(process, 0.1, MarkKind::Migrate, [0; 3]),
         mark(process, 0.1, MarkKind::State, [OUT, 0, 1]),
@@ -114,13 +120,42 @@ fn a_snapshot_passes_the_same_states_and_is_no_migration() {
     assert!(records(&registry, &look).is_empty());
 }
 
-fn migrates(registry: &mut Registry, world: &mut Proc) -> Vec<FlowReading> {
+pub(super) fn migrates(registry: &mut Registry, world: &mut Proc) -> Vec<FlowReading> {
     registry.step(&observation(0.0, vec![], &[1, 2]), world);
     let flows = vec![flow(0, 1, 40000, true, 1 << 20), flow(1, 2, 40000, false, 1 << 20)];
     let mut look = observation(0.5, flows.clone(), &[1, 2]);
     look.marks = begin(1);
     registry.step(&look, world);
     flows
+}
+
+#[test]
+fn what_is_left_is_in_the_record_until_the_guest_stops() {
+    let (mut registry, mut world) = (registry(), probed(&[1, 2]));
+    let flows = migrates(&mut registry, &mut world);
+    let sync = |seconds| mark(1, seconds, MarkKind::Sync, [0; 3]);
+    let pending = |seconds, remaining: [u64; 3]| MarkReading {
+        remaining: remaining.map(|mb| if mb == NOT_TOLD { mb } else { mb * 1_000_000 }),
+        ..mark(1, seconds, MarkKind::Pending, [0; 3])
+    };
+    let mut look = observation(0.9, flows.clone(), &[1, 2]);
+    look.marks = vec![sync(0.25), pending(0.25, [200, NOT_TOLD, 0])];
+    look.marks.extend([sync(0.75), pending(0.75, [60, 20, 0])]);
+    for process in &mut look.processes {
+        let own = process.slot == 1;
+        process.remaining = own.then_some(Look { bytes: 50, at_ns: START + 4 * SECOND / 5 });
+    }
+    registry.step(&look, &mut world);
+    let found = &records(&registry, &look)[0];
+    assert_eq!(found.remaining_bytes, Some(50));
+    let told = |round: &Round| (round.remaining_bytes, round.dirty_bytes_per_second);
+    let rounds: Vec<_> = found.rounds.iter().map(told).collect();
+    assert_eq!(rounds, [(Some(60_000_000), Some(80e6)), (None, None)]);
+    look.now_ns += SECOND / 2;
+    look.marks = leaves(1)[2..5].to_vec();
+    registry.step(&look, &mut world);
+    let found = &records(&registry, &look)[0];
+    assert_eq!((found.state, found.remaining_bytes), (State::Active, None), "it was told before");
 }
 
 #[test]
@@ -137,7 +172,7 @@ fn a_guest_that_awaits_its_manager_keeps_its_migration_active() {
     registry.step(&look, &mut world);
     let found = records(&registry, &look);
     assert_eq!((found.len(), found[0].state), (1, State::Active), "{found:#?}");
-    let still = found[0].standstill.unwrap();
+    let still = found[0].standstill.unwrap().standing;
     assert_eq!(
         (still.at, still.pid, still.awaits),
         (Role::Destination, Some(1002), Awaited::Resume)
@@ -225,6 +260,25 @@ fn what_was_found_under_way_has_no_duration_and_no_mode() {
     let rate = found[0].mean_throughput_bytes_per_second.unwrap();
     assert!((rate - f64::from(10 << 20)).abs() < 1.0, "{rate}");
     assert!(registry.totals().durations.is_empty());
+}
+
+#[test]
+fn a_guest_that_is_written_to_a_file_between_two_looks_is_no_migration() {
+    let (mut registry, mut world) = (registry(), probed(&[1]));
+    registry.step(&observation(0.0, vec![], &[1]), &mut world);
+    let mut look = observation(0.2, vec![], &[1]);
+    look.marks = begin(1);
+    registry.step(&look, &mut world);
+    assert_eq!(records(&registry, &look).len(), 1);
+    let mut look = observation(0.4, vec![], &[1]);
+    look.marks = vec![
+        mark(1, 0.25, MarkKind::State, [OUT, 1, 4]),
+        mark(1, 0.35, MarkKind::State, [OUT, 4, 8]),
+    ];
+    registry.step(&look, &mut world);
+    assert!(records(&registry, &look).is_empty());
+    let totals = registry.totals();
+    assert!(totals.finished.is_empty() && totals.durations.is_empty());
 }
 
 #[test]
