@@ -199,6 +199,7 @@ impl Cycle {
         let watchdog = Watchdog::from_environment();
         let phases = self.kernel.phases_fd().and_then(listen);
         let lines = self.lines.wake_fd().and_then(listen);
+        // The looks outside the cycle were as many as if they had kept their distance, and the last one would keep it until then.
         let mut paid_until = tokio::time::Instant::now();
         let mut stats_until: Option<tokio::time::Instant> = None;
         let mut gathered: Option<tokio::time::Instant> = None;

@@ -17,7 +17,7 @@ use crate::{
     model::{
         histogram::Histogram,
         record::{Method, Migration, Mode, Outcome, ReasonClass, Role, State, Version},
-        status::KernelStatus,
+        status::{KernelStatus, ProgramStats},
         verdict::Cause,
     },
 };
@@ -367,27 +367,25 @@ fn kernel(kernel: &KernelStatus, families: &mut Vec<MetricFamily>) {
     family.finish(families);
 
     // Two programs may share a name after its 15 characters; a series must not appear twice.
-    let mut programs: BTreeMap<&str, (u64, u64, Option<u64>, u64)> = BTreeMap::new();
+    let mut programs: BTreeMap<&str, Vec<&ProgramStats>> = BTreeMap::new();
     for program in &kernel.programs {
-        let sum = programs.entry(&program.name).or_default();
-        sum.0 += program.run_time_ns;
-        sum.1 += program.run_count;
-        sum.2 = sum.2.into_iter().chain(program.missed_runs).reduce(|all, more| all + more);
-        sum.3 += u64::from(program.verified_instructions);
+        programs.entry(&program.name).or_default().push(program);
     }
     let mut seconds = Family::new(&table::PROGRAM_RUN_SECONDS);
     let mut runs = Family::new(&table::PROGRAM_RUNS);
     let mut missed = Family::new(&table::PROGRAM_MISSED_RUNS);
     let mut verified = Family::new(&table::PROGRAM_VERIFIED);
-    for (name, (run_time_ns, run_count, missed_runs, instructions)) in programs {
+    for (name, programs) in programs {
+        let sum =
+            |of: fn(&ProgramStats) -> u64| programs.iter().map(|it| of(it)).sum::<u64>() as f64;
         if kernel.program_stats_duty > 0.0 {
-            seconds.add(&[name], run_time_ns as f64 / 1e9);
-            runs.add(&[name], run_count as f64);
+            seconds.add(&[name], sum(|it| it.run_time_ns) / 1e9);
+            runs.add(&[name], sum(|it| it.run_count));
         }
-        if let Some(count) = missed_runs {
-            missed.add(&[name], count as f64);
+        if programs.iter().all(|it| it.missed_runs.is_some()) {
+            missed.add(&[name], sum(|it| it.missed_runs.unwrap_or_default()));
         }
-        verified.add(&[name], instructions as f64);
+        verified.add(&[name], sum(|it| it.verified_instructions.into()));
     }
     seconds.finish(families);
     runs.finish(families);
