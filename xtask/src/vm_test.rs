@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use dwcp_observer_lab::qemu::Role;
+use dwcp_observer_lab::vm::cpio::Archive;
 use dwcp_observer_lab::vm::kernels::{Kernel, Kernels, Series};
 use dwcp_observer_lab::vm::laboratory::{self, Run, Subject};
 use dwcp_observer_lab::vm::programs::{self, Golden, Tried};
@@ -17,6 +18,7 @@ use dwcp_observer_lab::vm::rootfs::Rootfs;
 use serde_json::Value;
 
 use crate::shell::{cargo, search_path, workspace};
+use crate::test::MAX_RETRIED;
 use crate::{build, setup};
 use suite::{AGENT, Suite, place};
 
@@ -59,15 +61,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
     };
     let suites = if args.test.is_empty() { Suite::DEFAULT.to_vec() } else { args.test.clone() };
-    let counts = run_suites(&kernels, &suites, usize::from(args.jobs), &agent)?;
+    let (counts, _) = run_suites(&kernels, &suites, usize::from(args.jobs), &agent, false)?;
     println!("{} passed, {} failed", counts.passed, counts.failed);
     Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// All tests on the default kernels, with an agent that is built. The comparison of programs counts
-/// as one test for each kernel, and so does whatever fails without a test that says so.
-pub(crate) fn run_default() -> Result<Counts> {
-    run_suites(&Series::DEFAULT, &Suite::DEFAULT, 2, &build::agent())
+/// as one test for each kernel, and so does whatever fails without a test that says so. `retry`: test programs that failed run once more;
+/// those that pass then are named.
+pub(crate) fn run_default(retry: bool) -> Result<(Counts, Vec<String>)> {
+    run_suites(&Series::DEFAULT, &Suite::DEFAULT, 2, &build::agent(), retry)
 }
 
 fn kernels(names: &[String]) -> Result<Vec<Series>> {
@@ -84,7 +87,13 @@ fn kernels(names: &[String]) -> Result<Vec<Series>> {
     Ok(kernels)
 }
 
-fn run_suites(series: &[Series], suites: &[Suite], jobs: usize, agent: &Path) -> Result<Counts> {
+fn run_suites(
+    series: &[Series],
+    suites: &[Suite],
+    jobs: usize,
+    agent: &Path,
+    retry: bool,
+) -> Result<(Counts, Vec<String>)> {
     let start = Instant::now();
     let root = root(agent, suites)?;
     let cache = Kernels::of_workspace();
@@ -106,11 +115,14 @@ fn run_suites(series: &[Series], suites: &[Suite], jobs: usize, agent: &Path) ->
         start.elapsed().as_secs_f64(),
         root.size() >> 20
     );
-    let mut runs = Vec::new();
+    let (mut runs, mut unsteady) = (Vec::new(), Vec::new());
     if !single.is_empty() {
         let subjects: Vec<Subject> =
             kernels.iter().map(|kernel| subject(kernel, &single, None)).collect();
         runs = laboratory::run(&subjects, &root, jobs)?;
+        if retry {
+            unsteady = run_again(&subjects, &mut runs, &root)?;
+        }
     }
     if !pairs.is_empty() {
         for kernel in &kernels {
@@ -127,7 +139,42 @@ fn run_suites(series: &[Series], suites: &[Suite], jobs: usize, agent: &Path) ->
         compare_programs(&runs, &mut counts)?;
     }
     println!("vm: {} kernels, {:.1} s", kernels.len(), start.elapsed().as_secs_f64());
-    Ok(counts)
+    Ok((counts, unsteady))
+}
+
+/// Runs the test programs that failed once more, each kernel's in a new VM, if they are few. Of those that pass then the first report is
+/// shown and the second one counts. Returns their names.
+fn run_again(subjects: &[Subject], runs: &mut [Run], root: &Archive) -> Result<Vec<String>> {
+    let failed = |run: &Run| -> BTreeSet<String> {
+        let bad = run.report.tests.iter().filter(|test| !test.is_good());
+        bad.map(|test| test.name.clone()).collect()
+    };
+    let failed: Vec<BTreeSet<String>> = runs.iter().map(failed).collect();
+    if failed.iter().map(BTreeSet::len).sum::<usize>() > MAX_RETRIED {
+        return Ok(Vec::new());
+    }
+    let mut unsteady = Vec::new();
+    for ((subject, run), failed) in subjects.iter().zip(runs).zip(failed) {
+        // What went wrong beside the tests is no chance.
+        if failed.is_empty() || !run.report.problems.is_empty() {
+            continue;
+        }
+        let mut subject = subject.clone();
+        subject.tests.retain(|test| failed.contains(&test.name));
+        let again = laboratory::run(&[subject], root, 1)?;
+        let good = again.into_iter().filter(|again| again.report.problems.is_empty());
+        for test in good.flat_map(|again| again.report.tests).filter(TestReport::is_good) {
+            let Some(first) = run.report.tests.iter_mut().find(|first| first.name == test.name)
+            else {
+                continue;
+            };
+            println!("\nkernel {}, passed at the second attempt:", run.release);
+            show_test(first, &mut Counts::default());
+            unsteady.push(format!("{} on {}", test.name, run.release));
+            *first = test;
+        }
+    }
+    Ok(unsteady)
 }
 
 /// The root file system with the agent and the test programs.

@@ -139,8 +139,6 @@ fn accept(listener: &TcpListener, known: &Arc<Known>, splice: bool) {
                 Ok(news) => news,
                 Err(error) => News::Broken { from, error: format!("{error:#}") },
             };
-            // The kernel may give the port to a later flow.
-            known.lock().remove(&from);
             // Fails only if the sender is gone, and then nobody waits.
             let _ = tell(&news);
         });

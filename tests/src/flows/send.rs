@@ -1,8 +1,8 @@
 //! The sending process of an exchange: it starts the receiving one and compares notes with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::{Close, FlowPlan};
 use super::receive::{Listening, News, Order};
-use super::socket::{raise_file_limit, reset, wait_acknowledged};
+use super::socket::{connect_from_new_port, raise_file_limit, reset, wait_acknowledged};
 use crate::process::ChildGuard;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -57,6 +57,7 @@ pub fn exchange(
         listening,
         orders: Mutex::new(orders),
         heard: Mutex::default(),
+        used: Mutex::default(),
         changed: Condvar::new(),
     };
     let next = AtomicUsize::new(0);
@@ -108,6 +109,9 @@ struct Exchange {
     listening: Listening,
     orders: Mutex<ChildStdin>,
     heard: Mutex<HashMap<SocketAddr, Heard>>,
+    /// The sender's ends. Both processes know a flow by it alone, and one that ends with a reset leaves its port to the next at once,
+    /// before the other process has said what it read.
+    used: Mutex<HashSet<SocketAddr>>,
     changed: Condvar,
 }
 
@@ -154,10 +158,9 @@ impl Exchange {
     fn send(&self, plan: &FlowPlan) -> Result<FlowReport> {
         static BLOCK: [u8; 64 << 10] = [0x5a; 64 << 10];
         let receiver = self.listening.address(plan.ipv6);
-        let mut stream = TcpStream::connect(receiver)?;
-        let sender = stream.local_addr()?;
-        // A port is used again only after its flow is over.
-        self.heard().remove(&sender);
+        let (mut stream, sender) = connect_from_new_port(receiver, |sender| {
+            self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(sender)
+        })?;
         self.order(&Order::Flow { from: sender, plan: *plan })?;
         let mut bytes_written = 0;
         while bytes_written < plan.bytes {

@@ -3,11 +3,13 @@
 use std::ffi::CString;
 use std::io;
 use std::mem::size_of;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use socket2::{Domain, Socket, Type};
 
 /// Gives this thread, and those that it starts from now on, the name `comm` (15 bytes are kept).
 ///
@@ -32,6 +34,29 @@ pub(super) fn lengthen_backlog(listener: &TcpListener) -> Result<()> {
         return Err(io::Error::last_os_error()).context("backlog");
     }
     Ok(())
+}
+
+/// Ports of migrations by default: a connection with one of them is followed whoever made it, and takes another kind of slot.
+const MIGRATION_PORTS: RangeInclusive<u16> = 49152..=49215;
+
+/// Connects over loopback from a local address that `is_new` takes and that is not a port of migrations, and returns that address.
+///
+/// # Errors
+/// When the kernel refuses, or offers no such port 100 times in a row.
+pub(super) fn connect_from_new_port(
+    receiver: SocketAddr,
+    is_new: impl Fn(SocketAddr) -> bool,
+) -> Result<(TcpStream, SocketAddr)> {
+    for _ in 0..100 {
+        let socket = Socket::new(Domain::for_address(receiver), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(receiver.ip(), 0).into())?;
+        let local = socket.local_addr()?.as_socket().context("no local address")?;
+        if !MIGRATION_PORTS.contains(&local.port()) && is_new(local) {
+            socket.connect(&receiver.into())?;
+            return Ok((socket.into(), local));
+        }
+    }
+    bail!("no new port")
 }
 
 /// Closes with a reset instead of a FIN.

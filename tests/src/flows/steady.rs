@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::receive::{Listening, listen, tell};
-use super::socket::raise_file_limit;
+use super::socket::{connect_from_new_port, raise_file_limit};
 use crate::process::ChildGuard;
 
 /// Connections to open and what to send over them.
@@ -57,7 +57,7 @@ pub fn steady(plan: &SteadyPlan, receiver: &mut Command) -> Result<SteadyReport>
     let address = listening.address(plan.ipv6);
     let mut streams = Vec::with_capacity(plan.connections);
     for number in 0..plan.connections {
-        let stream = TcpStream::connect(address)
+        let (stream, _) = connect_from_new_port(address, |_| true)
             .with_context(|| format!("connection {number} of {}", plan.connections))?;
         streams.push(stream);
     }
