@@ -1,6 +1,6 @@
 //! The sending process of an exchange: it starts the receiving one and compares notes with it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::process::{ChildStdin, Command, Stdio};
@@ -57,7 +57,6 @@ pub fn exchange(
         listening,
         orders: Mutex::new(orders),
         heard: Mutex::default(),
-        used: Mutex::default(),
         changed: Condvar::new(),
     };
     let next = AtomicUsize::new(0);
@@ -109,9 +108,6 @@ struct Exchange {
     listening: Listening,
     orders: Mutex<ChildStdin>,
     heard: Mutex<HashMap<SocketAddr, Heard>>,
-    /// The sender's ends. Both processes know a flow by it alone, and one that ends with a reset leaves its port to the next at once,
-    /// before the other process has said what it read.
-    used: Mutex<HashSet<SocketAddr>>,
     changed: Condvar,
 }
 
@@ -158,9 +154,9 @@ impl Exchange {
     fn send(&self, plan: &FlowPlan) -> Result<FlowReport> {
         static BLOCK: [u8; 64 << 10] = [0x5a; 64 << 10];
         let receiver = self.listening.address(plan.ipv6);
-        let (mut stream, sender) = connect_from_new_port(receiver, |sender| {
-            self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(sender)
-        })?;
+        // Both processes know a flow by this address. One that ends with a reset leaves it at once, before the other process has said
+        // what it read.
+        let (mut stream, sender) = connect_from_new_port(receiver)?;
         self.order(&Order::Flow { from: sender, plan: *plan })?;
         let mut bytes_written = 0;
         while bytes_written < plan.bytes {

@@ -4,8 +4,9 @@ use std::ffi::CString;
 use std::io;
 use std::mem::size_of;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::ops::RangeInclusive;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -36,27 +37,36 @@ pub(super) fn lengthen_backlog(listener: &TcpListener) -> Result<()> {
     Ok(())
 }
 
-/// Ports of migrations by default: a connection with one of them is followed whoever made it, and takes another kind of slot.
-const MIGRATION_PORTS: RangeInclusive<u16> = 49152..=49215;
+/// Below the ports that the kernel gives out by itself, among which are ports of migrations: what has one of these is followed whoever made
+/// it, and takes another kind of slot.
+const CALLERS: Range<u16> = 10_000..32_768;
 
-/// Connects over loopback from a local address that `is_new` takes and that is not a port of migrations, and returns that address.
+/// Connects over loopback from a port that no other connection of this process had before, nor one of a migration, and returns that address.
 ///
 /// # Errors
-/// When the kernel refuses, or offers no such port 100 times in a row.
-pub(super) fn connect_from_new_port(
-    receiver: SocketAddr,
-    is_new: impl Fn(SocketAddr) -> bool,
-) -> Result<(TcpStream, SocketAddr)> {
-    for _ in 0..100 {
+/// When the kernel refuses.
+pub(super) fn connect_from_new_port(receiver: SocketAddr) -> Result<(TcpStream, SocketAddr)> {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    // Where a process begins differs from the one before.
+    let first = std::process::id() as usize * 1009;
+    for _ in 0..CALLERS.len() {
+        let offset = (first + NEXT.fetch_add(1, Ordering::Relaxed)) % CALLERS.len();
+        let local = SocketAddr::new(receiver.ip(), CALLERS.start + u16::try_from(offset)?);
         let socket = Socket::new(Domain::for_address(receiver), Type::STREAM, None)?;
-        socket.bind(&SocketAddr::new(receiver.ip(), 0).into())?;
-        let local = socket.local_addr()?.as_socket().context("no local address")?;
-        if !MIGRATION_PORTS.contains(&local.port()) && is_new(local) {
-            socket.connect(&receiver.into())?;
-            return Ok((socket.into(), local));
+        // Connections that are over keep their ports for a minute.
+        socket.set_reuse_address(true)?;
+        let connected = socket.bind(&local.into()).and_then(|()| socket.connect(&receiver.into()));
+        match connected {
+            Ok(()) => return Ok((socket.into(), local)),
+            Err(error) if is_taken(&error) => {}
+            Err(error) => return Err(error).context(format!("connection to {receiver}")),
         }
     }
-    bail!("no new port")
+    bail!("all ports from {CALLERS:?} are taken")
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
 
 /// Closes with a reset instead of a FIN.

@@ -18,7 +18,7 @@ use crate::process::ChildGuard;
 /// Connections to open and what to send over them.
 #[derive(Clone, Copy, Debug)]
 pub struct SteadyPlan {
-    /// How many, at least 1; more than about 28,000 exceed the default range of ports.
+    /// How many, 1 to 22,768: each has a port of its own.
     pub connections: usize,
     /// Bytes over each one at the start.
     pub first_bytes: u64,
@@ -57,7 +57,7 @@ pub fn steady(plan: &SteadyPlan, receiver: &mut Command) -> Result<SteadyReport>
     let address = listening.address(plan.ipv6);
     let mut streams = Vec::with_capacity(plan.connections);
     for number in 0..plan.connections {
-        let (stream, _) = connect_from_new_port(address, |_| true)
+        let (stream, _) = connect_from_new_port(address)
             .with_context(|| format!("connection {number} of {}", plan.connections))?;
         streams.push(stream);
     }
