@@ -1,6 +1,7 @@
 //! `layers`: whether the agent's rooms import from lower floors only, by the code's own `use` and path expressions.
 //!
-//! A room is a module at the top of the agent's library. What is compiled for tests alone is left out.
+//! A room is a module at the top of the agent's library. What is compiled for tests alone is left out. Within some rooms the files stand
+//! in a line, too: none imports from another in a circle.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -31,6 +32,9 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("commands", &["cli", "main"]),
 ];
 
+/// Rooms whose files import from each other in one direction only.
+const LINES: &[&str] = &["migration"];
+
 /// Arguments of `layers`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -39,7 +43,7 @@ pub(crate) struct Args {
     mermaid: bool,
 }
 
-/// One import of another room.
+/// One import of another room, or of another file of the same room (`migration::live`).
 #[derive(Debug, PartialEq)]
 struct Import {
     from: String,
@@ -52,23 +56,42 @@ struct Import {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let imports = read_agent()?;
     if args.mermaid {
-        print!("{}", mermaid(&imports));
+        print!("{}", mermaid(&imports.rooms));
         return Ok(ExitCode::SUCCESS);
     }
     Ok(if is_clean(&imports)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn read_agent() -> Result<Vec<Import>> {
+/// Imports of the whole agent.
+#[derive(Default)]
+struct Imports {
+    rooms: Vec<Import>,
+    /// Within the rooms of [`LINES`].
+    files: Vec<Import>,
+}
+
+fn read_agent() -> Result<Imports> {
     read(&workspace().join("dwcp-observer/src"))
 }
 
-fn is_clean(imports: &[Import]) -> Result<bool> {
-    let upward = upward(imports)?;
+fn is_clean(Imports { rooms, files }: &Imports) -> Result<bool> {
+    let upward = upward(rooms)?;
     for import in &upward {
         let (from, to) = (floor(&import.from)?, floor(&import.to)?);
         let Import { from: room, to: other, place } = import;
         println!("{place}: {room} (floor {from}) imports {other} (floor {to})");
     }
+    let (of_rooms, of_files) = (largest_circle(rooms), largest_circle(files));
+    println!(
+        "layers: {} upward imports, largest circle of modules {of_rooms}, of files of {} {of_files}",
+        upward.len(),
+        LINES.join(", ")
+    );
+    Ok(upward.is_empty() && of_rooms == 1 && of_files == 1)
+}
+
+/// Prints all circles; how many take part in the largest, 1 where there is none.
+fn largest_circle(imports: &[Import]) -> usize {
     let cycles = cycles(imports);
     for cycle in &cycles {
         println!("a circle of imports: {}", cycle.join(", "));
@@ -77,9 +100,7 @@ fn is_clean(imports: &[Import]) -> Result<bool> {
             println!("  {place}: {from} imports {to}");
         }
     }
-    let largest = cycles.iter().map(Vec::len).max().unwrap_or(1);
-    println!("layers: {} upward imports, largest circle of modules {largest}", upward.len());
-    Ok(upward.is_empty() && cycles.is_empty())
+    cycles.iter().map(Vec::len).max().unwrap_or(1)
 }
 
 /// The floor of a room, counted from 0.
@@ -127,8 +148,8 @@ fn mermaid(imports: &[Import]) -> String {
 }
 
 /// Every import of one room by another, in the files below the library's root.
-fn read(root: &Path) -> Result<Vec<Import>> {
-    let mut imports = Vec::new();
+fn read(root: &Path) -> Result<Imports> {
+    let mut imports = Imports::default();
     for entry in sorted(root)? {
         let name = entry.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
         if name == "lib" || name.ends_with("_tests") {
@@ -148,12 +169,7 @@ fn sorted(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Reads the file of a module, then those of the modules in it.
-fn read_module(
-    root: &Path,
-    file: &Path,
-    module: &[String],
-    imports: &mut Vec<Import>,
-) -> Result<()> {
+fn read_module(root: &Path, file: &Path, module: &[String], imports: &mut Imports) -> Result<()> {
     let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
     let parsed = syn::parse_file(&text).with_context(|| file.display().to_string())?;
     let mut reader = Reader { root, file, module: module.to_vec(), imports, children: Vec::new() };
@@ -184,7 +200,7 @@ struct Reader<'a> {
     root: &'a Path,
     file: &'a Path,
     module: Vec<String>,
-    imports: &'a mut Vec<Import>,
+    imports: &'a mut Imports,
     /// Modules in files of their own.
     children: Vec<String>,
 }
@@ -192,11 +208,21 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// Takes note of a path, as written.
     fn path(&mut self, segments: &[String], line: usize) {
-        let Some(to) = room(&self.module, segments) else { return };
-        let from = self.module.first().cloned().unwrap_or_default();
+        let Some(path) = absolute(&self.module, segments) else { return };
+        let ([from, own @ ..], [to, other @ ..]) = (self.module.as_slice(), path.as_slice()) else {
+            return;
+        };
+        let file = self.file.strip_prefix(self.root).unwrap_or(self.file);
+        let place = format!("{}:{line}", file.display());
         if to != from {
-            let file = self.file.strip_prefix(self.root).unwrap_or(self.file);
-            self.imports.push(Import { from, to, place: format!("{}:{line}", file.display()) });
+            let (from, to) = (from.clone(), to.clone());
+            self.imports.rooms.push(Import { from, to, place });
+        } else if LINES.contains(&from.as_str())
+            && let (Some(own), Some(other)) = (own.first(), other.first())
+            && own != other
+        {
+            let (from, to) = (format!("{from}::{own}"), format!("{from}::{other}"));
+            self.imports.files.push(Import { from, to, place });
         }
     }
 
@@ -260,32 +286,34 @@ fn for_tests(attributes: &[syn::Attribute]) -> bool {
     })
 }
 
-/// The room that a path leads to from a module; `None` where it is no path within the crate.
-fn room(module: &[String], segments: &[String]) -> Option<String> {
-    match segments.first()?.as_str() {
-        "crate" | "dwcp_observer" => segments.get(1).cloned(),
+/// A path from the crate's root on; `None` where it is no path within the crate.
+fn absolute(module: &[String], segments: &[String]) -> Option<Vec<String>> {
+    let (above, rest) = match segments.first()?.as_str() {
+        "crate" | "dwcp_observer" => (0, segments.get(1..)?),
         "super" => {
             let up = segments.iter().take_while(|segment| *segment == "super").count();
-            match module.len().checked_sub(up)? {
-                0 => segments.get(up).cloned(),
-                _ => module.first().cloned(),
-            }
+            (module.len().checked_sub(up)?, segments.get(up..)?)
         }
-        _ => None,
-    }
+        _ => return None,
+    };
+    Some(module.iter().take(above).chain(rest).cloned().collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn imports(module: &str, text: &str) -> Vec<(String, String)> {
+    fn imports(module: &str, text: &str) -> Imports {
         let module: Vec<String> = module.split("::").map(str::to_owned).collect();
-        let mut found = Vec::new();
+        let mut found = Imports::default();
         let (root, file) = (Path::new("src"), Path::new("src/x.rs"));
         let mut reader = Reader { root, file, module, imports: &mut found, children: Vec::new() };
         reader.visit_file(&syn::parse_file(text).unwrap());
-        found.into_iter().map(|import| (import.from, import.to)).collect()
+        found
+    }
+
+    fn pairs(imports: Vec<Import>) -> Vec<(String, String)> {
+        imports.into_iter().map(|import| (import.from, import.to)).collect()
     }
 
     fn pair(from: &str, to: &str) -> (String, String) {
@@ -300,7 +328,17 @@ mod tests {
                     #[cfg(test)]\nuse crate::http::Server;\nuse std::fmt;\nuse aya::maps;";
         let expected = ["model", "tcp", "sched", "verdict", "netdev"];
         let expected: Vec<_> = expected.iter().map(|to| pair("migration", to)).collect();
-        assert_eq!(imports("migration::live", text), expected);
+        assert_eq!(pairs(imports("migration::live", text).rooms), expected);
+    }
+
+    #[test]
+    fn files_of_a_line_are_told_apart() {
+        let text = "use super::{super::{end::EndState, live}, Registry};\nuse crate::migration::totals::Totals;";
+        let found = pairs(imports("migration::registry::place", text).files);
+        let expected = ["end", "live", "totals"].map(|to| format!("migration::{to}"));
+        let expected: Vec<_> = expected.iter().map(|to| pair("migration::registry", to)).collect();
+        assert_eq!(found, expected);
+        assert!(imports("verdict::inputs", "use super::judge;").files.is_empty());
     }
 
     #[test]

@@ -41,7 +41,7 @@ use crate::{
     kernel::{clock_error_seconds, clock_ns, stats},
     ledger::{Ledger, Second},
     migration::{
-        build::WallClock,
+        clock::WallClock,
         entry::Entry,
         look::{Actions, Observation},
         quantiles::exposition,

@@ -1,13 +1,16 @@
 //! What each look adds: rates, history, global counters, the end.
 
 use super::{
-    build::{self, errno_name},
-    dump, fate, guest,
-    live::{EndState, EndTotals, Live, StreamFlow, Tick},
+    compose::{self, errno_name},
+    dump,
+    end::{EndState, StreamFlow},
+    fate, guest,
+    live::Live,
     machine::Life,
     neighbours::{self, PathUse},
     outcome::{EndEnding, Ending, Judgement, outcome},
     second,
+    tick::{EndTotals, Tick},
 };
 use crate::model::record::{Method, Outcome, Role, Sample, SampleBytes, ThreadRole};
 use crate::{
@@ -39,7 +42,7 @@ pub fn advance(
 ) {
     let now_ns = observation.now_ns;
     let before = live.life;
-    live.life = live.life.next(live.streams(now_ns), now_ns, live.patience());
+    live.life = live.life.next(fate::streams(live, now_ns), now_ns, live.patience());
     if observation.tick && !before.is_finished() {
         tick(live, observation, paths, totals);
     }
@@ -115,15 +118,7 @@ fn count_blackout(live: &Live, now_ns: u64, totals: &mut Totals) {
     let Some(felt) = guest::felt(live, now_ns) else { return };
     let Some(length_ns) = felt.instants.length() else { return };
     let seconds = length_ns as f64 / 1e9;
-    totals.blackouts.observe(&build::path(live), live.mode, felt.method, seconds);
-}
-
-/// Bytes that have arrived, and segments sent again, as far as this host sees.
-pub(super) fn progress(live: &Live) -> (u64, u64) {
-    live.roles().next().map_or((0, 0), |(role, end)| {
-        let totals = Live::totals(role, end);
-        (totals.transferred, totals.segments)
-    })
+    totals.blackouts.observe(&compose::path(live), live.mode, felt.method, seconds);
 }
 
 /// CPU time and run-queue wait of migration threads, then of guest CPUs, ns.
@@ -146,7 +141,7 @@ fn cpu(live: &Live) -> [u64; 4] {
 
 fn tick(live: &mut Live, observation: &Observation, paths: &[PathUse], totals: &mut Totals) {
     judge(live, observation.now_ns, paths, totals);
-    let (delivered, segments) = progress(live);
+    let (delivered, segments) = live.progress();
     let cpu = cpu(live);
     let now = Tick { at_ns: observation.now_ns, delivered, segments, cpu };
     // The first interval runs from the first connection.
@@ -242,7 +237,7 @@ fn update_mode(live: &mut Live, now_ns: u64, thresholds: &ModeThresholds) {
         // A short migration has no tick: its mean rate is the best there is.
         let seconds = ended_ns.min(now_ns).saturating_sub(live.started_ns) as f64 / 1e9;
         if seconds > 0.0 {
-            live.peak_rate = live.peak_rate.max(progress(live).0 as f64 / seconds);
+            live.peak_rate = live.peak_rate.max(live.progress().0 as f64 / seconds);
         }
     }
     let sender = live.end(Role::Source).or_else(|| live.ends.first());

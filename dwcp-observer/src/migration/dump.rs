@@ -1,10 +1,6 @@
 //! Migrators that dump processes and end with their work (CRIU): their exit tells how it went.
 
-use super::{
-    build::WallClock,
-    live::{EndState, Live},
-    look::World,
-};
+use super::{clock::WallClock, end::EndState, live::Live, look::World};
 use crate::{
     freeze::FreezeReading,
     model::{

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    live::{EndThread, Live},
+    end::EndThread,
+    live::Live,
     look::{Actions, Observation, World, since_birth},
     vcpus::name_guest_cpus,
 };

@@ -1,10 +1,7 @@
 //! What is still to come of a migration, by its migrator's own words: where a guest stands still and for what it waits, whether the
 //! end is held up, and when it came.
 
-use super::{
-    dump,
-    live::{EndState, Live},
-};
+use super::{dump, end::EndState, live::Live, machine::Streams};
 use crate::model::{
     qemu::{MigratorState, Request},
     record::{Awaited, Role},
@@ -29,6 +26,38 @@ pub struct Still {
     pub since_ns: u64,
     /// What it waits for.
     pub awaits: Awaited,
+}
+
+/// What the state machine needs to know.
+#[must_use]
+pub fn streams(live: &Live, now_ns: u64) -> Streams {
+    let mut streams = Streams::default();
+    for flow in live.flows() {
+        let reading = &flow.reading;
+        let ended = match (reading.closed_ns(), reading.shut_ns()) {
+            (Some(closed), _) if reading.closed => closed,
+            (_, Some(shut)) => {
+                streams.draining += 1;
+                shut
+            }
+            _ => {
+                streams.open += 1;
+                continue;
+            }
+        };
+        streams.last_close_ns = streams.last_close_ns.max(ended);
+    }
+    for end in &live.ends {
+        streams.last_close_ns = streams.last_close_ns.max(end.last_folded_close_ns);
+        let overflow = end.overflow_here();
+        if overflow.flows > overflow.closed && end.exited_ns.is_none() {
+            streams.open += u32::try_from(overflow.flows - overflow.closed).unwrap_or(u32::MAX);
+        }
+    }
+    streams.held = is_held(live, streams.last_close_ns, now_ns);
+    streams.over_ns = over_ns(live);
+    streams.last_close_ns = streams.last_close_ns.max(settled_ns(live));
+    streams
 }
 
 /// Where the guest of a running migration stands still; `None` while it runs, or where nothing tells.

@@ -5,8 +5,9 @@ use dwcp_observer_ebpf::sched::CpuTimes;
 use super::{
     blackout::{self, Breakdown, Edges, Instants},
     cpus::{self, Arrival, StopMarks},
+    end::EndState,
     fate::{self, Still},
-    live::{EndState, Live},
+    live::Live,
 };
 use crate::model::record::{Method, Role, ThreadRole};
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr};
 
-use super::live::{FlowKey, Live};
+use super::{end::FlowKey, live::Live};
 use crate::tcp::FlowReading;
 
 /// A flow's identity.

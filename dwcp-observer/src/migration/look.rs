@@ -12,9 +12,9 @@ use dwcp_observer_ebpf::{
 };
 
 use super::{
-    build::WallClock,
+    clock::WallClock,
+    end::{EndState, EndThread, StreamFlow},
     index::key,
-    live::{EndState, EndThread, StreamFlow},
 };
 use crate::model::record::Quantiles;
 use crate::{

@@ -2,9 +2,11 @@
 
 pub mod account;
 pub mod blackout;
-pub mod build;
+pub mod clock;
+pub mod compose;
 pub mod cpus;
 pub mod dump;
+pub mod end;
 mod ends;
 pub mod entry;
 pub mod fate;
@@ -21,6 +23,7 @@ pub mod quantiles;
 mod rdma;
 pub mod registry;
 mod second;
+pub mod tick;
 pub mod totals;
 pub mod v1;
 mod vcpus;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::live::{EndState, Live};
+use super::{end::EndState, live::Live};
 use crate::model::record::Role;
 use crate::{process::vm_from_cmdline, verdict::inputs::Neighbour};
 

@@ -1,11 +1,6 @@
 //! The phases that a migration passed, as spans, and its rounds over RAM.
 
-use super::{
-    dump,
-    guest::Felt,
-    live::{EndState, Live},
-    machine::Life,
-};
+use super::{dump, end::EndState, guest::Felt, live::Live, machine::Life};
 use crate::model::record::{PhaseName, Role};
 use crate::{
     model::qemu::MigratorState,

@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 
 use dwcp_observer_ebpf::rdma::Count;
 
-use super::{
-    live::{Live, Registrations},
-    quantiles::quantiles,
-};
+use super::{end::Registrations, live::Live, quantiles::quantiles};
 use crate::model::record::{Operations, QueuePair, RegisteredMemory, Role};
 use crate::{
     model::queue_pair::QpReading,

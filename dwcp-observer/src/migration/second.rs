@@ -1,12 +1,11 @@
 //! What the verdict is told of each second: differences between two ticks of one migration.
 
-use std::collections::HashMap;
-
 use super::{
-    account::progress,
+    end::{EndState, EndThread, FlowKey, Registrations, StreamFlow},
     guest,
-    live::{EndState, EndThread, FlowKey, Live, Registrations, StreamFlow},
+    live::Live,
     phases,
+    tick::{FlowTotals, TickTotals},
 };
 use crate::model::record::{PhaseName, Role, ThreadRole};
 use crate::{
@@ -20,60 +19,9 @@ use crate::{
 /// Rounds that the verdict looks back.
 const ROUNDS: usize = 256;
 
-/// Totals at the last tick, for the next difference.
-#[derive(Clone, Debug, Default)]
-pub struct Totals {
-    at_ns: u64,
-    delivered: u64,
-    flows: HashMap<FlowKey, FlowTotals>,
-    /// CPU time and run-queue wait, ns, and stays on a CPU, by thread.
-    threads: HashMap<u32, [u64; 3]>,
-    /// Registrations of memory, by process.
-    registered: HashMap<u32, Registrations>,
-    limited_ns: u64,
-    /// Time for which the CPU quota was used up, by process.
-    quota_ns: HashMap<u32, u64>,
-    stolen_ns: u64,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct FlowTotals {
-    delivered: u64,
-    queued: u64,
-    /// Busy, rwnd-limited, sndbuf-limited seconds.
-    chrono: [f64; 3],
-    /// Fast recovery and loss, ns.
-    recovering: [u64; 2],
-    retransmitted: u32,
-    sent: u32,
-    /// Of a queue pair: RNR waits, and completions.
-    rnr_waits: u64,
-    completions: u64,
-}
-
-impl FlowTotals {
-    fn of(flow: &StreamFlow) -> Self {
-        let reading = &flow.reading;
-        let qp = reading.queue_pair.as_deref();
-        Self {
-            delivered: reading.payload.delivered,
-            queued: reading.payload.queued,
-            chrono: qp.map_or(reading.chrono_seconds, |qp| {
-                [qp.latency.as_ref().map_or(0.0, |hist| hist.sum as f64 / 1e9), 0.0, 0.0]
-            }),
-            rnr_waits: qp.and_then(|qp| qp.rnr_waits).unwrap_or_default(),
-            completions: qp.and_then(|qp| qp.latency.as_ref()).map_or(0, |hist| hist.count),
-            // Without the tracepoint, retransmissions alone tell of loss.
-            recovering: reading.ca_ns.map_or([0; 2], |times| [times[3], times[4]]),
-            retransmitted: reading.snapshot.total_retrans,
-            sent: reading.snapshot.data_segs_out,
-        }
-    }
-}
-
 /// The second since the last tick, and what the next one starts from. The first second of a migration that was found under way has
 /// no begin: it only sets the start.
-pub(super) fn second(live: &Live, now_ns: u64) -> (Option<Second>, Totals) {
+pub(super) fn second(live: &Live, now_ns: u64) -> (Option<Second>, TickTotals) {
     let totals = totals(live, now_ns);
     // Nothing can be said of data that are not seen, nor of what holds them up where no request can be timed.
     let hidden = |flow: &StreamFlow| {
@@ -84,12 +32,12 @@ pub(super) fn second(live: &Live, now_ns: u64) -> (Option<Second>, Totals) {
     if unseen || live.flows().any(hidden) {
         return (None, totals);
     }
-    let first = Totals {
+    let first = TickTotals {
         at_ns: live.started_ns.max(live.observed_ns),
         threads: own_threads(live)
             .map(|thread| (thread.reading.tid, times(&thread.reading.base)))
             .collect(),
-        ..Totals::default()
+        ..TickTotals::default()
     };
     let last = match &live.last_second {
         Some(last) => last,
@@ -99,11 +47,11 @@ pub(super) fn second(live: &Live, now_ns: u64) -> (Option<Second>, Totals) {
     (Some(difference(live, last, &totals)), totals)
 }
 
-fn totals(live: &Live, now_ns: u64) -> Totals {
+fn totals(live: &Live, now_ns: u64) -> TickTotals {
     let source = live.end(Role::Source);
-    Totals {
+    TickTotals {
         at_ns: now_ns,
-        delivered: progress(live).0,
+        delivered: live.progress().0,
         flows: live
             .ends
             .iter()
@@ -149,7 +97,7 @@ fn times(totals: &dwcp_observer_ebpf::sched::SchedTotals) -> [u64; 3] {
     [totals.on_cpu_ns, totals.run_delay_ns, totals.runs]
 }
 
-fn difference(live: &Live, last: &Totals, now: &Totals) -> Second {
+fn difference(live: &Live, last: &TickTotals, now: &TickTotals) -> Second {
     let seconds = |now: u64, last: u64| now.saturating_sub(last) as f64 / 1e9;
     let memory = live.roles().find_map(|(_, end)| vm_from_cmdline(&end.facts.cmdline).memory_bytes);
     Second {
@@ -186,7 +134,7 @@ fn difference(live: &Live, last: &Totals, now: &Totals) -> Second {
 }
 
 /// Time in registrations of memory since the last tick.
-fn registration(end: &EndState, last: &Totals) -> Option<f64> {
+fn registration(end: &EndState, last: &TickTotals) -> Option<f64> {
     let now = Registrations::of(end.registered.as_ref()?);
     let was = last.registered.get(&end.process).copied().unwrap_or(end.registered_base);
     Some(now.since(was).ns as f64 / 1e9)
@@ -194,7 +142,7 @@ fn registration(end: &EndState, last: &Totals) -> Option<f64> {
 
 /// Time since the last tick for which the CPU quota of its cgroup was used up. The first look only sets the start: what the quota
 /// held back before has nothing to do with this migration.
-fn quota(end: &EndState, last: &Totals) -> Option<f64> {
+fn quota(end: &EndState, last: &TickTotals) -> Option<f64> {
     let now = end.quota_throttled_ns?;
     let was = last.quota_ns.get(&end.process).copied().unwrap_or(now);
     Some(now.saturating_sub(was) as f64 / 1e9)
@@ -204,7 +152,7 @@ fn probes_limiter(end: &EndState) -> bool {
     matches!(&end.coverage, Some(Coverage::Probed { missing, .. }) if !missing.contains(&"migration_rate_limit"))
 }
 
-fn streams(end: &EndState, last: &Totals, length: f64) -> Vec<Stream> {
+fn streams(end: &EndState, last: &TickTotals, length: f64) -> Vec<Stream> {
     let mut flows: Vec<(&FlowKey, &StreamFlow)> = end.flows.iter().collect();
     flows.sort_by_key(|(_, flow)| flow.reading.opened_ns());
     flows
@@ -261,7 +209,7 @@ fn held_up(qp: &QpReading, was: &FlowTotals, now: &FlowTotals, length: f64) -> [
     [busy, if not_ready { busy } else { 0.0 }]
 }
 
-fn threads(end: &EndState, last: &Totals, now: &Totals) -> Vec<Thread> {
+fn threads(end: &EndState, last: &TickTotals, now: &TickTotals) -> Vec<Thread> {
     end.threads
         .values()
         .filter(|thread| works(thread))

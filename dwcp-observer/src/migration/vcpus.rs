@@ -1,9 +1,6 @@
 //! Finds the guest CPUs of a migration whose threads have no telling names.
 
-use super::{
-    live::{EndState, Live},
-    look::Actions,
-};
+use super::{end::EndState, live::Live, look::Actions};
 use crate::model::record::{Role, ThreadRole};
 use crate::{
     identify::vcpus::{Candidate, by_cpu_time, by_order, smp},

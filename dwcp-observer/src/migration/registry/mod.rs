@@ -23,10 +23,12 @@ use self::{
 };
 use super::{
     account,
-    build::{self, WallClock},
+    clock::WallClock,
+    compose,
+    end::FlowKey,
     ends,
     index::{Index, key},
-    live::{FlowKey, Live},
+    live::Live,
     look::{Actions, Observation, Options, World, take_in},
     neighbours,
 };
@@ -143,7 +145,7 @@ impl Registry {
         let (running, over): (Vec<&Live>, Vec<&Live>) =
             self.live.iter().partition(|live| !live.life.is_finished());
         let built = |live: &Live| Entry {
-            record: Arc::new(build::record(live, now_ns, wall)),
+            record: Arc::new(compose::record(live, now_ns, wall)),
             history: Arc::clone(&live.history),
             settled: false,
         };

@@ -10,9 +10,10 @@ use dwcp_observer_ebpf::{netdev::Tap, process::FlowOverflow};
 use super::{
     super::{
         dump,
+        end::EndState,
         history::History,
         index::{Index, key},
-        live::{EndState, Live},
+        live::Live,
         look::{Actions, Observation, World, take_in},
         machine::Life,
     },

@@ -10,7 +10,8 @@ use dwcp_observer_ebpf::{phase::NOT_TOLD, process::FlowOverflow};
 use super::{
     super::{
         dump,
-        live::{Live, OwnWork, Registrations},
+        end::{OwnWork, Registrations},
+        live::Live,
         look::{Observation, World},
     },
     Registry,

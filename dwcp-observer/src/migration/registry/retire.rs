@@ -10,9 +10,10 @@ use dwcp_observer_ebpf::tcp::TCP_CLOSE;
 
 use super::{
     super::{
-        build,
+        compose,
+        end::{FlowKey, Registrations},
         index::{Index, key},
-        live::{FlowKey, Live, Registrations},
+        live::Live,
         look::{Actions, Observation},
         machine::Life,
     },
@@ -38,7 +39,7 @@ impl Registry {
         }
         self.index = Index::new(&self.live);
         for live in over {
-            let record: Migration = build::record(&live, observation.now_ns, observation.wall);
+            let record: Migration = compose::record(&live, observation.now_ns, observation.wall);
             if let Ok(mut history) = live.history.lock() {
                 history.seal();
             }

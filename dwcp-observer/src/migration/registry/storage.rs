@@ -4,12 +4,7 @@
 //! way: same process, same peer.
 
 use super::{
-    super::{
-        build,
-        index::key,
-        live::{EndState, Live},
-        look::Observation,
-    },
+    super::{compose, end::EndState, index::key, live::Live, look::Observation},
     Registry,
 };
 use crate::tcp::FlowReading;
@@ -74,7 +69,7 @@ fn rate(live: &mut Live, now_ns: u64) {
     let Some(delivered) = live
         .roles()
         .find(|(_, end)| !end.storage.is_empty())
-        .map(|(role, end)| build::storage_delivered(role, end))
+        .map(|(role, end)| compose::storage_delivered(role, end))
     else {
         return;
     };

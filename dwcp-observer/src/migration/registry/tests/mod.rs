@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 use super::{
     super::{
-        build::WallClock,
+        clock::WallClock,
         look::{Actions, Observation, Options, World},
     },
     Registry,

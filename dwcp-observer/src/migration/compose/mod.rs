@@ -3,16 +3,16 @@
 mod storage;
 mod streams;
 
-use jiff::Timestamp;
-
 pub(super) use self::storage::delivered as storage_delivered;
 pub use self::streams::errno_name;
 use super::{
-    account::progress,
     blackout::Instants,
-    dump, fate,
+    clock::WallClock,
+    dump,
+    end::{EndState, StreamFlow},
+    fate,
     guest::{self, Felt},
-    live::{EndState, Live, StreamFlow},
+    live::Live,
     machine::Life,
     phases::{self, Span},
     rdma,
@@ -32,24 +32,6 @@ use crate::{
     phase::attach::Coverage,
     process::vm_from_cmdline,
 };
-
-/// Turns `CLOCK_MONOTONIC` ns into wall time.
-#[derive(Clone, Copy, Debug)]
-pub struct WallClock {
-    /// `CLOCK_REALTIME` minus `CLOCK_MONOTONIC`, ns.
-    pub offset_ns: i128,
-    /// Most that the clock may be off, seconds; `None` when it is not synchronised.
-    pub max_error_seconds: Option<f64>,
-}
-
-impl WallClock {
-    /// The wall time of a monotonic reading.
-    #[must_use]
-    pub fn at(self, monotonic_ns: u64) -> Timestamp {
-        Timestamp::from_nanosecond(i128::from(monotonic_ns) + self.offset_ns)
-            .unwrap_or(Timestamp::UNIX_EPOCH)
-    }
-}
 
 /// Builds the record as of `now_ns`.
 #[must_use]
@@ -125,7 +107,7 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
 
 /// Mean rate from the begin, or from the first look at a migration that was under way, bytes/s.
 fn mean_rate(live: &Live, ended_ns: u64) -> Option<f64> {
-    let moved = live.bytes_are_seen().then(|| progress(live).0)?;
+    let moved = live.bytes_are_seen().then(|| live.progress().0)?;
     let (from_ns, before) = match live.first_tick {
         _ if !live.found_under_way() => (live.started_ns, 0),
         Some(tick) => (tick.at_ns, tick.delivered),

@@ -1,11 +1,8 @@
 //! The part of the record that is about disks.
 
 use super::{
-    super::{
-        live::{EndState, Live},
-        machine::Life,
-    },
-    WallClock, seconds,
+    super::{clock::WallClock, end::EndState, live::Live, machine::Life},
+    seconds,
 };
 use crate::model::record::{Bytes, Role, Storage, StorageStream};
 use crate::tcp::FlowReading;

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use super::{
-    super::live::{Live, StreamFlow},
-    WallClock, seconds,
+    super::{clock::WallClock, end::StreamFlow, live::Live},
+    seconds,
 };
 use crate::model::record::{
     CongestionTimes, QueuePair, Role, SocketCounters, StateChange, Stream, StreamBytes, TcpStream,
