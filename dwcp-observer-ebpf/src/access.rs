@@ -1,37 +1,9 @@
-//! Reading kernel memory: typed loads where the verifier knows the pointer (feature `typed`), `bpf_probe_read_kernel` where it does
-//! not. Each is an object of its own: sockets and tasks are tagged in local storage by the one, in hashes by the other.
-
-use core::mem::zeroed;
+//! Where the fields of kernel structs lie, and the pointers that programs begin with.
 
 use aya_ebpf::{Global, helpers::generated as helpers};
-use dwcp_observer_ebpf::FIELD_ABSENT;
+use dwcp_observer_ebpf::{FIELD_ABSENT, process::COMM_LEN};
 
-/// Reads a field; zero when this kernel does not have it. A direct, fault-handled load; an offset outside the struct does not load.
-#[cfg(feature = "typed")]
-#[inline(always)]
-pub unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T {
-    if offset == FIELD_ABSENT {
-        return zeroed();
-    }
-    *base.add(offset as usize).cast::<T>()
-}
-
-/// Reads a field; zero when this kernel does not have it or when the address is none.
-#[cfg(not(feature = "typed"))]
-#[inline(always)]
-pub unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T {
-    if offset == FIELD_ABSENT {
-        return zeroed();
-    }
-    let mut value = core::mem::MaybeUninit::<T>::uninit();
-    let source = base.wrapping_add(offset as usize);
-    let to = value.as_mut_ptr().cast();
-    if helpers::bpf_probe_read_kernel(to, size_of::<T>() as u32, source.cast()) == 0 {
-        value.assume_init()
-    } else {
-        zeroed()
-    }
-}
+use crate::memory::read;
 
 /// The `tcp_sock` of a full TCP socket, null for any other.
 #[inline(always)]
@@ -51,6 +23,21 @@ pub unsafe fn current() -> *const u8 {
     } else {
         helpers::bpf_get_current_task() as *const u8
     }
+}
+
+/// The name of a task. A rename copies over it in more than one store (`__set_task_comm`, fs/exec.c, 5.10 to 6.18): a name that is read
+/// meanwhile may be half the old one, until it is read again.
+#[inline(always)]
+pub unsafe fn comm(task: *const u8) -> [u64; 2] {
+    let offset = TASK_COMM.load();
+    [read(task, offset), read(task, offset + 8)]
+}
+
+/// The same name as a record holds it.
+#[inline(always)]
+pub const fn comm_bytes(comm: [u64; 2]) -> [u8; COMM_LEN] {
+    // SAFETY: both are sixteen plain bytes.
+    unsafe { core::mem::transmute::<[u64; 2], [u8; COMM_LEN]>(comm) }
 }
 
 macro_rules! offsets {

@@ -9,29 +9,26 @@ use dwcp_observer_ebpf::{
     phase::{Mark, TEXT_LEN, Text},
 };
 
-use crate::counters::bump;
+use crate::{counters::bump, ring};
 
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 
 #[inline(always)]
 pub fn emit(kind: u32, slot: u32, tgid: u32) {
-    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
-        bump(Counter::EventsFull);
-        return;
-    };
-    entry.write(Event { kind, slot, tgid, reserved: 0 });
-    entry.submit(0);
+    send(Event { kind, slot, tgid, reserved: 0 });
 }
 
 #[inline(always)]
 pub fn emit_mark(mark: Mark) {
-    let Some(mut entry) = EVENTS.reserve::<Mark>(0) else {
+    send(mark);
+}
+
+#[inline(always)]
+fn send<T: 'static>(record: T) {
+    if !ring::send(&EVENTS, record) {
         bump(Counter::EventsFull);
-        return;
-    };
-    entry.write(mark);
-    entry.submit(0);
+    }
 }
 
 /// Hands a text of the running process on; `text` is an address in its memory.

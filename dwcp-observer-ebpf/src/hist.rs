@@ -33,7 +33,9 @@ pub const fn bucket_bounds(index: usize) -> (u64, u64) {
     (low, low + (1u64 << shift) - 1)
 }
 
-/// A histogram with one writer at a time: a socket's lock or a run queue's lock serialises it, so it needs no bank per CPU.
+/// A histogram with one writer at a time, so that it needs no bank per CPU: samples of a flow come under the socket's lock, those of a thread under
+/// the run queue's, those of a queue pair from its completer, which runs once at a time (`rxe_do_task`, later `do_task`,
+/// drivers/infiniband/sw/rxe/rxe_task.c, 5.10 to 6.18). Read by a system call meanwhile, `count` and `sum` may be one sample away from the buckets.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Hist<const N: usize> {
@@ -46,6 +48,9 @@ pub struct Hist<const N: usize> {
 }
 
 /// A histogram over all tracked sockets or threads, one per CPU.
+///
+/// RTTs come in any context and are added atomically: a softirq may interrupt a process on its CPU. Run-queue waits have one program that writes them,
+/// with interrupts off. The agent adds the CPUs up; sum and buckets of one may be a sample apart.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct HostHist {

@@ -149,7 +149,10 @@ unsafe fn socket_of(file: *const u8) -> *const u8 {
 #[cfg(not(feature = "typed"))]
 #[inline(always)]
 unsafe fn socket_of(file: *const u8) -> *const u8 {
-    use crate::access::{FILE_DATA, FILE_INODE, INODE_MODE, read};
+    use crate::{
+        access::{FILE_DATA, FILE_INODE, INODE_MODE},
+        memory::read,
+    };
 
     /// `S_IFMT` and `S_IFSOCK`, include/uapi/linux/stat.h. A socket's name in a file system can be opened with `O_PATH` only, and
     /// has no private data then.

@@ -11,6 +11,7 @@ static LEVEL: Array<[u32; LEVELS + 1]> = Array::with_max_entries(1, BPF_F_MMAPAB
 #[inline(always)]
 pub unsafe fn raise(which: u32, slot: u32) {
     if let Some(levels) = LEVEL.get_ptr_mut(0) {
+        // SAFETY: `which` is one of the `LEVEL_*`; all CPUs write here, and the agent reads and writes its own word.
         let level = (&raw mut *levels).cast::<u32>().add(which as usize);
         if *level <= slot {
             level.write_volatile(slot + 1);

@@ -2,6 +2,25 @@
 //!
 //! Everything here is plain data with a fixed layout (`repr(C)`, no padding, no `bool`), compiled for the BPF target and for
 //! the host. The programs that fill it are in the folder of the same name beside each ABI file.
+//!
+//! # Who writes, and who reads along
+//!
+//! Programs write on all CPUs at once and take no lock of their own: those of the probed object may not (`check_map_prog_compatibility`,
+//! kernel/bpf/verifier.c, 5.10 to 6.18: no `bpf_spin_lock` in tracing programs), and the agent, which reads the arrays where they are mapped, could
+//! not take it. Each record says therefore who writes it, which lock of the kernel keeps its writers apart, which races are left and what they
+//! do, and what the agent does with a record that was written while it was read (a torn one). What holds for all:
+//!
+//! - A field of at most eight bytes is read and written whole. Only what takes several fields can be torn.
+//! - `state` is written last when a record is begun or ended. The agent reads it first. On arm64 these stores may be seen in another order,
+//!   but for those before the last sequence number of a snapshot (`order.rs`): a look within these few instructions may miss a field, the next
+//!   one has it.
+//! - A slot has one user at a time. The agent frees it: `generation` moves on before anything else is cleared, and a program compares it with that
+//!   in its tag before it writes. A program that is overtaken between the two writes what one event writes into a cleared record, with which its
+//!   next user begins.
+//! - What travels in a ring buffer (`Event`, `Mark`, `Text`, `CmEvent`) has one writer, and the agent sees it once it is whole
+//!   (`BPF_RINGBUF_BUSY_BIT`, kernel/bpf/ringbuf.c, 5.8 to 6.18).
+//! - Maps that are no mapped arrays are read by a system call, which copies a value without a lock (`bpf_map_copy_value`, kernel/bpf/syscall.c,
+//!   5.10 to 6.18): fields that belong together may be one event apart, until the next look.
 #![no_std]
 
 #[path = "counters/abi.rs"]
@@ -9,6 +28,7 @@ pub mod counters;
 #[path = "freeze/abi.rs"]
 pub mod freeze;
 pub mod hist;
+mod names;
 #[path = "netdev/abi.rs"]
 pub mod netdev;
 #[path = "phase/abi.rs"]

@@ -19,7 +19,12 @@ pub const STRANGER: u32 = u32::MAX - 2;
 /// Marks the tag of a task that a recognised process has stopped to dump it: it belongs to no process of ours.
 pub const TRACED: u32 = u32::MAX;
 
-/// What a tracked socket carries.
+/// What a tracked socket carries. The agent does not see it.
+///
+/// Written as its [`Flow`](dwcp_observer_ebpf::tcp::Flow) is: what segments leave (`snapshot_us` to `counted`, but for `data_seen` and `write_seq`) under the
+/// socket's lock, whose it is in the context of a thread that moves data. Two of these may find its first data at once: if one sends and one receives, this end
+/// has spoken first.
+/// `process` and `process_generation` are two stores: in between they name a process that is none, and what is added then is added nowhere.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct FlowTag {
@@ -55,7 +60,10 @@ pub struct FlowTag {
     pub counted: [u64; 5],
 }
 
-/// What a thread of a process that may migrate carries.
+/// What a thread of a process that may migrate carries. The agent does not see it.
+///
+/// `run_delay` and `after_migration` are written at `sched_switch`, under the lock of the run queue; the rest by whoever gives the thread a record
+/// ([`Thread`](dwcp_observer_ebpf::sched::Thread)), `thread` last: before, it has none.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct TaskTag {

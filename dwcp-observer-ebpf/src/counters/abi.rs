@@ -1,26 +1,9 @@
 //! Named counters, one bank per CPU: everything that an early return would otherwise lose in silence.
 
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
-        /// Index of a counter in the per-CPU bank.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u32)]
-        pub enum Counter { $($(#[$doc])* $name,)* }
-
-        impl Counter {
-            /// Every counter, in index order.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-
-            /// The counter's name in metrics: `map:reason`.
-            #[must_use]
-            pub const fn label(self) -> &'static str {
-                match self { $(Self::$name => $label,)* }
-            }
-        }
-    };
-}
-
-counters! {
+crate::names::labelled! {
+    /// Index of a counter in the bank of its CPU. Whoever counts adds atomically, since a program may interrupt another on its CPU; the agent
+    /// adds the banks up, each at a moment of its own.
+    Counter:
     /// No free flow slot: the flow counts in its process' overflow totals only.
     FlowSlotsFull = "flows:full",
     /// No free slot for a connection on a migration port that no recognised process has moved data on: it is not looked at.
@@ -53,11 +36,3 @@ counters! {
 
 /// Number of counters.
 pub const COUNTERS: usize = Counter::ALL.len();
-
-/// One CPU's bank.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct CounterBank {
-    /// Indexed by [`Counter`].
-    pub values: [u64; COUNTERS],
-}

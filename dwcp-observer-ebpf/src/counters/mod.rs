@@ -1,34 +1,27 @@
 //! Bumps the named counters and the host-wide histograms.
 
-use core::{
-    hint::black_box,
-    intrinsics::{AtomicOrdering, atomic_xadd},
-};
+use core::hint::black_box;
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use dwcp_observer_ebpf::{
-    counters::{Counter, CounterBank},
+    counters::{COUNTERS as NUMBER, Counter},
     hist::{HOST_HISTS, HostHist, RUNQ_BUCKETS},
 };
 
+use crate::atomic::{add, count};
+
+/// Indexed by [`Counter`].
 #[map]
-pub static COUNTERS: PerCpuArray<CounterBank> = PerCpuArray::with_max_entries(1, 0);
+static COUNTERS: PerCpuArray<[u64; NUMBER]> = PerCpuArray::with_max_entries(1, 0);
 
 /// Host-wide histograms: exact even for flows and threads that found no slot.
 #[map]
-pub static HOST_HIST: PerCpuArray<HostHist> = PerCpuArray::with_max_entries(HOST_HISTS, 0);
+static HOST_HIST: PerCpuArray<HostHist> = PerCpuArray::with_max_entries(HOST_HISTS, 0);
 
-/// Adds without losing updates of a program that interrupts this one on the same CPU.
-#[inline(always)]
-pub unsafe fn add(cell: *mut u64, value: u64) {
-    atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(cell, value);
-}
-
+/// Counts a loss.
 #[inline(always)]
 pub fn bump(counter: Counter) {
-    if let Some(bank) = COUNTERS.get_ptr_mut(0) {
-        unsafe { add(&raw mut (*bank).values[counter as usize], 1) };
-    }
+    count(&COUNTERS, counter as usize);
 }
 
 /// `index` if it is below `limit`, compared right where it is used: LLVM would compare what it was made from, or a copy on the stack,
@@ -57,6 +50,7 @@ pub unsafe fn host_sample_exclusive(which: u32, bucket: usize, value: u64) {
     if let Some(hist) = HOST_HIST.get_ptr_mut(which)
         && let Some(bucket) = below(bucket, RUNQ_BUCKETS)
     {
+        // SAFETY: this CPU's own bank, and no other program writes to this histogram: nothing comes between load and store.
         (*hist).buckets[bucket] += 1;
         (*hist).sum += value;
     }

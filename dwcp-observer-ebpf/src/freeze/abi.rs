@@ -13,8 +13,9 @@ pub const FREEZE_TRACER_EXIT: u32 = 3;
 
 /// What a process has stopped with ptrace, last. Part of the tracer's [`Process`](crate::process::Process).
 ///
-/// Written in the context of the tasks that stop, of the tracer that lets them run, and of their exit. A tracer waits for each of these;
-/// where two tasks stop at once (a thawed cgroup), the first stop is off by what lies between them.
+/// Written without a lock in the context of the tasks that stop, of the tracer that lets them run, and of their exit. A tracer waits for each of
+/// these; where two tasks stop at once (a thawed cgroup), the first stop is off by what lies between them. The agent copies it as it is: `end` is
+/// written after `ended_ns`. Torn, it shows the begin or the number of stops of the freeze before, until the next look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Freeze {

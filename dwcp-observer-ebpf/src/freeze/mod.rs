@@ -5,16 +5,18 @@ use dwcp_observer_ebpf::{
     EVENT_FREEZE, FIELD_ABSENT,
     counters::Counter,
     freeze::{FREEZE_EXIT, FREEZE_OPEN, FREEZE_RESUME, FREEZE_TRACER_EXIT, Freeze},
-    process::{COMM_LEN, Process},
+    process::Process,
 };
 
 use crate::{
     access::{
-        TASK_COMM, TASK_EXIT_CODE, TASK_LEADER, TASK_PTRACE, TASK_PTRACED, TASK_REAL_PARENT,
-        TASK_TGID, current, read,
+        TASK_EXIT_CODE, TASK_LEADER, TASK_PTRACE, TASK_PTRACED, TASK_REAL_PARENT, TASK_TGID, comm,
+        comm_bytes, current,
     },
-    counters::{add, bump},
+    atomic::add,
+    counters::bump,
     events::emit,
+    memory::read,
     process::{self, Owner},
     store::{self, TRACED, TaskTag},
 };
@@ -62,6 +64,7 @@ pub unsafe fn on_signal(signal: i32, tracer: *const u8) {
 unsafe fn stopped(owner: Owner, process: *mut Process, tracee: *const u8) {
     let freeze = &raw mut (*process).freeze;
     let now = bpf_ktime_get_ns();
+    // SAFETY: two tasks that stop at once may both begin: see `Freeze`.
     if (*freeze).stopped_ns == 0 || (*freeze).end != FREEZE_OPEN {
         begin(freeze, tracee, now);
         follow(owner, tracee);
@@ -78,9 +81,7 @@ unsafe fn begin(freeze: *mut Freeze, tracee: *const u8, now: u64) {
     (*freeze).tgid = read(tracee, TASK_TGID.load());
     let leader: *const u8 = read(tracee, TASK_LEADER.load());
     if !leader.is_null() {
-        let comm = TASK_COMM.load();
-        let name: [u64; 2] = [read(leader, comm), read(leader, comm + 8)];
-        (*freeze).comm = core::mem::transmute::<[u64; 2], [u8; COMM_LEN]>(name);
+        (*freeze).comm = comm_bytes(comm(leader));
     }
     (*freeze).end = FREEZE_OPEN;
     (*freeze).ended_ns = 0;

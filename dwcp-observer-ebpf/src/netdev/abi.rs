@@ -16,6 +16,9 @@ pub struct TapKey {
 }
 
 /// Packets that the guest has sent through the device since it is watched.
+///
+/// Written by each CPU that takes packets from the device (one per queue), without a lock. `packets` is added to atomically; of two first packets at
+/// once either one is the first, with the other's protocol at worst, and `last_ns` may be some ns behind. The agent reads it by a system call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Tap {

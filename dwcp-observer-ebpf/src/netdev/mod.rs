@@ -4,8 +4,9 @@ use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::map, maps::HashMap}
 use dwcp_observer_ebpf::netdev::{MAX_TAPS, Tap, TapKey};
 
 use crate::{
-    access::{DEV_NAME, DEV_NET, NET_INUM, SKB_DEV, SKB_PROTOCOL, read},
-    counters::add,
+    access::{DEV_NAME, DEV_NET, NET_INUM, SKB_DEV, SKB_PROTOCOL},
+    atomic::add,
+    memory::read,
 };
 
 /// Filled by the agent with the devices of migrating guests.
@@ -32,6 +33,7 @@ pub unsafe fn on_receive(skb: *const u8) {
     };
     let Some(tap) = TAPS.get_ptr_mut(&key) else { return };
     let now = bpf_ktime_get_ns();
+    // SAFETY: other CPUs may be here with a packet of the same device: see `Tap`.
     if (*tap).first_ns == 0 {
         (*tap).first_ns = now;
         (*tap).first_protocol = u32::from(u16::from_be(read(skb, SKB_PROTOCOL.load())));

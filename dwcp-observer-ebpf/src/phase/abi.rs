@@ -1,23 +1,8 @@
 //! Marks: a migrator has entered or left one of its own phase functions (uprobes on QEMU's exported symbols).
 
-macro_rules! marks {
-    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
-        /// The phase functions that are marked.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u32)]
-        pub enum MarkKind { $($(#[$doc])* $name = $number,)* }
-
-        impl MarkKind {
-            /// The kind for its number.
-            #[must_use]
-            pub const fn from_number(number: u32) -> Option<Self> {
-                match number { $($number => Some(Self::$name),)* _ => None }
-            }
-        }
-    };
-}
-
-marks! {
+crate::names::numbered! {
+    /// The phase functions that are marked.
+    MarkKind:
     /// `migrate_set_state(int *state, int old, int new)`: `old` and `new` of the mark; entered also when the change does not happen.
     State = 1,
     /// `runstate_set(RunState new)`: `new` of the mark.
@@ -64,7 +49,8 @@ marks! {
     Pending = 22,
 }
 
-/// A migrator passed a phase function. Travels in the lifecycle ring; `kind` is `EVENT_MARK`.
+/// A migrator passed a phase function. Travels in the lifecycle ring; `kind` is `EVENT_MARK`. Written by the thread that passes: two threads' marks may
+/// come in another order than their times.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Mark {

@@ -4,7 +4,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_attach_cookie, bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_user,
+    bpf_get_attach_cookie, bpf_get_current_pid_tgid, bpf_ktime_get_ns,
 };
 use dwcp_observer_ebpf::{
     EVENT_MARK,
@@ -21,6 +21,7 @@ use crate::{
     access::current,
     counters::bump,
     events::{self, TextHead},
+    memory::fetch_user,
     process,
 };
 
@@ -197,10 +198,7 @@ impl Own {
 /// Eight bytes of the running process' memory.
 #[inline(always)]
 unsafe fn number(address: u64) -> Option<u64> {
-    let mut number = 0u64;
-    let size = size_of::<u64>() as u32;
-    let read = bpf_probe_read_user((&raw mut number).cast(), size, address as *const c_void);
-    (read == 0).then_some(number)
+    fetch_user(address as *const u8)
 }
 
 /// What the arguments of a function, or what it returns, say: object, old and new number.

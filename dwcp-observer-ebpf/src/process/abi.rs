@@ -38,6 +38,21 @@ pub struct Wanted {
 }
 
 /// What the kernel keeps of a process that may migrate.
+///
+/// Begun by whoever recognises the process and tags its leader first: who finds the tag in between reads what the slot's former user left, or adds to
+/// what is cleared then. Written without a lock from there on:
+/// - `sent_bytes` and `overflow` by all its threads and by softirqs: atomic additions.
+/// - `limited_*`, `remaining_*`, `synced*` and `pending_at` by its migration thread alone, which is the only one to call these functions of QEMU
+///   (migration/migration.c, 5.2 to 11.1); `synced*` also by one that measures the dirty rate (migration/dirtyrate.c), at the cost of a mark.
+/// - `page_requests` by the thread that takes page faults (`postcopy_ram_fault_thread`, migration/postcopy-ram.c, 5.2 to 11.1); were there a second
+///   one, a count could be lost.
+/// - `exited_ns`, `exit_code`, `state` by the last thread that exits. Two that exit at once may both be the last: their events
+///   wake the agent twice for one end.
+/// - `seen` by the sweep, `freeze` as [`Freeze`] says, `watch`, `executable` and `pending_form` by the agent alone.
+/// - Slot 0 is shared by all processes without a slot: of it only `overflow` means something.
+///
+/// The agent reads each field for itself. `limited_ns` and `limited_since_ns` may miss or hold twice the stay that just ended, `remaining_bytes` and
+/// `remaining_ns` may be of two looks of QEMU's that follow each other: both are right at the next look.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Process {
@@ -94,7 +109,7 @@ pub struct Process {
     pub synced: u32,
 }
 
-/// Totals of the flows of one process that have no record of their own.
+/// Totals of the flows of one process that have no record of their own: differences that are added atomically, each under its socket's lock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowOverflow {

@@ -16,13 +16,14 @@ use dwcp_observer_ebpf::{
 
 use crate::{
     access::{
-        SIGNAL_EXIT_CODE, SIGNAL_FLAGS, SIGNAL_LIVE, TASK_COMM, TASK_EXIT_CODE, TASK_LEADER,
-        TASK_PID, TASK_SIGNAL, TASK_START, TASK_TGID, current, read,
+        self, SIGNAL_EXIT_CODE, SIGNAL_FLAGS, SIGNAL_LIVE, TASK_EXIT_CODE, TASK_LEADER, TASK_PID,
+        TASK_SIGNAL, TASK_START, TASK_TGID, comm_bytes, current,
     },
     counters::bump,
     events::emit,
     freeze,
     levels::{self, LEVEL_PROCESSES},
+    memory::read,
     sched,
     store::{self, NO_SLOT, TRACED, TaskTag},
 };
@@ -154,13 +155,14 @@ unsafe fn adopt(leader: *const u8, rule: u32, comm: &[u64; 2]) -> Option<&'stati
         return Some(tag);
     }
     if slot != 0 {
+        // SAFETY: the slot has just come from the stack; others who find the tag already may write as well: see `Process`.
         (*process).tgid = tgid;
         (*process).rule = rule;
         (*process).watch = 0;
         (*process).seen = levels::epoch();
         (*process).exited_ns = 0;
         (*process).start_boottime = read(leader, TASK_START.load());
-        (*process).comm = core::mem::transmute::<[u64; 2], [u8; COMM_LEN]>(*comm);
+        (*process).comm = comm_bytes(*comm);
         (*process).overflow = FlowOverflow::default();
         (*process).sent_bytes = 0;
         (*process).limited_ns = 0;
@@ -199,12 +201,6 @@ unsafe fn give_back(slot: u32) {
 #[inline(always)]
 unsafe fn stale(tag: &TaskTag) -> bool {
     PROCESSES.get(tag.process).is_none_or(|process| process.generation != tag.process_generation)
-}
-
-#[inline(always)]
-unsafe fn comm_of(task: *const u8) -> [u64; 2] {
-    let offset = TASK_COMM.load();
-    [read(task, offset), read(task, offset + 8)]
 }
 
 /// The tag of a thread whose process is tracked; new threads of a tracked process are tagged here.
@@ -371,7 +367,7 @@ pub unsafe fn on_sweep(task: *const u8) {
     if tag.is_none() {
         let tgid = read::<u32>(task, TASK_TGID.load());
         let is_leader = read::<u32>(task, TASK_PID.load()) == tgid;
-        let comm = comm_of(task);
+        let comm = access::comm(task);
         let rule = match_comm(&comm);
         let wanted = if is_leader { wanted(task, tgid) } else { None };
         let process = match (wanted, rule) {
@@ -385,7 +381,7 @@ pub unsafe fn on_sweep(task: *const u8) {
         if leader.is_null() {
             return;
         }
-        adopt(leader, process, &comm_of(leader));
+        adopt(leader, process, &access::comm(leader));
         tag = tag_of(task);
     }
     let Some(tag) = tag else { return };
@@ -394,7 +390,7 @@ pub unsafe fn on_sweep(task: *const u8) {
     } else if let Some(process) = Owner::of(tag).record() {
         (*process).seen = levels::epoch();
     }
-    let comm = comm_of(task);
+    let comm = access::comm(task);
     let role = match_comm(&comm).map_or(0, |rule| rule.role);
     sched::measure_if_watched(tag, task, role);
     sched::swept(tag, task, &comm);

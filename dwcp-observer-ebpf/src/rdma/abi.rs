@@ -2,32 +2,15 @@
 
 pub mod holder;
 
-use crate::hist::{Hist, RUNQ_BUCKETS};
+use crate::{
+    hist::{Hist, RUNQ_BUCKETS},
+    names::{labelled, numbered},
+    process::COMM_LEN,
+};
 
-/// Length of a task's `comm`, including its NUL.
-pub const COMM_LEN: usize = 16;
-
-macro_rules! operations {
-    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
-        /// What a work request or a completion does, without the variants (immediate data, invalidate) of each.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u32)]
-        pub enum Operation { $($(#[$doc])* $name,)* }
-
-        impl Operation {
-            /// Every operation, in index order.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-
-            /// The name in metrics.
-            #[must_use]
-            pub const fn label(self) -> &'static str {
-                match self { $(Self::$name => $label,)* }
-            }
-        }
-    };
-}
-
-operations! {
+labelled! {
+    /// What a work request or a completion does, without the variants (immediate data, invalidate) of each.
+    Operation:
     /// Send, into a buffer that the peer has posted.
     Send = "send",
     /// RDMA write, into the peer's memory.
@@ -112,7 +95,8 @@ impl Count {
     }
 }
 
-/// Where a queue pair stands in one of its completion queues.
+/// Where a queue pair stands in one of its completion queues. Written by who holds `busy`; another leaves the work to the next look. The agent does not
+/// read it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct CqCursor {
@@ -142,6 +126,21 @@ pub const QP_CLOSER_EXITING: u32 = 1 << 2;
 pub const QP_REPLACED: u32 = 1 << 3;
 
 /// What the kernel keeps of a queue pair. Slot 0 holds the sum of all that found no slot.
+///
+/// All fields that are named nowhere below are written in the context of its owner: alone when it is created or destroyed, under a shared lock when it is
+/// modified (`uverbs_try_lock_object`, drivers/infiniband/core/rdma_core.c, 5.10 to 6.18), and of two modifications at once the later one counts.
+/// Without a lock:
+/// - Doorbells, by any thread of the owner: `doorbells` and `shared_doorbells` atomically; `doorbell_ns` and `send_tid` are the last one's.
+/// - `posted`, `produced` and the ring of post times by the doorbell that holds `busy`; another leaves the work to the next one.
+/// - Completions of sends and of receives, on two CPUs at once: `completed` and `statuses` atomically, `found` and `found_statuses` by who holds the
+///   queue's [`CqCursor`], but atomically, since both queues count there. `completion_ns` is the last one's.
+/// - `consumed`, `sent_bytes` by the completer, which runs once at a time ([`Latency`]). A doorbell writes `sent_bytes` as well, for requests that were
+///   done before it was seen: of the two the later stays, and the next completion puts it right.
+/// - `provider_*` and `rnr_waits` atomically.
+/// - Slot 0 is written by all: only what is added atomically means something there.
+///
+/// The agent copies all of it at once. Operations and bytes of a [`Count`], or two counts, may then be one event apart, until the next look; a
+/// destroyed queue pair is written no more. The agent itself begins records of those that it finds in the kernel's list.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Qp {
@@ -253,7 +252,8 @@ impl Qp {
 /// Requests whose post time is remembered per queue pair.
 pub const RING: usize = 1024;
 
-/// One request in the send queue.
+/// One request in the send queue. Written by the doorbell that holds the queue pair's `busy`, `number` last; read by its completer, for which an entry
+/// with another number, or from before the queue pair, is none. The agent does not read it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Posted {
@@ -296,6 +296,9 @@ pub struct ProcessKey {
 }
 
 /// What one process has registered, and how often it was woken.
+///
+/// Written by all threads of the process, and by whoever ends its regions, without a lock: atomic additions. `last_ns` is the last one's;
+/// `bytes_peak` may miss a peak that two registrations make at once. The agent reads it by a system call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Memory {
@@ -321,24 +324,9 @@ pub struct Memory {
     pub comm: [u8; COMM_LEN],
 }
 
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
-        /// What a [`CmEvent`] tells.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u32)]
-        pub enum CmKind { $($(#[$doc])* $name = $number,)* }
-
-        impl CmKind {
-            /// The kind for its number.
-            #[must_use]
-            pub const fn from_number(number: u32) -> Option<Self> {
-                match number { $($number => Some(Self::$name),)* _ => None }
-            }
-        }
-    };
-}
-
-kinds! {
+numbered! {
+    /// What a [`CmEvent`] tells.
+    CmKind:
     /// `cm_send_req`: the active side asks.
     SendRequest = 1,
     /// `cm_send_rep`: the passive side accepts.
@@ -503,27 +491,9 @@ offsets! {
     event_destination,
 }
 
-macro_rules! losses {
-    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
-        /// Index of a loss counter in the per-CPU bank.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u32)]
-        pub enum Loss { $($(#[$doc])* $name,)* }
-
-        impl Loss {
-            /// Every counter, in index order.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-
-            /// The counter's name in metrics: `map:reason`.
-            #[must_use]
-            pub const fn label(self) -> &'static str {
-                match self { $(Self::$name => $label,)* }
-            }
-        }
-    };
-}
-
-losses! {
+labelled! {
+    /// Index of a loss counter in the bank of its CPU, as [`crate::counters::Counter`].
+    Loss:
     /// No free slot: the queue pair counts in slot 0 only.
     QpsFull = "rdma_qps:full",
     /// No room in the index of queue pairs.

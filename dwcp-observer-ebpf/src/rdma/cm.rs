@@ -8,10 +8,13 @@ use aya_ebpf::{
     maps::{LruHashMap, RingBuf},
     programs::TracePointContext,
 };
-use dwcp_observer_ebpf::rdma::{CmEvent, CmKind, Loss, Offsets};
+use dwcp_observer_ebpf::{
+    FIELD_ABSENT,
+    rdma::{CmEvent, CmKind, Loss, Offsets},
+};
 
-use super::kernel::{bump, read, thread};
-use dwcp_observer_ebpf::FIELD_ABSENT;
+use super::kernel::{bump, thread};
+use crate::{memory::read, ring};
 
 #[map]
 static RDMA_EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
@@ -35,13 +38,10 @@ unsafe fn base(ctx: &TracePointContext) -> *const u8 {
 }
 
 #[inline(always)]
-unsafe fn emit(event: CmEvent) {
-    let Some(mut entry) = RDMA_EVENTS.reserve::<CmEvent>(0) else {
+fn emit(event: CmEvent) {
+    if !ring::send(&RDMA_EVENTS, event) {
         bump(Loss::EventsFull);
-        return;
-    };
-    entry.write(event);
-    entry.submit(0);
+    }
 }
 
 #[inline(always)]

@@ -15,8 +15,12 @@ use dwcp_observer_ebpf::{
 };
 
 use super::{
-    kernel::{add, bump, fetch, read, thread},
+    kernel::{bump, thread},
     qp::{self, QPS},
+};
+use crate::{
+    atomic::{add, claim, give_up},
+    memory::read,
 };
 
 /// Post times of the requests of each Soft-RoCE queue pair; ring 0 is not used.
@@ -150,13 +154,13 @@ pub unsafe fn absorb(o: &Offsets, qp: *mut Qp, now: u64) {
     let Some(ring) = RINGS.get_ptr_mut((*qp).ring) else { return };
     // Two threads of one process may ring at once. Who finds the other leaves the work to the next doorbell, at the latest to the
     // end of the queue pair.
-    add(&raw mut (*qp).busy, 1);
-    if (&raw const (*qp).busy).read_volatile() == 1 {
+    if claim(&raw mut (*qp).busy) {
+        // SAFETY: until the claim is given up no other CPU writes `posted`, `produced` or the ring.
         absorb_alone(o, qp, ring, now);
+        give_up(&raw mut (*qp).busy);
     } else {
         add(&raw mut (*qp).shared_doorbells, 1);
     }
-    add(&raw mut (*qp).busy, u64::MAX);
 }
 
 #[inline(always)]
@@ -234,11 +238,11 @@ unsafe fn find_written(o: &Offsets, qp: *mut Qp, cursor: *mut CqCursor) {
         return;
     }
     // Sends and receives may share the queue. Who finds the other leaves the work to the next look.
-    add(&raw mut (*cursor).busy, 1);
-    if (&raw const (*cursor).busy).read_volatile() == 1 {
+    if claim(&raw mut (*cursor).busy) {
+        // SAFETY: until the claim is given up no other CPU moves this cursor.
         find_written_alone(o, qp, cursor);
+        give_up(&raw mut (*cursor).busy);
     }
-    add(&raw mut (*cursor).busy, u64::MAX);
 }
 
 #[inline(always)]
@@ -257,7 +261,7 @@ unsafe fn find_written_alone(o: &Offsets, qp: *mut Qp, cursor: *mut CqCursor) {
             break;
         }
         let at = u64::from(next & mask) << shift;
-        let completion: Completion = fetch(data.wrapping_add(at as usize));
+        let completion: Completion = read(data.wrapping_add(at as usize), 0);
         // Other queue pairs may share the queue; each counts its own.
         if completion.qp_num == (*qp).qpn {
             count(&completion, &raw mut (*qp).found, &raw mut (*qp).found_statuses);
@@ -281,7 +285,7 @@ unsafe fn count(
     statuses: *mut [u32; STATUSES],
 ) {
     if completion.status != 0 {
-        add32(&raw mut (*statuses)[(completion.status as usize).min(STATUSES - 1)]);
+        add(&raw mut (*statuses)[(completion.status as usize).min(STATUSES - 1)], 1);
         return;
     }
     let operation = Operation::of_completion(completion.opcode) as usize;
@@ -298,7 +302,7 @@ pub unsafe fn on_completion(o: &Offsets, cq: *const u8, cqe: *const u8) {
     if read::<u64>(cq, o.cq_uobject) == 0 {
         return;
     }
-    let completion: Completion = fetch(cqe);
+    let completion: Completion = read(cqe, 0);
     let key = qp::key(o, read(cq, o.cq_device), completion.qp_num);
     let (slot, qp) = match qp::record(key) {
         Some(found) => found,
@@ -325,13 +329,6 @@ pub unsafe fn on_completion(o: &Offsets, cq: *const u8, cqe: *const u8) {
     }
 }
 
-#[inline(always)]
-unsafe fn add32(cell: *mut u32) {
-    core::intrinsics::atomic_xadd::<u32, u32, { core::intrinsics::AtomicOrdering::Relaxed }>(
-        cell, 1,
-    );
-}
-
 /// A request's completion: which request it was follows from the queue, whose consumer has just moved past it.
 #[inline(always)]
 unsafe fn on_sent(o: &Offsets, slot: u32, qp: *mut Qp, now: u64) {
@@ -355,7 +352,7 @@ unsafe fn on_sent(o: &Offsets, slot: u32, qp: *mut Qp, now: u64) {
     let bucket = bucket_of(latency);
     let Some(histogram) = QP_LATENCY.get_ptr_mut(slot) else { return };
     if bucket < RUNQ_BUCKETS {
-        // The completer of a queue pair runs once at a time.
+        // SAFETY: the completer of a queue pair runs once at a time: there is no other writer.
         (*histogram).sum += latency;
         (*histogram).count += 1;
         (*histogram).buckets[bucket] += 1;

@@ -8,7 +8,8 @@ use aya_ebpf::{
 };
 use dwcp_observer_ebpf::rdma::{Loss, Memory, Offsets, ProcessKey};
 
-use super::kernel::{add, bump, owner, process_key, read, thread};
+use super::kernel::{bump, owner, process_key, thread};
+use crate::{atomic::add, memory::read};
 
 #[map]
 static MEMORY: HashMap<ProcessKey, Memory> = HashMap::with_max_entries(1, 0);
@@ -82,6 +83,7 @@ pub unsafe fn on_registered(o: &Offsets, res: *const u8) {
         // By a method that is not probed at its entry.
         add(&raw mut (*memory).started, 1);
     }
+    // SAFETY: other threads of the process register at the same time: see `Memory`.
     (*memory).last_ns = now;
     add(&raw mut (*memory).registrations, 1);
     add(&raw mut (*memory).bytes, length);

@@ -4,9 +4,10 @@ use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use dwcp_observer_ebpf::rdma::{Loss, OPERATIONS, Operation};
 
 use super::{
-    kernel::{add, bump, fetch_user, thread},
+    kernel::{bump, thread},
     qp,
 };
+use crate::{atomic::add, memory::fetch_user};
 
 /// Requests of one call that are read.
 const LIST: u32 = 32;

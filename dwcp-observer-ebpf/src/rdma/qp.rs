@@ -13,9 +13,10 @@ use dwcp_observer_ebpf::{
 
 use super::{
     data,
-    kernel::{bump, exiting, owner, read, thread},
+    kernel::{bump, exiting, owner, thread},
     memory,
 };
+use crate::memory::read;
 
 /// Slot 0 holds the sum of queue pairs without a slot.
 #[map]
@@ -84,6 +85,7 @@ fn owner_key(tgid: u32, qpn: u32) -> u64 {
 /// The record of a queue pair of a process.
 #[inline(always)]
 pub fn record_of_process(tgid: u32, qpn: u32) -> Option<*mut Qp> {
+    // SAFETY: an entry may be replaced meanwhile; four bytes are read whole.
     let known = unsafe { *QP_OWNERS.get(owner_key(tgid, qpn))? };
     QPS.get_ptr_mut(holder::slot(known)?)
 }
@@ -127,6 +129,7 @@ unsafe fn on_create(o: &Offsets, ib_qp: *const u8) {
     };
     let Some(qp) = QPS.get_ptr_mut(slot) else { return };
     let owner = owner(o);
+    // SAFETY: the slot has just come from the stack: this program alone has it until the index names it.
     (*qp).device = (key >> 32) as u32;
     (*qp).qpn = qpn;
     (*qp).kind = read(ib_qp, o.qp_type);

@@ -13,7 +13,8 @@ pub const ROLE_VCPU: u32 = 3;
 /// Number of roles.
 pub const ROLES: usize = 4;
 
-/// The scheduler's own totals of a thread since it was created.
+/// The scheduler's own totals of a thread since it was created. Each is a total that only grows: of two copies the agent takes the larger field by
+/// field, and so a torn one does no harm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct SchedTotals {
@@ -103,7 +104,15 @@ pub struct Activity {
     pub woken_by: u32,
 }
 
-/// When a thread that may run a guest CPU was on a CPU: what a blackout is measured by. Written under the run queue's lock.
+/// When a thread that may run a guest CPU was on a CPU: what a blackout is measured by.
+///
+/// Stays are written at `sched_switch`, under the lock of the run queue (`__schedule`, kernel/sched/core.c, 5.10 to 6.18): by the CPU that the thread leaves,
+/// then by the one that it is given, which waits until it has left the former (`p->on_cpu`, `try_to_wake_up`). `kvm_*` is written by the thread itself.
+/// `woken_*` is written by wakers, one at a time (`p->pi_lock`, `try_to_wake_up`), but not under the lock of the run queue: a thread that is woken
+/// before its departure is written has no time of waking in its next stay, as if it had only lost its CPU.
+///
+/// The agent copies all of it while it goes on. A burst is whole before `bursts` counts it; the oldest ones may be overwritten meanwhile, so
+/// that what is read far back is of a later stay. The stop is looked for in the newest ones, and once the thread stands still nothing moves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct CpuTimes {
@@ -136,6 +145,18 @@ pub struct CpuTimes {
 }
 
 /// What the kernel keeps of a thread.
+///
+/// Begun by whoever first meets the thread of a watched process: its creator, a rename, the sweep. Then `switched` and `cpu` are written under the
+/// lock of the run queue ([`CpuTimes`]), `swept` and `waiting` by the agent's sweep, one of which runs at a time, `comm` and `role` by renames, the sweep
+/// and the agent, `exited_ns` and `state` by the thread itself, `wakeups` atomically by its wakers.
+///
+/// Races that are left:
+/// - Two that meet a thread at once each begin a record. The tag keeps one; the other stays as it was begun, and is freed with the threads of
+///   its process.
+/// - The sweep and the exit may write `swept` at once: the values are moments apart.
+/// - A name that was torn is read again at the next sweep. The last `role` counts: the agent sets its own again as long as it knows better.
+///
+/// The agent reads each field for itself.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Thread {

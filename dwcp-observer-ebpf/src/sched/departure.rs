@@ -6,9 +6,12 @@ use dwcp_observer_ebpf::{
     sched::{LEFT_CONDITION, LEFT_GUEST, LEFT_HALTED, LEFT_LOCK, LEFT_RUNNABLE, LEFT_UNKNOWN},
 };
 
-use crate::access::{
-    CALL_FUTEX, CALL_IOCTL, REGS_CALL, REGS_HELPER, REGS_SECOND, REGS_THIRD, TASK_STATE, current,
-    read,
+use crate::{
+    access::{
+        CALL_FUTEX, CALL_IOCTL, REGS_CALL, REGS_HELPER, REGS_SECOND, REGS_THIRD, TASK_STATE,
+        current,
+    },
+    memory::read,
 };
 
 /// `KVM_RUN`, include/uapi/linux/kvm.h.

@@ -16,7 +16,6 @@ use dwcp_observer_ebpf::{
     SLOT_CLOSED, SLOT_LIVE,
     counters::Counter,
     hist::{HOST_HIST_RUNQ, Hist, RUNQ_BUCKETS, bucket_of},
-    process::COMM_LEN,
     sched::{
         ACTIVITIES, ACTIVITY_GAP_NS, Activity, BURSTS, Burst, CpuTimes, GUEST_BURST_NS, LEFT_GUEST,
         LEFT_HALTED, ROLE_MAIN, ROLE_OTHER, ROLE_STREAM, ROLE_VCPU, ROLES, SchedTotals, Thread,
@@ -26,12 +25,14 @@ use dwcp_observer_ebpf::{
 
 use crate::{
     access::{
-        TASK_COMM, TASK_EXEC, TASK_MOVES, TASK_NIVCSW, TASK_NVCSW, TASK_ON_CPU, TASK_PCOUNT,
-        TASK_PID, TASK_RUN_DELAY, TASK_START, TASK_STATE, TASK_TGID, current, read,
+        self, TASK_EXEC, TASK_MOVES, TASK_NIVCSW, TASK_NVCSW, TASK_ON_CPU, TASK_PCOUNT, TASK_PID,
+        TASK_RUN_DELAY, TASK_START, TASK_STATE, TASK_TGID, comm_bytes, current,
     },
-    counters::{add, below, bump, host_sample_exclusive},
+    atomic::add,
+    counters::{below, bump, host_sample_exclusive},
     freeze,
     levels::{self, LEVEL_THREADS},
+    memory::read,
     process::PROCESSES,
     store::{self, NO_SLOT, TaskTag},
 };
@@ -85,14 +86,13 @@ pub unsafe fn measure_if_watched(tag: &mut TaskTag, task: *const u8, role: u32) 
         }
     };
     let Some(thread) = THREADS.get_ptr_mut(slot) else { return };
+    // SAFETY: the slot has just come from the stack: this program alone has it until the tag names it.
     (*thread).tid = read(task, TASK_PID.load());
     (*thread).tgid = read(task, TASK_TGID.load());
     (*thread).process = tag.process;
     (*thread).role = role;
     (*thread).start_boottime = read(task, TASK_START.load());
-    let comm = TASK_COMM.load();
-    let name: [u64; 2] = [read(task, comm), read(task, comm + 8)];
-    (*thread).comm = core::mem::transmute::<[u64; 2], [u8; COMM_LEN]>(name);
+    (*thread).comm = comm_bytes(access::comm(task));
     read_totals(task, bpf_ktime_get_ns(), &raw mut (*thread).base);
     (*thread).switched = (*thread).base;
     (*thread).swept = (*thread).base;
@@ -107,7 +107,7 @@ pub unsafe fn measure_if_watched(tag: &mut TaskTag, task: *const u8, role: u32) 
 #[inline(always)]
 pub unsafe fn renamed(tag: &TaskTag, comm: &[u64; 2], role: u32) {
     let Some(thread) = record(tag) else { return };
-    (*thread).comm = core::mem::transmute::<[u64; 2], [u8; COMM_LEN]>(*comm);
+    (*thread).comm = comm_bytes(*comm);
     if role != 0 {
         (*thread).role = role;
     }
@@ -129,7 +129,7 @@ pub unsafe fn swept(tag: &TaskTag, task: *const u8, comm: &[u64; 2]) {
     if (*thread).state != SLOT_LIVE {
         return;
     }
-    (*thread).comm = core::mem::transmute::<[u64; 2], [u8; COMM_LEN]>(*comm);
+    (*thread).comm = comm_bytes(*comm);
     read_totals(task, bpf_ktime_get_ns(), &raw mut (*thread).swept);
     let runnable = read::<u32>(task, TASK_STATE.load()) == 0;
     // An int until it became a byte (7.3): the low one tells.
@@ -174,6 +174,7 @@ fn may_run_guest(role: u32) -> bool {
 unsafe fn departs(preempted: bool, prev: *const u8, clock: &mut Clock) -> bool {
     let Some(tag) = store::task(prev) else { return false };
     let Some(thread) = record(tag) else { return false };
+    // SAFETY: `prev` still is on this CPU, under the lock of its run queue: no other CPU writes `switched` or the stays in `cpu`.
     // No clock: the sweep stamps totals, and a switch would double its cost by it.
     read_totals(prev, 0, &raw mut (*thread).switched);
     let run_delay = (*thread).switched.run_delay_ns;
@@ -201,6 +202,7 @@ unsafe fn count_wait(slot: u32, role: u32, waited: u64) {
     if let Some(waits) = THREAD_WAITS.get_ptr_mut(slot)
         && let Some(bucket) = below(bucket, RUNQ_BUCKETS)
     {
+        // SAFETY: as in `departs`.
         (*waits).buckets[bucket] += 1;
         (*waits).sum += waited;
         (*waits).count += 1;
@@ -219,6 +221,7 @@ unsafe fn arrives(next: *const u8, after_migration: bool, clock: &mut Clock) {
         return;
     }
     tag.after_migration = u64::from(after_migration);
+    // SAFETY: `next` is off its former CPU (`p->on_cpu`) and not yet on this one: its departure is written, and it wakes nobody.
     let cpu = &raw mut (*thread).cpu;
     let now = clock.now();
     let last = last_burst(cpu);
@@ -307,6 +310,7 @@ pub unsafe fn on_kvm_exit(called_back: bool) {
     }
     let cpu = &raw mut (*thread).cpu;
     let now = bpf_ktime_get_ns();
+    // SAFETY: the thread itself writes these; `sched_switch` may come in between on its CPU and reads them, each for itself.
     (*cpu).kvm_exit_ns = now;
     if !called_back {
         (*cpu).kvm_work_ns = now;
@@ -326,6 +330,7 @@ pub unsafe fn on_wakeup(task: *const u8) {
     };
     add(&raw mut (*thread).wakeups, 1);
     let cpu = &raw mut (*thread).cpu;
+    // SAFETY: wakers come one at a time (`p->pi_lock`); a departure that is written at the same moment clears these or does not.
     // The first to wake it counts: another may come before it has its CPU. While it is on a CPU it need not be woken.
     if may_run_guest((*thread).role) && (*cpu).woken_ns == 0 && (*cpu).on_ns == 0 {
         (*cpu).woken_by = waker((*thread).tgid).into();

@@ -1,4 +1,9 @@
 //! Tags in hashes, by address. On kernels without `bpf_mem_alloc` (before 6.1) the loader takes `BPF_F_NO_PREALLOC` away.
+//!
+//! SAFETY of what is handed out: as in local storage, the verifier does not prove that this program alone has a tag. Nor does it prove that the tag is
+//! still that of the same socket or task: an element that another CPU deletes may be the next one's at once (`htab_map_delete_elem`,
+//! kernel/bpf/hashtab.c, 5.10 to 6.18). Tags are deleted when their socket is destroyed or their task exits, after which none of its own events comes,
+//! and by a sweep that finds a tag void: a program on another CPU that holds it then writes what one event writes into another's tag.
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},

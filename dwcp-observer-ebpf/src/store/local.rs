@@ -1,4 +1,10 @@
 //! Tags in local storage (Linux 5.11 for tracing programs): a socket or task that nobody has tagged costs one load.
+//!
+//! SAFETY of what is handed out: the verifier proves that a tag is live memory of its map for as long as the program runs, not that this program
+//! alone has it: another CPU, or a program that interrupts this one, may hold the same `&mut`. No program relies on having it alone: each field
+//! is read or written once or twice within one run, nothing waits for another's write, and what a compiler may do to memory that is nobody
+//! else's (hold a field in a register, join two stores) gives no result that the races of the record do not give. The tag of a running task
+//! is reached on other CPUs only by wakers, renames and sweeps.
 
 use core::ffi::c_void;
 
@@ -14,7 +20,10 @@ use aya_ebpf::{
 };
 
 use super::{FlowTag, TaskTag};
-use crate::access::{SK_STORAGE, TASK_STORAGE, read};
+use crate::{
+    access::{SK_STORAGE, TASK_STORAGE},
+    memory::read,
+};
 
 /// Definition of a local storage map for the loader's BTF parser; aya-ebpf has none for tasks (aya#203).
 #[repr(C)]
@@ -26,6 +35,7 @@ pub struct LocalStorage<T, const TYPE: usize> {
     map_flags: *const [i32; BPF_F_NO_PREALLOC as usize],
 }
 
+// SAFETY: a definition for the loader: its pointers are null and no program follows them.
 unsafe impl<T, const TYPE: usize> Sync for LocalStorage<T, TYPE> {}
 
 impl<T, const TYPE: usize> LocalStorage<T, TYPE> {

@@ -43,6 +43,9 @@ pub const FLOW_SENT_FIRST: u32 = 1 << 6;
 pub const FLOW_RECEIVED_FIRST: u32 = 1 << 7;
 
 /// The socket's own counters and gauges at one moment.
+///
+/// One writer at a time: [`Flow`] says which. The agent copies it until two copies that follow each other have the same even `sequence`; after 64
+/// it leaves the flow out of that look, which then shows what it showed before, and counts it (`snapshots:torn`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Snapshot {
@@ -113,6 +116,25 @@ pub struct Snapshot {
 }
 
 /// What the kernel keeps of a flow.
+///
+/// Three kinds of writers:
+/// - Under the socket's lock: segments, retransmits, changes of state and of the congestion state, resets (net/ipv4/tcp_input.c, tcp_output.c and
+///   tcp.c, 5.10 to 6.18). They write `event`, `state`, `state_ns`, the addresses, `ca_*`, the counts of events and `arrived_us`.
+/// - In the context of a thread that moves data, once the lock is given back (`sock_sendmsg_nosec`, net/socket.c, 6.3 to 6.18): `process`, `tgid`,
+///   `first_data_ns`, `send_tid`, `recv_tid`, and at the first data `swept`.
+/// - In the context of the agent, without the lock: its sweeps write `swept`, and `process` and `tgid` while nobody has moved data.
+///
+/// Races that are left:
+/// - Two threads move data at once: the later one's id stays, as if they had come one after the other.
+/// - `flags` gets bits from all three, and one may be lost. Who opened the connection is found again at the next snapshot; who spoke first is then
+///   unknown. A lost [`FLOW_FIN_SENT`] would count the FIN as a byte of payload: a thread would have to close the socket in the few
+///   nanoseconds in which another one's first data are noted.
+/// - `errors`: all reports come under the lock but those of zero-copy sends that are done (`__msg_zerocopy_callback`, `sock_dequeue_err_skb`,
+///   net/core/skbuff.c, 5.14 to 6.18): one may be lost.
+///
+/// The agent reads each field for itself, and the snapshots as they say. Torn, an address is that of a connection which is not established
+/// yet; `ca_ns` and `ca_since_ns` may miss or hold twice the stay that just ended, until the next look. Of a closed flow `event` alone counts,
+/// which nobody writes any more.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Flow {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     access::{CALL_SPLICE, current, tcp_sock},
-    counters::add,
+    atomic::add,
     events::emit,
     process::{self, NOBODY, Owner},
     sched,
@@ -185,7 +185,7 @@ unsafe fn set_owner(tag: &mut FlowTag, mover: Owner) {
 #[cfg(not(feature = "typed"))]
 #[inline(always)]
 pub unsafe fn on_send_call(ctx: &impl EbpfContext, sk: *const u8) {
-    use crate::access::{TP_WRITE_SEQ, read};
+    use crate::{access::TP_WRITE_SEQ, memory::read};
     let Some(tag) = move_data(ctx, sk, [0, 0], true) else { return };
     let write_seq: u32 = read(sk, TP_WRITE_SEQ.load());
     if tag.write_seq != 0 {

@@ -18,11 +18,13 @@ use crate::{
     access::{
         NET_INUM, SK_DADDR, SK_DPORT, SK_FAMILY, SK_LPORT, SK_NET, SK_PROTOCOL, SK_SADDR,
         SK_V6_DADDR, SK_V6_SADDR, TP_BYTES_ACKED, TP_BYTES_RECEIVED, TP_COPIED_SEQ, TP_DELIVERED,
-        TP_RACK_RTT, TP_RCV_NXT, TP_SND_UNA, TP_WRITE_SEQ, read, tcp_sock,
+        TP_RACK_RTT, TP_RCV_NXT, TP_SND_UNA, TP_WRITE_SEQ, tcp_sock,
     },
-    counters::{add, below, bump, host_sample},
+    atomic::add,
+    counters::{below, bump, host_sample},
     events::emit,
     levels::{self, LEVEL_FLOWS},
+    memory::read,
     process::Owner,
     store::{self, FlowTag, NO_SLOT, STRANGER},
 };
@@ -149,6 +151,7 @@ pub(super) unsafe fn track(
     };
     let flow = if slot >= STRANGER { None } else { FLOWS.get_ptr_mut(slot) };
     if let Some(flow) = flow {
+        // SAFETY: the slot has just come from the stack: this program alone has it until a tag names it.
         tag.generation = (*flow).generation;
         begin(sk, flow, owner.slot, flags);
         // Before anybody can find the record: there is no other writer yet.
@@ -314,6 +317,7 @@ pub(super) unsafe fn sample_rtt(tp: *const u8, tag: &mut FlowTag) {
         && found
         && let Some(bucket) = below(bucket, RTT_BUCKETS)
     {
+        // SAFETY: under the socket's lock there is no other writer.
         (*rtt).buckets[bucket] += 1;
         (*rtt).sum += rtt_us;
         (*rtt).count += 1;

@@ -28,11 +28,10 @@ use self::flow::{
     track,
 };
 use crate::{
-    access::{
-        SK_ERR, SK_STATE, SOCKET_SK, TASK_TGID, TP_MSTAMP, TP_RCV_NXT, current, read, tcp_sock,
-    },
+    access::{SK_ERR, SK_STATE, SOCKET_SK, TASK_TGID, TP_MSTAMP, TP_RCV_NXT, current, tcp_sock},
     counters::{below, bump},
     events::emit,
+    memory::read,
     process::{self, NOBODY},
     store::{self, ENDED, FlowTag},
 };

@@ -18,9 +18,11 @@ use crate::{
         TP_BYTES_RECEIVED, TP_BYTES_RETRANS, TP_BYTES_SENT, TP_CHRONO_START, TP_CHRONO_STAT,
         TP_CHRONO_TYPE, TP_COPIED_SEQ, TP_CWND, TP_DATA_IN, TP_DATA_OUT, TP_DELIVERED, TP_LOST,
         TP_MDEV, TP_MIN_RTT, TP_MSS, TP_RCV_NXT, TP_RCV_WND, TP_SEGS_IN, TP_SEGS_OUT, TP_SND_NXT,
-        TP_SND_UNA, TP_SND_WND, TP_SRTT, TP_SSTHRESH, TP_TOTAL_RETRANS, TP_WRITE_SEQ, read,
+        TP_SND_UNA, TP_SND_WND, TP_SRTT, TP_SSTHRESH, TP_TOTAL_RETRANS, TP_WRITE_SEQ,
     },
-    counters::{add, bump},
+    atomic::{add, claim, give_up},
+    counters::bump,
+    memory::read,
     order,
     store::FlowTag,
 };
@@ -93,9 +95,10 @@ unsafe fn totals(tp: *const u8, to: *mut Snapshot) {
 /// may come at once.
 #[inline(always)]
 pub unsafe fn take_claimed(sk: *const u8, tp: *const u8, flow: *mut Flow, at_us: u64) {
-    if order::claim(&raw mut (*flow).swept_claims) {
+    if claim(&raw mut (*flow).swept_claims) {
+        // SAFETY: nobody else writes `swept` until the claim is given up, but for the agent, which clears a freed record: see `begin`.
         take(sk, tp, &raw mut (*flow).swept, at_us);
-        order::give_up(&raw mut (*flow).swept_claims);
+        give_up(&raw mut (*flow).swept_claims);
     } else {
         bump(Counter::SnapshotRaced);
     }
@@ -104,10 +107,11 @@ pub unsafe fn take_claimed(sk: *const u8, tp: *const u8, flow: *mut Flow, at_us:
 /// The same by the sweep. A socket that moves meanwhile is left to its own events, which are fresh then: what was swept before stays.
 #[inline(always)]
 pub unsafe fn take_unlocked(sk: *const u8, tp: *const u8, flow: *mut Flow) {
-    if !order::claim(&raw mut (*flow).swept_claims) {
+    if !claim(&raw mut (*flow).swept_claims) {
         bump(Counter::SnapshotRaced);
         return;
     }
+    // SAFETY: this CPU's own, and a sweep is not interrupted by another: one runs at a time, in the agent's own context.
     if let Some(seen) = SEEN.get_ptr_mut(0) {
         let before = moving(tp);
         fill(sk, tp, seen, bpf_ktime_get_ns() / 1000);
@@ -122,7 +126,7 @@ pub unsafe fn take_unlocked(sk: *const u8, tp: *const u8, flow: *mut Flow) {
             bump(Counter::SnapshotRaced);
         }
     }
-    order::give_up(&raw mut (*flow).swept_claims);
+    give_up(&raw mut (*flow).swept_claims);
 }
 
 /// What a sweep sees of a socket until it is known to have stood still; a sweep stays on its CPU. On the stack the verifier (6.1 and before)

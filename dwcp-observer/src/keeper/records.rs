@@ -8,7 +8,7 @@ use aya::{
 };
 use dwcp_observer_ebpf::{
     LEVEL_FLOWS, LEVEL_PROCESSES, LEVEL_THREADS, SLOT_CLOSED, SLOT_FREE, SLOT_LIVE, SLOT_LOST,
-    counters::{Counter, CounterBank},
+    counters::{COUNTERS, Counter},
     hist::{Hist, HostHist, RTT_BUCKETS, RUNQ_BUCKETS},
     netdev::{Tap, TapKey},
     process::{COMM_RULES, CommRule, FlowOverflow, PORT_WORDS, Process, Wanted},
@@ -33,7 +33,7 @@ use crate::{
 };
 
 pod! {
-    PodBank: CounterBank;
+    PodBank: [u64; COUNTERS];
     PodHist: HostHist;
     PodRtt: Hist<RTT_BUCKETS>;
     PodWaits: Hist<RUNQ_BUCKETS>;
@@ -334,7 +334,7 @@ impl Kernel {
             let sum = banks
                 .iter()
                 .flat_map(|banks| banks.iter())
-                .map(|bank| bank.0.values[*counter as usize])
+                .map(|bank| bank.0[*counter as usize])
                 .sum();
             (counter.label(), sum)
         });
