@@ -8,35 +8,21 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::mem::size_of;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use netlink_packet_core::{NetlinkBuffer, Parseable as _};
+use netlink_packet_sock_diag::SOCK_DIAG_BY_FAMILY;
+use netlink_packet_sock_diag::inet::{InetResponse, nlas::Nla};
+use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use serde::Serialize;
 
-const NETLINK_SOCK_DIAG: i32 = 4;
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const INET_DIAG_INFO: u16 = 2;
 /// `SKNLGRP_INET_TCP_DESTROY` and `SKNLGRP_INET6_TCP_DESTROY`, as a mask.
 const DESTROY_GROUPS: u32 = (1 << 0) | (1 << 2);
-/// Size of `struct inet_diag_msg`.
-const DIAG_MESSAGE: usize = 72;
-/// Offsets in `struct tcp_info`, which is user interface: they never change.
-mod tcp_info {
-    pub(super) const TOTAL_RETRANS: usize = 100;
-    pub(super) const BYTES_ACKED: usize = 120;
-    pub(super) const BYTES_RECEIVED: usize = 128;
-    pub(super) const MIN_RTT: usize = 148;
-    pub(super) const BUSY_TIME: usize = 168;
-    pub(super) const RWND_LIMITED: usize = 176;
-    pub(super) const SNDBUF_LIMITED: usize = 184;
-    pub(super) const BYTES_SENT: usize = 200;
-    pub(super) const BYTES_RETRANS: usize = 208;
-    pub(super) const END: usize = 216;
-}
-const NETLINK_HEADER: usize = size_of::<libc::nlmsghdr>();
+/// Bytes that may wait to be read.
+const BUFFER: usize = 64 << 20;
 
 /// What one end of a connection had counted when it was destroyed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -78,7 +64,7 @@ impl SocketTotals {
 /// Listens for the end of TCP sockets in this network namespace. Needs root.
 #[derive(Debug)]
 pub struct SocketWatch {
-    socket: OwnedFd,
+    socket: Socket,
     pending: VecDeque<SocketTotals>,
 }
 
@@ -88,48 +74,13 @@ impl SocketWatch {
     /// # Errors
     /// When the kernel refuses: it needs `CAP_NET_ADMIN`.
     pub fn start() -> Result<Self> {
-        // SAFETY: plain system call; the result is checked before it is used.
-        let fd = unsafe {
-            libc::socket(
-                libc::AF_NETLINK,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
-                NETLINK_SOCK_DIAG,
-            )
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error()).context("socket diagnosis");
-        }
-        // SAFETY: the descriptor is open and nobody else owns it.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        let size: libc::c_int = 64 << 20;
-        // SAFETY: pointer and length describe `size`.
-        let result = unsafe {
-            libc::setsockopt(
-                fd,
-                libc::SOL_SOCKET,
-                libc::SO_RCVBUFFORCE,
-                (&raw const size).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
-        if result != 0 {
-            return Err(io::Error::last_os_error()).context("receive buffer (needs root)");
-        }
-        // SAFETY: all-zero is a valid sockaddr_nl.
-        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
-        address.nl_groups = DESTROY_GROUPS;
-        // SAFETY: pointer and length describe `address`.
-        let result = unsafe {
-            libc::bind(
-                fd,
-                (&raw const address).cast(),
-                size_of::<libc::sockaddr_nl>() as libc::socklen_t,
-            )
-        };
-        if result != 0 {
-            return Err(io::Error::last_os_error()).context("destroy groups (needs root)");
-        }
+        let mut socket = Socket::new(NETLINK_SOCK_DIAG).context("socket diagnosis")?;
+        socket.set_non_blocking(true)?;
+        // Beyond the limit for everybody.
+        set_socket_recv_buffer_size_force(&socket, BUFFER)
+            .context("receive buffer (needs root)")?;
+        let groups = NetlinkAddr::new(0, DESTROY_GROUPS);
+        socket.bind(&groups).context("destroy groups (needs root)")?;
         Ok(Self { socket, pending: VecDeque::new() })
     }
 
@@ -138,21 +89,15 @@ impl SocketWatch {
     /// # Errors
     /// When messages were lost (the caller cannot trust the set then) or are not understood.
     pub fn take(&mut self) -> Result<Vec<SocketTotals>> {
-        let mut buffer = vec![0_u8; 64 << 10];
         loop {
-            // SAFETY: the pointer and the length describe `buffer`.
-            let length = unsafe {
-                libc::recv(self.socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0)
-            };
-            let Ok(length) = usize::try_from(length) else {
-                let error = io::Error::last_os_error();
-                match error.kind() {
-                    io::ErrorKind::WouldBlock => return Ok(self.pending.drain(..).collect()),
-                    io::ErrorKind::Interrupted => continue,
-                    _ => return Err(error).context("socket totals were lost"),
+            match self.socket.recv_from_full() {
+                Ok((messages, _)) => self.pending.extend(parse(&messages)?),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(self.pending.drain(..).collect());
                 }
-            };
-            self.pending.extend(parse(&buffer[..length])?);
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("socket totals were lost"),
+            }
         }
     }
 
@@ -183,90 +128,40 @@ impl SocketWatch {
 
 fn parse(mut messages: &[u8]) -> Result<Vec<SocketTotals>> {
     let mut all = Vec::new();
-    while messages.len() >= NETLINK_HEADER {
-        let length = u32_at(messages, 0) as usize;
-        if length < NETLINK_HEADER || length > messages.len() {
-            bail!("a netlink message of {length} bytes");
+    while !messages.is_empty() {
+        let message = NetlinkBuffer::new_checked(messages)?;
+        if message.message_type() == SOCK_DIAG_BY_FAMILY {
+            all.extend(parse_socket(message.payload())?);
         }
-        if u16_at(messages, 4) == SOCK_DIAG_BY_FAMILY {
-            all.extend(parse_socket(&messages[NETLINK_HEADER..length]));
-        }
-        messages = &messages[align(length).min(messages.len())..];
+        let length = (message.length() as usize).next_multiple_of(4);
+        messages = messages.get(length..).unwrap_or_default();
     }
     Ok(all)
 }
 
 /// `None` for a socket without a peer: never connected, or reset by its own end.
-fn parse_socket(message: &[u8]) -> Option<SocketTotals> {
-    if message.len() < DIAG_MESSAGE {
-        return None;
-    }
-    let family = i32::from(message[0]);
-    let address = |port: usize, ip: usize| {
-        let port = u16::from_be_bytes([message[port], message[port + 1]]);
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(&message[ip..ip + 16]);
-        let ip = if family == libc::AF_INET {
-            IpAddr::V4(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]))
-        } else {
-            // An IPv6 socket of an IPv4 connection.
-            Ipv6Addr::from(bytes).to_canonical()
-        };
-        SocketAddr::new(ip, port)
-    };
-    let (local, peer) = (address(4, 8), address(6, 24));
-    if peer.port() == 0 {
-        return None;
-    }
-    let info = attribute(&message[DIAG_MESSAGE..], INET_DIAG_INFO)?;
-    if info.len() < tcp_info::END {
-        return None;
-    }
-    Some(SocketTotals {
-        local,
-        peer,
-        bytes_acked: u64_at(info, tcp_info::BYTES_ACKED),
-        bytes_received: u64_at(info, tcp_info::BYTES_RECEIVED),
-        bytes_sent: u64_at(info, tcp_info::BYTES_SENT),
-        bytes_retrans: u64_at(info, tcp_info::BYTES_RETRANS),
-        segments_retransmitted: u32_at(info, tcp_info::TOTAL_RETRANS),
-        min_rtt_us: u32_at(info, tcp_info::MIN_RTT),
-        busy_us: u64_at(info, tcp_info::BUSY_TIME),
-        rwnd_limited_us: u64_at(info, tcp_info::RWND_LIMITED),
-        sndbuf_limited_us: u64_at(info, tcp_info::SNDBUF_LIMITED),
-    })
-}
-
-fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    while attributes.len() >= 4 {
-        let length = usize::from(u16_at(attributes, 0));
-        if length < 4 || length > attributes.len() {
-            return None;
-        }
-        if u16_at(attributes, 2) == wanted {
-            return Some(&attributes[4..length]);
-        }
-        attributes = &attributes[align(length).min(attributes.len())..];
-    }
-    None
-}
-
-fn align(length: usize) -> usize {
-    length.next_multiple_of(4)
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_ne_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut value = [0; 8];
-    value.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_ne_bytes(value)
+fn parse_socket(message: &[u8]) -> Result<Option<SocketTotals>> {
+    let InetResponse { header, nlas } = InetResponse::parse(message)?;
+    let info = nlas.iter().find_map(|attribute| match attribute {
+        Nla::TcpInfo(info) => Some(info),
+        _ => None,
+    });
+    let id = header.socket_id;
+    let Some(info) = info.filter(|_| id.destination_port != 0) else { return Ok(None) };
+    Ok(Some(SocketTotals {
+        // An IPv6 socket of an IPv4 connection has mapped addresses.
+        local: SocketAddr::new(id.source_address.to_canonical(), id.source_port),
+        peer: SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
+        bytes_acked: info.bytes_acked,
+        bytes_received: info.bytes_received,
+        bytes_sent: info.bytes_sent,
+        bytes_retrans: info.bytes_retrans,
+        segments_retransmitted: info.total_retrans,
+        min_rtt_us: info.min_rtt,
+        busy_us: info.busy_time,
+        rwnd_limited_us: info.rwnd_limited,
+        sndbuf_limited_us: info.sndbuf_limited,
+    }))
 }
 
 #[cfg(test)]
@@ -309,6 +204,6 @@ mod tests {
     fn garbage_is_refused() {
         assert!(parse(&[3, 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).is_err());
         assert!(parse(&[]).unwrap().is_empty());
-        assert!(parse_socket(&[2; DIAG_MESSAGE - 1]).is_none());
+        assert!(parse_socket(&[2; 71]).is_err());
     }
 }

@@ -234,7 +234,7 @@ impl Work {
             return Some(Vec::new());
         }
         match sockets::read() {
-            Ok(found) => Some(found.all),
+            Ok(found) => Some(found),
             Err(error) => {
                 if !self.sockets_failed {
                     log::warn!(

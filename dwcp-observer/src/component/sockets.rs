@@ -1,23 +1,21 @@
 //! TCP sockets of the observer's network namespace, by `NETLINK_SOCK_DIAG` (`include/uapi/linux/inet_diag.h`, `tcp.h`): what
 //! `ss -ti` shows.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-};
+use std::{io, net::SocketAddr};
 
-use netlink_packet_core::{NLM_F_DUMP, NlasIterator};
+use netlink_packet_core::{Emitable as _, NLM_F_DUMP, Parseable as _};
+use netlink_packet_sock_diag::{
+    AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY, TCP_LISTEN,
+    inet::{
+        ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
+        nlas::{Nla, TcpInfo},
+    },
+};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 use crate::netlink::Dialogue;
 
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const INET_DIAG_INFO: u16 = 2;
-const TCP_ESTABLISHED: u8 = 1;
-const TCP_LISTEN: u8 = 10;
-/// Length of `struct inet_diag_msg`.
-const MESSAGE: usize = 72;
-/// Sockets that one look takes; more are cut, and said to be.
+/// Sockets that one look takes; more are left out.
 const MAX_SOCKETS: usize = 65_536;
 
 /// One socket.
@@ -64,85 +62,63 @@ impl TcpSocket {
     }
 }
 
-/// All sockets at one moment.
-#[derive(Clone, Debug, Default)]
-pub struct Sockets {
-    /// Listening and established ones.
-    pub all: Vec<TcpSocket>,
-    /// There were more.
-    pub cut: bool,
+impl From<&TcpInfo> for Counters {
+    fn from(info: &TcpInfo) -> Self {
+        Self {
+            sent: info.bytes_acked,
+            received: info.bytes_received,
+            retransmitted: u64::from(info.total_retrans),
+            unacknowledged: info.unacked,
+            last_received_ms: info.last_data_recv,
+            last_acknowledged_ms: info.last_ack_recv,
+        }
+    }
 }
 
 /// Listening and established TCP sockets, IPv4 and IPv6.
 ///
 /// # Errors
 /// What the kernel says: no `CONFIG_INET_DIAG`, or not allowed.
-pub fn read() -> io::Result<Sockets> {
+pub fn read() -> io::Result<Vec<TcpSocket>> {
     let mut kernel = Dialogue::open(NETLINK_SOCK_DIAG)?;
-    let mut found = Sockets::default();
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 1 << (INET_DIAG_INFO - 1), 0];
-        request.extend((1_u32 << TCP_ESTABLISHED | 1 << TCP_LISTEN).to_ne_bytes());
-        // struct inet_diag_sockid: any.
-        request.resize(56, 0);
-        kernel.ask(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &request, |payload| {
-            if found.all.len() >= MAX_SOCKETS {
-                found.cut = true;
-            } else {
-                found.all.extend(parse(payload));
+    let mut found = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        let request = InetRequest {
+            family,
+            protocol: IPPROTO_TCP,
+            extensions: ExtensionFlags::INFO,
+            states: StateFlags::ESTABLISHED | StateFlags::LISTEN,
+            // Any.
+            socket_id: SocketId::new_v4(),
+        };
+        let mut message = vec![0; request.buffer_len()];
+        request.emit(&mut message);
+        kernel.ask(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &message, |answer| {
+            if found.len() < MAX_SOCKETS {
+                found.extend(parse(answer));
             }
         })?;
     }
     Ok(found)
 }
 
-/// `struct inet_diag_msg` and its attributes; `None` where it is damaged.
-fn parse(payload: &[u8]) -> Option<TcpSocket> {
-    let (family, state) = (*payload.first()?, *payload.get(1)?);
-    let big = |at: usize| payload.get(at..at + 2)?.first_chunk().map(|it| u16::from_be_bytes(*it));
-    let counters = if state == TCP_LISTEN {
-        None
-    } else {
-        let attributes = payload.get(MESSAGE..)?;
-        let info = NlasIterator::new(attributes)
-            .map_while(Result::ok)
-            .find(|attribute| attribute.kind() == INET_DIAG_INFO)?;
-        Some(tcp_info(info.value())?)
-    };
+/// One socket of an answer; `None` where that is damaged.
+fn parse(answer: &[u8]) -> Option<TcpSocket> {
+    let InetResponse { header, nlas } = InetResponse::parse(answer).ok()?;
+    let info = nlas.iter().find_map(|attribute| match attribute {
+        Nla::TcpInfo(info) => Some(info.into()),
+        _ => None,
+    });
+    let id = header.socket_id;
     Some(TcpSocket {
-        local: SocketAddr::new(address(family, payload.get(8..24)?)?, big(4)?),
-        peer: SocketAddr::new(address(family, payload.get(24..40)?)?, big(6)?),
-        cookie: u64::from(word(payload, 44)?) | u64::from(word(payload, 48)?) << 32,
-        inode: u64::from(word(payload, 68)?),
-        receive_queue: word(payload, 56)?,
-        send_queue: word(payload, 60)?,
-        counters,
+        local: SocketAddr::new(id.source_address.to_canonical(), id.source_port),
+        peer: SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
+        cookie: u64::from_ne_bytes(id.cookie),
+        inode: u64::from(header.inode),
+        receive_queue: header.recv_queue,
+        send_queue: header.send_queue,
+        counters: if header.state == TCP_LISTEN { None } else { Some(info?) },
     })
-}
-
-/// `struct tcp_info`, as far as it is needed.
-fn tcp_info(info: &[u8]) -> Option<Counters> {
-    let long = |at: usize| info.get(at..at + 8)?.first_chunk().map(|it| u64::from_ne_bytes(*it));
-    Some(Counters {
-        sent: long(120)?,
-        received: long(128)?,
-        retransmitted: u64::from(word(info, 100)?),
-        unacknowledged: word(info, 24)?,
-        last_received_ms: word(info, 52)?,
-        last_acknowledged_ms: word(info, 56)?,
-    })
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.first_chunk().map(|it| u32::from_ne_bytes(*it))
-}
-
-fn address(family: u8, bytes: &[u8]) -> Option<IpAddr> {
-    if i32::from(family) == libc::AF_INET {
-        return bytes.first_chunk::<4>().map(|it| Ipv4Addr::from(*it).into());
-    }
-    let address: &[u8; 16] = bytes.first_chunk()?;
-    Some(Ipv6Addr::from(*address).to_canonical())
 }
 
 #[cfg(test)]
@@ -153,12 +129,13 @@ mod tests {
         os::fd::AsRawFd as _,
     };
 
+    use netlink_packet_sock_diag::TCP_ESTABLISHED;
+
     use super::*;
     use crate::component::processes::socket_inodes;
 
     fn find(local: SocketAddr, peer: Option<SocketAddr>) -> TcpSocket {
-        let sockets = read().unwrap();
-        let found = sockets.all.into_iter().find(|socket| {
+        let found = read().unwrap().into_iter().find(|socket| {
             socket.local == local && peer.map_or(socket.listens(), |peer| socket.peer == peer)
         });
         found.unwrap()
@@ -205,11 +182,10 @@ mod tests {
 
     #[test]
     fn damaged_messages_are_left_out() {
-        let mut whole = vec![0; MESSAGE];
-        whole[0] = libc::AF_INET as u8;
-        whole[1] = TCP_LISTEN;
+        let mut whole = vec![0; 72];
+        (whole[0], whole[1]) = (AF_INET, TCP_LISTEN);
         assert!(parse(&whole).is_some());
-        for length in 0..MESSAGE {
+        for length in 0..whole.len() {
             assert_eq!(parse(&whole[..length]), None, "{length}");
         }
         whole[1] = TCP_ESTABLISHED;
