@@ -2,6 +2,7 @@
 
 pub mod anomaly;
 pub mod cli;
+pub mod client;
 pub mod component;
 pub mod config;
 pub mod cycle;

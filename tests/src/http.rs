@@ -1,11 +1,11 @@
-//! A tiny HTTP/1.1 client for the observer's interface, without a dependency on what it tests.
+//! `GET` from the observer's interface, by another client than its own.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
+use ureq::Agent;
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// More than any answer of the observer; keeps a broken server from filling memory.
@@ -45,106 +45,69 @@ impl Response {
 /// # Errors
 /// When nobody answers within 10 s, or the answer is not HTTP.
 pub fn get(address: SocketAddr, path: &str) -> Result<Response> {
-    let mut stream = TcpStream::connect_timeout(&address, LIMIT)
-        .with_context(|| format!("no connection to {address}"))?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.set_write_timeout(Some(LIMIT))?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    read_response(&mut BufReader::new(stream))
-        .with_context(|| format!("answer of {address} to GET {path}"))
-}
-
-fn read_response(reader: &mut impl BufRead) -> Result<Response> {
-    let first = read_line(reader)?;
-    let status = first
-        .strip_prefix("HTTP/1.")
-        .and_then(|rest| rest.split(' ').nth(1))
-        .and_then(|code| code.parse().ok())
-        .with_context(|| format!("not a status line: {first:?}"))?;
-    let (mut length, mut chunked, mut content_type) = (None, false, String::new());
-    loop {
-        let line = read_line(reader)?;
-        if line.is_empty() {
-            break;
-        }
-        let (name, value) = line.split_once(':').with_context(|| format!("header {line:?}"))?;
-        let value = value.trim();
-        match name.to_ascii_lowercase().as_str() {
-            "content-length" => length = Some(value.parse().context("content-length")?),
-            "transfer-encoding" => chunked = value.eq_ignore_ascii_case("chunked"),
-            "content-type" => value.clone_into(&mut content_type),
-            _ => {}
-        }
-    }
-    let mut body = Vec::new();
-    if chunked {
-        loop {
-            let line = read_line(reader)?;
-            let size = line.split(';').next().unwrap_or_default().trim();
-            let size = u64::from_str_radix(size, 16).with_context(|| format!("chunk {line:?}"))?;
-            if size == 0 {
-                break;
-            }
-            read_exactly(reader, size, &mut body)?;
-            read_line(reader)?;
-        }
-    } else if let Some(length) = length {
-        read_exactly(reader, length, &mut body)?;
-    } else {
-        reader.take(MAX_BODY).read_to_end(&mut body)?;
-    }
-    Ok(Response { status, content_type, body })
-}
-
-fn read_exactly(reader: &mut impl BufRead, size: u64, body: &mut Vec<u8>) -> Result<()> {
-    if body.len() as u64 + size > MAX_BODY {
-        bail!("a body of more than {MAX_BODY} bytes");
-    }
-    let read = reader.take(size).read_to_end(body)?;
-    if read as u64 != size {
-        bail!("the body ends after {read} of {size} bytes");
-    }
-    Ok(())
-}
-
-fn read_line(reader: &mut impl BufRead) -> Result<String> {
-    let mut line = Vec::new();
-    reader.take(64 << 10).read_until(b'\n', &mut line)?;
-    if line.pop() != Some(b'\n') {
-        bail!("the answer ends within its headers");
-    }
-    if line.last() == Some(&b'\r') {
-        line.pop();
-    }
-    String::from_utf8(line).context("a header is not UTF-8")
+    let agent = Agent::new_with_config(
+        Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(None)
+            .timeout_connect(Some(LIMIT))
+            .timeout_per_read(Some(LIMIT))
+            .timeout_per_write(Some(LIMIT))
+            .build(),
+    );
+    let mut answer = agent
+        .get(format!("http://{address}{path}"))
+        .header("connection", "close")
+        .call()
+        .with_context(|| format!("answer of {address} to GET {path}"))?;
+    let content_type = answer.headers().get("content-type").and_then(|it| it.to_str().ok());
+    Ok(Response {
+        status: answer.status().as_u16(),
+        content_type: content_type.unwrap_or_default().to_owned(),
+        body: answer
+            .body_mut()
+            .with_config()
+            .limit(MAX_BODY)
+            .read_to_vec()
+            .with_context(|| format!("body of {address} to GET {path}"))?,
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
     use super::*;
 
-    fn read(text: &str) -> Result<Response> {
-        read_response(&mut text.as_bytes())
+    /// The answer to one request of a server that says this, whatever it is asked.
+    fn read(text: &'static str) -> Result<Response> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let _ = client.read(&mut [0; 4096]);
+            let _ = client.write_all(text.as_bytes());
+        });
+        let response = get(address, "/");
+        server.join().unwrap();
+        response
     }
 
     #[test]
-    fn a_body_of_known_length() {
+    fn any_status_and_any_way_to_end_a_body_is_an_answer() {
         let text = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
-                    content-length: 7\r\n\r\n{\"a\":1}more";
+                    content-length: 7\r\n\r\n{\"a\":1}";
         let response = read(text).unwrap();
-        assert_eq!(response.status, 503);
-        assert_eq!(response.content_type, "application/json");
+        assert_eq!((response.status, &*response.content_type), (503, "application/json"));
         assert_eq!(response.json().unwrap()["a"], 1);
-    }
-
-    #[test]
-    fn a_chunked_body_and_one_until_close() {
         let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
                        3\r\nabc\r\nA;x=y\r\n0123456789\r\n0\r\n\r\n";
         assert_eq!(read(chunked).unwrap().text().unwrap(), "abc0123456789");
         let open = "HTTP/1.0 200 OK\r\n\r\nabc";
         assert_eq!(read(open).unwrap().text().unwrap(), "abc");
+        let moved = "HTTP/1.1 302 Found\r\nLocation: /x\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(read(moved).unwrap().status, 302);
     }
 
     #[test]

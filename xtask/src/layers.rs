@@ -20,7 +20,7 @@ use crate::shell::workspace;
 /// The floors, the lowest first. Rooms of one floor may import from each other, but not in a circle.
 const FLOORS: &[(&str, &[&str])] = &[
     ("settings and shared values", &["config", "model"]),
-    ("what every program rests on", &["kernel", "netlink"]),
+    ("what every program rests on", &["client", "kernel", "netlink"]),
     (
         "one measured thing each; loads, attaches, reads",
         &["freeze", "netdev", "phase", "process", "rdma", "sched", "tcp", "keeper"],

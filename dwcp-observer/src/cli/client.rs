@@ -1,46 +1,33 @@
 //! Asks a running observer over HTTP.
 
-use std::{
-    io::{self, ErrorKind, Read, Write},
-    net::{TcpStream, ToSocketAddrs as _},
-    time::Duration,
+use std::{io, time::Duration};
+
+use hyper::StatusCode;
+use serde_json::Value;
+use tokio::runtime::Builder;
+
+use crate::{
+    client::{self, FetchError},
+    config::Endpoint,
 };
 
-use serde_json::Value;
-
-/// Limit of each single read, write and connect.
+/// Limit of each step: connecting, the head of the answer, each piece of its body.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// A larger answer is none of the observer's.
-const MAX_ANSWER_BYTES: u64 = 256 << 20;
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
 /// `http://HOST:PORT`, nothing more.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Url {
-    /// `HOST:PORT`.
-    pub(super) authority: String,
-}
+pub struct Url(pub(super) Endpoint);
 
 impl Url {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let Some(rest) = text.strip_prefix("http://") else {
+        if !text.starts_with("http://") {
             return Err("must begin with http:// (the observer speaks no https)".to_owned());
-        };
-        let authority = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, port),
-            _ => (authority, "80"),
-        };
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-        let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        let host_is_good = match bracketed {
-            Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
-            None => !host.is_empty() && host.chars().all(plain),
-        };
-        match port.parse::<u16>() {
-            Ok(port) if host_is_good && port > 0 => {
-                Ok(Self { authority: format!("{host}:{port}") })
-            }
-            _ => Err("must be http://HOST:PORT, for instance http://127.0.0.1:8080".to_owned()),
         }
+        Endpoint::parse(text).filter(|endpoint| endpoint.path == "/").map(Self).ok_or_else(|| {
+            "must be http://HOST:PORT, for instance http://127.0.0.1:8080".to_owned()
+        })
     }
 }
 
@@ -53,11 +40,13 @@ pub(super) enum ClientError {
     )]
     NotRunning { authority: String, source: io::Error },
     #[error("the answer of http://{authority} broke off: {source}")]
-    BrokeOff { authority: String, source: io::Error },
+    BrokeOff { authority: String, source: FetchError },
     #[error("http://{authority} is no dwcp-observer: {what}; name the right port with --url")]
     Foreign { authority: String, what: String },
     #[error("{0}")]
     Refused(String),
+    #[error("cannot ask: {0}")]
+    Runtime(#[from] io::Error),
 }
 
 pub(super) struct Body {
@@ -65,69 +54,47 @@ pub(super) struct Body {
     pub(super) value: Value,
 }
 
-/// A `GET` on a connection of its own. HTTP/1.0, so that the body ends with the connection.
+/// A `GET` on a connection of its own.
 pub(super) fn get(url: &Url, path: &str) -> Result<Body, ClientError> {
-    let authority = url.authority.clone();
-    let mut stream = connect(&authority)
-        .map_err(|source| ClientError::NotRunning { authority: authority.clone(), source })?;
-    let answer = exchange(&mut stream, &authority, path)
-        .map_err(|source| ClientError::BrokeOff { authority: authority.clone(), source })?;
-    let (status, body) = parse(&answer)
-        .map_err(|what| ClientError::Foreign { authority: authority.clone(), what })?;
-    let value: Option<Value> = serde_json::from_str(body).ok();
+    let authority = url.0.host.clone();
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let answer = runtime.block_on(fetch(&url.0.with_path(path)));
+    let (status, text) = answer.map_err(|error| explain(authority.clone(), error))?;
+    let value: Option<Value> = serde_json::from_str(&text).ok();
     match (status, value) {
-        (200, Some(value)) => Ok(Body { text: body.to_owned(), value }),
-        (200, None) => Err(ClientError::Foreign { authority, what: format!("{path} is not JSON") }),
+        (StatusCode::OK, Some(value)) => Ok(Body { text, value }),
+        (StatusCode::OK, None) => {
+            Err(ClientError::Foreign { authority, what: format!("{path} is not JSON") })
+        }
         (_, Some(value)) if value.get("error").is_some_and(Value::is_string) => {
             let text = value.get("error").and_then(Value::as_str).unwrap_or_default();
             Err(ClientError::Refused(text.to_owned()))
         }
-        _ => Err(ClientError::Foreign { authority, what: format!("{path} gives status {status}") }),
-    }
-}
-
-fn connect(authority: &str) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
-    for address in authority.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, TIMEOUT) {
-            Ok(stream) => {
-                stream.set_read_timeout(Some(TIMEOUT))?;
-                stream.set_write_timeout(Some(TIMEOUT))?;
-                return Ok(stream);
-            }
-            Err(failure) => last = failure,
+        _ => {
+            let what = format!("{path} gives status {}", status.as_u16());
+            Err(ClientError::Foreign { authority, what })
         }
     }
-    Err(last)
 }
 
-fn exchange(stream: &mut TcpStream, authority: &str, path: &str) -> io::Result<Vec<u8>> {
-    let request =
-        format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\nAccept: application/json\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer)?;
-    Ok(answer)
+async fn fetch(endpoint: &Endpoint) -> Result<(StatusCode, String), FetchError> {
+    let answer = client::get(endpoint, "application/json", TIMEOUT).await?;
+    Ok((answer.status(), answer.text(MAX_ANSWER_BYTES).await?))
 }
 
-/// Status and body.
-pub(super) fn parse(answer: &[u8]) -> Result<(u16, &str), String> {
-    let answer = std::str::from_utf8(answer).map_err(|_| "the answer is not text".to_owned())?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or("the answer is not HTTP")?;
-    let mut lines = head.lines();
-    let status = lines
-        .next()
-        .and_then(|line| line.strip_prefix("HTTP/1."))
-        .and_then(|rest| rest.split(' ').nth(1))
-        .and_then(|code| code.parse().ok())
-        .ok_or("the answer is not HTTP")?;
-    let length = lines.filter_map(|line| line.split_once(':')).find_map(|(name, value)| {
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>())
-    });
-    match length {
-        Some(Ok(length)) if length != body.len() => {
-            Err(format!("the answer has {} of {length} bytes", body.len()))
+/// What an answer that did not come, or is none, says of who listens there.
+fn explain(authority: String, error: FetchError) -> ClientError {
+    match error {
+        FetchError::Connect(_, source) => ClientError::NotRunning { authority, source },
+        FetchError::Http(_, error) if is_no_http(&*error) => {
+            ClientError::Foreign { authority, what: format!("the answer is not HTTP ({error})") }
         }
-        _ => Ok((status, body)),
+        source => ClientError::BrokeOff { authority, source },
     }
+}
+
+fn is_no_http(error: &(dyn std::error::Error + 'static)) -> bool {
+    error
+        .downcast_ref::<hyper::Error>()
+        .is_some_and(|error| error.is_parse() || error.is_incomplete_message())
 }

@@ -91,10 +91,9 @@ fn other_servers_are_told_apart() {
     for (answer, part) in [
         (b"SSH-2.0-OpenSSH_9.2\r\n".as_slice(), "not HTTP"),
         (b"", "not HTTP"),
-        (b"\xff\xfe\r\n\r\n", "not text"),
+        (b"\xff\xfe\r\n\r\n", "not HTTP"),
         (b"HTTP/1.1 200 OK\r\n\r\n<html>", "not JSON"),
         (b"HTTP/1.1 404 Not Found\r\n\r\nno", "status 404"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", "2 of 9 bytes"),
     ] {
         let (address, thread) = saying(answer);
         let failure = ask(address, &[]).unwrap_err();
@@ -105,8 +104,24 @@ fn other_servers_are_told_apart() {
 }
 
 #[test]
+fn an_answer_that_is_cut_or_no_text_is_none() {
+    for answer in [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}".as_slice(),
+        b"HTTP/1.1 200 OK\r\n\r\n\xff\xfe",
+    ] {
+        let (address, thread) = saying(answer);
+        let failure = ask(address, &[]).unwrap_err();
+        assert!(
+            failure.contains("broke off") && failure.contains(&address.to_string()),
+            "{failure}"
+        );
+        thread.join().unwrap();
+    }
+}
+
+#[test]
 fn urls() {
-    let authority = |text: &str| Url::parse(text).map(|url| url.authority);
+    let authority = |text: &str| Url::parse(text).map(|url| url.0.address);
     assert_eq!(authority("http://127.0.0.1:8080").unwrap(), "127.0.0.1:8080");
     assert_eq!(authority("http://node-7.example:9000/").unwrap(), "node-7.example:9000");
     assert_eq!(authority("http://node7").unwrap(), "node7:80");

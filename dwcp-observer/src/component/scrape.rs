@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::config::Endpoint;
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
-use hyper::{Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use hyper::StatusCode;
+use tokio::time::timeout;
+
+use crate::{
+    client::{FetchError, get},
+    config::Endpoint,
+};
 
 /// All of a scrape takes at most this long: less than the second in which the next one comes.
 pub const DEADLINE: Duration = Duration::from_millis(800);
@@ -17,21 +18,12 @@ pub const MAX_BYTES: usize = 4 << 20;
 /// Why a scrape failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ScrapeError {
-    /// Nobody listens there, or the connection broke.
-    #[error("cannot connect to {0}: {1}")]
-    Connect(String, std::io::Error),
-    /// The deadline passed.
-    #[error("no answer from {0} within {1:?}")]
-    Timeout(String, Duration),
+    /// No answer, or not all of one.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     /// Another status than 200.
     #[error("{0} answered {1}")]
     Status(String, StatusCode),
-    /// The answer is too long.
-    #[error("the answer of {0} is longer than {MAX_BYTES} bytes")]
-    TooLong(String),
-    /// No HTTP, or it broke off.
-    #[error("{0}: {1}")]
-    Http(String, String),
     /// No exposition.
     #[error("{0} serves no exposition: {1}")]
     Malformed(String, super::exposition::Malformed),
@@ -46,11 +38,11 @@ impl ScrapeError {
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Connect(..) => "connect",
-            Self::Timeout(..) => "timeout",
+            Self::Fetch(FetchError::Connect(..)) => "connect",
+            Self::Fetch(FetchError::Timeout(..)) => "timeout",
+            Self::Fetch(FetchError::TooLong(..)) => "too_long",
+            Self::Fetch(FetchError::Http(..)) => "http",
             Self::Status(..) => "status",
-            Self::TooLong(_) => "too_long",
-            Self::Http(..) => "http",
             Self::Malformed(..) => "malformed",
         }
     }
@@ -64,50 +56,19 @@ pub async fn scrape(
     endpoint: &Endpoint,
     deadline: Duration,
 ) -> Result<super::exposition::Scraped, ScrapeError> {
-    let name = || endpoint.to_string();
-    let body = timeout(deadline, fetch(endpoint))
+    let text = timeout(deadline, fetch(endpoint, deadline))
         .await
-        .map_err(|_| ScrapeError::Timeout(name(), deadline))??;
-    let text = std::str::from_utf8(&body)
-        .map_err(|_| ScrapeError::Http(name(), "no UTF-8 in the answer".to_owned()))?;
-    super::exposition::parse(text).map_err(|error| ScrapeError::Malformed(name(), error))
+        .map_err(|_| FetchError::Timeout(endpoint.to_string(), deadline))??;
+    super::exposition::parse(&text)
+        .map_err(|error| ScrapeError::Malformed(endpoint.to_string(), error))
 }
 
-async fn fetch(endpoint: &Endpoint) -> Result<Bytes, ScrapeError> {
-    let name = || endpoint.to_string();
-    let http = |error: &dyn std::error::Error| ScrapeError::Http(name(), error.to_string());
-    let socket = TcpStream::connect(&endpoint.address)
-        .await
-        .map_err(|error| ScrapeError::Connect(name(), error))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
-        .await
-        .map_err(|it| http(&it))?;
-    let driver = AbortOnDrop(tokio::spawn(connection));
-    let request = Request::get(endpoint.path.as_str())
-        .header(header::HOST, endpoint.host.as_str())
-        .header(header::ACCEPT, "text/plain;version=0.0.4")
-        .header(header::CONNECTION, "close")
-        .header(header::USER_AGENT, concat!("dwcp-observer/", env!("CARGO_PKG_VERSION")))
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| http(&error))?;
-    let response = sender.send_request(request).await.map_err(|error| http(&error))?;
-    if response.status() != StatusCode::OK {
-        return Err(ScrapeError::Status(name(), response.status()));
+async fn fetch(endpoint: &Endpoint, deadline: Duration) -> Result<String, ScrapeError> {
+    let answer = get(endpoint, "text/plain;version=0.0.4", deadline).await?;
+    if answer.status() != StatusCode::OK {
+        return Err(ScrapeError::Status(endpoint.to_string(), answer.status()));
     }
-    let body = Limited::new(response.into_body(), MAX_BYTES).collect().await.map_err(|error| {
-        if error.is::<LengthLimitError>() { ScrapeError::TooLong(name()) } else { http(&*error) }
-    })?;
-    drop(driver);
-    Ok(body.to_bytes())
-}
-
-/// The connection must not outlive the deadline.
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    Ok(answer.text(MAX_BYTES).await?)
 }
 
 #[cfg(test)]

@@ -146,9 +146,15 @@ fn endpoints_are_read() {
     assert_eq!(parse("http://[::1]:9092"), Some("http://[::1]:9092/".into()));
     assert_eq!(parse("http://hde.local/a?b=c"), Some("http://hde.local/a?b=c".into()));
     assert_eq!(Endpoint::parse("http://hde.local/").unwrap().address, "hde.local:80");
-    for wrong in
-        ["", "127.0.0.1:9092", "https://x/metrics", "http:///metrics", "http://a:b@c/", "x"]
-    {
+    for wrong in [
+        "",
+        "127.0.0.1:9092",
+        "https://x/metrics",
+        "http:///metrics",
+        "http://a:b@c/",
+        "x",
+        "http://x:99999",
+    ] {
         assert_eq!(parse(wrong), None, "{wrong}");
     }
 }
