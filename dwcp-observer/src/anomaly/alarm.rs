@@ -28,12 +28,6 @@ impl Alarm {
         Self { level, calm: calm.max(1), quiet: 0, active: false }
     }
 
-    /// Whether an event goes on.
-    #[must_use]
-    pub fn is_active(&self) -> bool {
-        self.active
-    }
-
     /// Takes in the surprise of a sample. Not a number: no change.
     pub fn observe(&mut self, surprise: f64) -> Option<Edge> {
         if !self.active {

@@ -86,7 +86,6 @@ mod tests {
             in_flight_bytes: 0,
             busy_seconds: 0.0,
             rwnd_limited_seconds: 0.0,
-            sndbuf_limited_seconds: 0.0,
             recovery_seconds: 0.0,
             loss_seconds: 0.0,
             retransmitted_segments: 1,
@@ -95,7 +94,6 @@ mod tests {
             segment_bytes: 1448,
             srtt_seconds: Some(srtt_seconds),
             min_rtt_seconds: None,
-            cwnd_bytes: 0,
             peer_window_bytes: 0,
         }
     }

@@ -254,7 +254,7 @@ impl System {
         match rung {
             Rung::TpBtf | Rung::RawTp => self.layout.has(&format!("btf_trace_{target}")),
             Rung::Fentry | Rung::Kprobe => self.layout.has_function(target),
-            Rung::Tracepoint | Rung::Iter => true,
+            Rung::Iter => true,
         }
     }
 

@@ -7,8 +7,6 @@ pub enum Rung {
     TpBtf,
     /// Raw tracepoint: probe reads, tags in a hash.
     RawTp,
-    /// Classic tracepoint.
-    Tracepoint,
     /// Function entry by BTF.
     Fentry,
     /// Function entry by breakpoint.
@@ -18,17 +16,12 @@ pub enum Rung {
 }
 
 impl Rung {
-    /// The ladder of a tracepoint hook, best first.
-    pub const LADDER: [Self; 5] =
-        [Self::TpBtf, Self::RawTp, Self::Tracepoint, Self::Fentry, Self::Kprobe];
-
     /// The name in metrics and in `check`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TpBtf => "tp_btf",
             Self::RawTp => "raw_tp",
-            Self::Tracepoint => "tracepoint",
             Self::Fentry => "fentry",
             Self::Kprobe => "kprobe",
             Self::Iter => "iter",

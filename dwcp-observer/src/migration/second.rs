@@ -114,7 +114,6 @@ fn difference(live: &Live, last: &TickTotals, now: &TickTotals) -> Second {
             threads: threads(end, last, now),
             throttled_seconds: probes_limiter(end)
                 .then(|| seconds(now.limited_ns, last.limited_ns)),
-            limit_bytes_per_second: None,
             registration_seconds: registration(end, last),
             quota_throttled_seconds: quota(end, last),
         }),
@@ -179,7 +178,6 @@ fn streams(end: &EndState, last: &TickTotals, length: f64) -> Vec<Stream> {
                 in_flight_bytes: now.queued.saturating_sub(now.delivered),
                 busy_seconds: busy[0],
                 rwnd_limited_seconds: busy[1],
-                sndbuf_limited_seconds: chrono(2),
                 recovery_seconds: in_state(0),
                 loss_seconds: in_state(1),
                 retransmitted_segments: u64::from(
@@ -190,7 +188,6 @@ fn streams(end: &EndState, last: &TickTotals, length: f64) -> Vec<Stream> {
                 segment_bytes: u64::from(reading.snapshot.mss),
                 srtt_seconds: reading.srtt_seconds(),
                 min_rtt_seconds: reading.min_rtt_seconds(),
-                cwnd_bytes: u64::from(reading.snapshot.snd_cwnd) * u64::from(reading.snapshot.mss),
                 peer_window_bytes: u64::from(reading.snapshot.snd_wnd),
             }
         })

@@ -129,8 +129,6 @@ pub struct FlowFacts {
     pub bytes_queued: u64,
     /// Payload bytes received by this end.
     pub bytes_received: u64,
-    /// Age since first sign, ns.
-    pub age_ns: u64,
     /// First sign of the connection, `CLOCK_BOOTTIME` ns.
     pub opened_boottime_ns: u64,
     /// A queue pair, no socket.

@@ -128,8 +128,6 @@ pub struct QpReading {
     pub generation: u32,
     /// Name of the device; `ibN` with its index when its name was never known.
     pub device: String,
-    /// Index of the device, as netlink has it.
-    pub device_index: u32,
     /// Name of the driver.
     pub driver: &'static str,
     /// Queue pair number.
@@ -232,11 +230,5 @@ impl QpReading {
     #[must_use]
     pub fn provider_posted(&self, operation: Operation) -> Option<Count> {
         self.provider_posted.map(|counts| counts[operation as usize])
-    }
-
-    /// The address of the other end, from wherever it is known.
-    #[must_use]
-    pub fn peer_ip(&self) -> Option<IpAddr> {
-        self.peer.map(|peer| peer.ip()).or(self.remote_address)
     }
 }

@@ -141,7 +141,6 @@ fn begin(key: Key, at_ns: u64) -> Connection {
         requested_ns: None,
         established_ns: None,
         ended_ns: None,
-        ended_here: false,
         destroyed_ns: None,
     }
 }
@@ -157,15 +156,15 @@ fn apply(connection: &mut Connection, kind: CmKind, step: &CmEvent) {
         }
         // The active side of a user-space queue pair is established when it says so itself.
         CmKind::SendReady => establish(connection, step.at_ns),
-        CmKind::SendReject => end(connection, ConnectionState::Rejected(0), step.at_ns, true),
+        CmKind::SendReject => end(connection, ConnectionState::Rejected(0), step.at_ns),
         CmKind::Disconnect | CmKind::SentDisconnect => {
-            end(connection, ConnectionState::Disconnected, step.at_ns, true);
+            end(connection, ConnectionState::Disconnected, step.at_ns);
         }
         CmKind::Destroy => {
             connection.destroyed_ns = Some(step.at_ns);
             // A program that just closes its identifier disconnects by it.
             if connection.state == ConnectionState::Established {
-                end(connection, ConnectionState::Disconnected, step.at_ns, true);
+                end(connection, ConnectionState::Disconnected, step.at_ns);
             }
         }
         CmKind::Event => match step.event {
@@ -174,23 +173,23 @@ fn apply(connection: &mut Connection, kind: CmKind, step: &CmEvent) {
                 connection.requested_ns.get_or_insert(step.at_ns);
             }
             event::CONNECT_RESPONSE if step.status != 0 => {
-                end(connection, ConnectionState::Failed(step.status), step.at_ns, false);
+                end(connection, ConnectionState::Failed(step.status), step.at_ns);
             }
             event::ESTABLISHED => establish(connection, step.at_ns),
             event::CONNECT_ERROR => {
-                end(connection, ConnectionState::Failed(step.status), step.at_ns, false);
+                end(connection, ConnectionState::Failed(step.status), step.at_ns);
             }
             event::UNREACHABLE => {
-                end(connection, ConnectionState::Unreachable(step.status), step.at_ns, false);
+                end(connection, ConnectionState::Unreachable(step.status), step.at_ns);
             }
             event::REJECTED => {
-                end(connection, ConnectionState::Rejected(step.status), step.at_ns, false);
+                end(connection, ConnectionState::Rejected(step.status), step.at_ns);
             }
             event::DISCONNECTED => {
-                end(connection, ConnectionState::Disconnected, step.at_ns, false);
+                end(connection, ConnectionState::Disconnected, step.at_ns);
             }
             event::DEVICE_REMOVAL => {
-                end(connection, ConnectionState::DeviceRemoved, step.at_ns, false);
+                end(connection, ConnectionState::DeviceRemoved, step.at_ns);
             }
             _ => {}
         },
@@ -206,7 +205,7 @@ fn establish(connection: &mut Connection, at_ns: u64) {
 }
 
 /// The first end counts: a disconnection is seen two or three times.
-fn end(connection: &mut Connection, state: ConnectionState, at_ns: u64, here: bool) {
+fn end(connection: &mut Connection, state: ConnectionState, at_ns: u64) {
     if matches!(connection.state, ConnectionState::Connecting | ConnectionState::Established) {
         // One that was listed, and whose beginning no event told, was there all the same.
         if connection.state == ConnectionState::Established {
@@ -214,7 +213,6 @@ fn end(connection: &mut Connection, state: ConnectionState, at_ns: u64, here: bo
         }
         connection.state = state;
         connection.ended_ns = Some(at_ns);
-        connection.ended_here = here;
     }
 }
 
@@ -316,7 +314,6 @@ mod tests {
         assert_eq!((source.established_ns, destination.established_ns), (Some(30), Some(35)));
         assert_eq!(source.connect_seconds(), Some(20e-9));
         assert_eq!(destination.connect_seconds(), Some(23e-9));
-        assert!(source.ended_here && !destination.ended_here);
         assert_eq!((source.ended_ns, destination.ended_ns), (Some(90), Some(95)));
         assert_eq!(source.tgid, Some(40_100));
         assert_eq!(destination.state, ConnectionState::Disconnected);

@@ -47,11 +47,10 @@ pub(super) fn connections(qps: &mut [QpReading], connections: &[Connection], joi
     }
 }
 
-/// What a process has registered. `pinned_now` is `None` when the process is gone or ending.
+/// What a process has registered.
 pub(super) fn memory(
     key: ProcessKey,
     memory: &Memory,
-    pinned_now: Option<u64>,
     pinned_peak: u64,
     ended: bool,
 ) -> MemoryReading {
@@ -67,7 +66,6 @@ pub(super) fn memory(
         bytes_registered: memory.bytes,
         bytes_registered_now: memory.bytes_now,
         bytes_registered_peak: memory.bytes_peak,
-        bytes_pinned_now: pinned_now,
         bytes_pinned_peak: pinned_peak,
         completion_events: memory.completion_events,
         ended,
@@ -93,7 +91,6 @@ mod tests {
             requested_ns: Some(first_ns),
             established_ns: Some(first_ns + 1_000_000),
             ended_ns: None,
-            ended_here: false,
             destroyed_ns: None,
         }
     }

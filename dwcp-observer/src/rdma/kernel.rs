@@ -322,7 +322,6 @@ pub(super) fn read(
         slot,
         generation: qp.generation,
         device: (context.device)(qp.device).unwrap_or_else(|| format!("ib{}", qp.device)),
-        device_index: qp.device,
         driver: verbs::driver_name(qp.driver),
         qpn: qp.qpn,
         remote_qpn: (qp.remote_qpn != 0).then_some(qp.remote_qpn),

@@ -76,7 +76,6 @@ pub(crate) mod tests {
             slot: 7,
             generation: 1,
             device: "rxe0".to_owned(),
-            device_index: 0,
             driver: "rxe",
             qpn: 17,
             remote_qpn: Some(18),

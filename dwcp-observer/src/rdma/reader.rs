@@ -373,7 +373,7 @@ impl Active {
             // What it had registered goes a moment after it, when its descriptors are closed.
             let ended = gone && (memory.bytes_now == 0 || *gone_before);
             *gone_before = gone;
-            let reading = join::memory(key, &memory, pinned_now, *peak, ended);
+            let reading = join::memory(key, &memory, *peak, ended);
             if ended {
                 self.maps.forget_process(key);
                 self.pinned.remove(&key);

@@ -99,8 +99,6 @@ pub struct Connection {
     pub established_ns: Option<u64>,
     /// When it was disconnected, rejected or failed, `CLOCK_MONOTONIC` ns.
     pub ended_ns: Option<u64>,
-    /// Whether this side ended it.
-    pub ended_here: bool,
     /// When the identifier was destroyed, `CLOCK_MONOTONIC` ns: the record is final.
     pub destroyed_ns: Option<u64>,
 }
@@ -138,8 +136,6 @@ pub struct MemoryReading {
     pub bytes_registered_now: u64,
     /// Most bytes registered at a time.
     pub bytes_registered_peak: u64,
-    /// Bytes pinned now, the kernel's own figure (`VmPin`); `None` when the process is gone or ending.
-    pub bytes_pinned_now: Option<u64>,
     /// Most bytes that were found pinned at a poll.
     pub bytes_pinned_peak: u64,
     /// Completion events read: wake-ups of threads that wait for completions.

@@ -25,9 +25,8 @@ pub const fn minute_of(at: i64) -> i64 {
 pub struct Windows {
     minutes: Series,
     hours: Series,
+    /// At most [`MAX_BLACKOUTS`]: the oldest go first.
     blackouts: VecDeque<(i64, Felt)>,
-    /// Blackouts that went before their time for want of room.
-    forgotten: u64,
 }
 
 /// Buckets of one length, oldest first; those in which nothing was observed are missing.
@@ -82,7 +81,6 @@ impl Windows {
         self.blackouts.insert(place, (at, felt));
         if self.blackouts.len() > MAX_BLACKOUTS {
             self.blackouts.pop_front();
-            self.forgotten += 1;
         }
     }
 
@@ -110,12 +108,6 @@ impl Windows {
             .map(|(_, felt)| *felt)
             .collect();
         Content { counts: series.sum(from, now), blackouts }
-    }
-
-    /// Blackouts that went before their time for want of room.
-    #[must_use]
-    pub const fn forgotten(&self) -> u64 {
-        self.forgotten
     }
 }
 

@@ -82,8 +82,6 @@ pub struct Source {
     pub threads: Vec<Thread>,
     /// Time that the main thread spent in the migrator's own rate limiter (`migration_rate_limit`).
     pub throttled_seconds: Option<f64>,
-    /// The migrator's own limit, bytes per second; without it the sentence gives the rate reached.
-    pub limit_bytes_per_second: Option<f64>,
     /// Time in registrations of memory with an RDMA device: pages are pinned, in the registering thread.
     pub registration_seconds: Option<f64>,
     /// Time in which the CPU quota of its cgroup was used up (`throttled_usec`).
@@ -109,8 +107,6 @@ pub struct Stream {
     pub busy_seconds: f64,
     /// Of that, limited by the receiver's window (`tcpi_rwnd_limited`).
     pub rwnd_limited_seconds: f64,
-    /// Of that, limited by the send buffer (`tcpi_sndbuf_limited`).
-    pub sndbuf_limited_seconds: f64,
     /// Time in fast retransmit.
     pub recovery_seconds: f64,
     /// Time after a retransmission timeout.
@@ -127,8 +123,6 @@ pub struct Stream {
     pub srtt_seconds: Option<f64>,
     /// Lowest RTT.
     pub min_rtt_seconds: Option<f64>,
-    /// Congestion window, bytes.
-    pub cwnd_bytes: u64,
     /// The receiver's window (`snd_wnd`), bytes.
     pub peer_window_bytes: u64,
 }

@@ -176,13 +176,9 @@ fn held(figures: &Figures<'_>) -> String {
         (Some(Cause::Registration), Some(_)) => format!(
             "memory is being registered with the RDMA device {share} of the time: `rdma-pin-all` moves that to the set-up"
         ),
-        (Some(Cause::Throttled), Some(source)) => {
-            let limit = source.limit_bytes_per_second.map_or_else(
-                || "its own bandwidth limit".to_owned(),
-                |limit| format!("its own bandwidth limit of {}", rate(limit)),
-            );
-            format!("{limit} holds it back {share} of the time: raise max-bandwidth of pid {pid}")
-        }
+        (Some(Cause::Throttled), Some(_)) => format!(
+            "its own bandwidth limit holds it back {share} of the time: raise max-bandwidth of pid {pid}"
+        ),
         (Some(_), Some(_)) => format!(
             "the migrator has nothing to send {share} of the time and its main thread does not run: check pid {pid}"
         ),

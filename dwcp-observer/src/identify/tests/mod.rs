@@ -67,7 +67,6 @@ fn calls(port: u16) -> FlowFacts {
         recv_tid: 0,
         bytes_queued: 0,
         bytes_received: 0,
-        age_ns: 0,
         opened_boottime_ns: OPENED,
         rdma: false,
         closed: false,

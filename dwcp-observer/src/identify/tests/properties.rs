@@ -101,7 +101,6 @@ fn flows() -> impl Strategy<Value = FlowFacts> {
                 recv_tid,
                 bytes_queued: queued,
                 bytes_received: received,
-                age_ns: 0,
                 opened_boottime_ns: opened,
                 rdma: false,
                 closed,

@@ -313,7 +313,6 @@ fn flow_facts(reading: &FlowReading, pid: u32, observation: &Observation) -> Flo
         recv_tid: reading.recv_tid,
         bytes_queued: reading.payload.queued,
         bytes_received: reading.payload.received,
-        age_ns: observation.now_ns.saturating_sub(opened_ns),
         opened_boottime_ns: opened_ns + observation.boot_offset_ns,
         rdma: reading.queue_pair.is_some(),
         closed: reading.closed,

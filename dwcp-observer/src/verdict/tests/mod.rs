@@ -31,7 +31,6 @@ pub(super) fn stream(role: StreamRole, tid: u32, delivered_bytes: u64, busy: f64
         in_flight_bytes: 4 * MB,
         busy_seconds: busy,
         rwnd_limited_seconds: 0.0,
-        sndbuf_limited_seconds: 0.0,
         recovery_seconds: 0.0,
         loss_seconds: 0.0,
         retransmitted_segments: 0,
@@ -40,7 +39,6 @@ pub(super) fn stream(role: StreamRole, tid: u32, delivered_bytes: u64, busy: f64
         sent_segments: delivered_bytes / 1448,
         srtt_seconds: Some(0.002),
         min_rtt_seconds: Some(0.0001),
-        cwnd_bytes: 4 * MB,
         peer_window_bytes: 6 * MB,
     }
 }

@@ -24,12 +24,11 @@ fn time() -> impl Strategy<Value = f64> {
 fn any_stream() -> impl Strategy<Value = Stream> {
     let role =
         prop_oneof![Just(StreamRole::Main), Just(StreamRole::Multifd), Just(StreamRole::Preempt)];
-    (role, 0..6_u32, any::<[u64; 4]>(), [time(), time(), time(), time(), time()]).prop_map(
-        |(role, tid, counts, [busy, rwnd, sndbuf, recovery, loss])| Stream {
+    (role, 0..6_u32, any::<[u64; 4]>(), [time(), time(), time(), time()]).prop_map(
+        |(role, tid, counts, [busy, rwnd, recovery, loss])| Stream {
             queued_bytes: counts[1],
             in_flight_bytes: counts[2],
             rwnd_limited_seconds: rwnd,
-            sndbuf_limited_seconds: sndbuf,
             recovery_seconds: recovery,
             loss_seconds: loss,
             retransmitted_segments: counts[3] >> 8,
@@ -47,14 +46,13 @@ fn any_thread() -> impl Strategy<Value = Thread> {
 }
 
 fn any_source() -> impl Strategy<Value = Source> {
-    let times = (of(time()), of(ANY), of(time()), of(time()));
+    let times = (of(time()), of(time()), of(time()));
     (vec(any_stream(), 0..5), vec(any_thread(), 0..6), times).prop_map(
-        |(streams, threads, (throttled, limit, quota, registration))| Source {
+        |(streams, threads, (throttled, quota, registration))| Source {
             pid: 1,
             streams,
             threads,
             throttled_seconds: throttled,
-            limit_bytes_per_second: limit,
             quota_throttled_seconds: quota,
             registration_seconds: registration,
         },

@@ -22,10 +22,7 @@ fn sentences() {
     let far = plain(60 * MB, 0.1, 0.9).streams(|stream| stream.rwnd_limited_seconds = 0.8);
     let quota = plain(8 * MB, 0.05, 0.1).source(|s| s.quota_throttled_seconds = Some(0.88));
     let starved = plain(8 * MB, 0.05, 0.1).source(|s| s.threads[0] = thread(MAIN, 0.1, 0.9));
-    let limited = plain(5 * MB, 0.02, 0.1).source(|source| {
-        source.throttled_seconds = Some(0.96);
-        source.limit_bytes_per_second = Some(5e6);
-    });
+    let limited = plain(5 * MB, 0.02, 0.1).source(|source| source.throttled_seconds = Some(0.96));
     let storm = Second { rounds: rounds(&[260 * MB, 255 * MB], 25 * MB), ..clean() };
     let alone = Second { source: None, ..plain(0, 0.0, 0.0) };
     for (second, state, words) in [
@@ -87,7 +84,7 @@ fn sentences() {
         (
             limited,
             Health::Slow,
-            "throttled: 5.0 MB/s of the usual 100.0 MB/s; its own bandwidth limit of 5.0 MB/s holds it back 96 % of the time: raise max-bandwidth of pid 7",
+            "throttled: 5.0 MB/s of the usual 100.0 MB/s; its own bandwidth limit holds it back 96 % of the time: raise max-bandwidth of pid 7",
         ),
         (
             storm,
