@@ -7,11 +7,9 @@ use procfs::process::{FDTarget, Process, Stat, Task};
 use super::matcher::Matcher;
 use crate::{
     model::facts::ProcessId,
-    process::{all, cgroup_of, id_of, open, open_now},
+    process::{Look, Looks, all, cgroup_of, id_of, open, open_now},
 };
 
-/// A process is looked at in this many scans: a new one may still have to `exec` what it is for.
-const LOOKS: u8 = 3;
 /// Where threads alone decide, all processes are looked at in each such scan, s.
 const THREAD_SCANS: u64 = 10;
 /// Processes of one component that are watched; further ones are counted.
@@ -60,8 +58,7 @@ struct Group {
 #[derive(Debug, Default)]
 pub struct Processes {
     groups: Vec<Group>,
-    /// Looks that a process has left, by id and number of its directory ([`all`]).
-    left: HashMap<(u32, u64), u8>,
+    looks: Looks,
     scans: u64,
 }
 
@@ -91,36 +88,33 @@ impl Processes {
             self.scans.is_multiple_of(THREAD_SCANS) && rules.iter().any(Matcher::by_threads_alone);
         self.scans += 1;
         let needs_cgroup = rules.iter().any(Matcher::needs_cgroup);
-        let mut now = HashMap::with_capacity(self.left.len());
-        for group in &mut self.groups {
+        let Self { groups, looks, .. } = self;
+        for group in &mut *groups {
             group.left_out = 0;
         }
-        for key in all() {
-            let mut left = self.left.get(&key).copied().unwrap_or(LOOKS);
-            if left > 0 || again {
-                left = left.saturating_sub(1);
-                if let Some(process) = open_now(key.0) {
-                    self.offer(&process, rules, needs_cgroup);
-                }
+        looks.scan(again, |pid| {
+            if let Some(process) = open_now(pid) {
+                offer(groups, &process, rules, needs_cgroup);
             }
-            now.insert(key, left);
-        }
-        self.left = now;
+            // One that belongs to a component may belong to another as well, by the name that it takes next.
+            Look::Nothing
+        });
     }
+}
 
-    fn offer(&mut self, process: &Process, rules: &[Matcher], needs_cgroup: bool) {
-        let (Some(id), Ok(stat)) = (id_of(process), process.stat()) else { return };
-        let cgroup = if needs_cgroup { cgroup_of(process) } else { None };
-        for (group, rule) in self.groups.iter_mut().zip(rules) {
-            if group.watched.contains_key(&id) || !rule.process(&stat.comm, cgroup.as_deref()) {
-                continue;
-            }
-            let Some(watched) = begin(process, rule) else { continue };
-            if group.watched.len() < MAX_PROCESSES {
-                group.watched.insert(id, watched);
-            } else {
-                group.left_out += 1;
-            }
+/// Watches a process for each rule that it matches.
+fn offer(groups: &mut [Group], process: &Process, rules: &[Matcher], needs_cgroup: bool) {
+    let (Some(id), Ok(stat)) = (id_of(process), process.stat()) else { return };
+    let cgroup = if needs_cgroup { cgroup_of(process) } else { None };
+    for (group, rule) in groups.iter_mut().zip(rules) {
+        if group.watched.contains_key(&id) || !rule.process(&stat.comm, cgroup.as_deref()) {
+            continue;
+        }
+        let Some(watched) = begin(process, rule) else { continue };
+        if group.watched.len() < MAX_PROCESSES {
+            group.watched.insert(id, watched);
+        } else {
+            group.left_out += 1;
         }
     }
 }

@@ -8,11 +8,56 @@ use crate::model::facts::{ProcessFacts, ProcessId};
 /// A process is looked at in this many scans: a new one may still have to `exec` what it is for.
 const LOOKS: u8 = 3;
 
+/// What a look at a process has led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing yet.
+    Nothing,
+    /// What is still to be known of it: it was no look.
+    Awaits,
+    /// All that is wanted.
+    Found,
+}
+
+/// Which processes are still to be looked at.
+#[derive(Debug, Default)]
+pub struct Looks {
+    /// Looks that a process has left, by id and number of its directory ([`super::all`]).
+    left: HashMap<(u32, u64), u8>,
+}
+
+impl Looks {
+    /// Looks at the processes of this host that are new since the last scans; with `again` at all of them.
+    pub fn scan(&mut self, again: bool, look: impl FnMut(u32) -> Look) {
+        self.scan_these(&super::all(), again, look);
+    }
+
+    fn scan_these(
+        &mut self,
+        processes: &[(u32, u64)],
+        again: bool,
+        mut look: impl FnMut(u32) -> Look,
+    ) {
+        let before = std::mem::take(&mut self.left);
+        self.left.reserve(processes.len());
+        for key in processes {
+            let mut left = before.get(key).copied().unwrap_or(LOOKS);
+            if left > 0 || again {
+                left = match look(key.0) {
+                    Look::Nothing => left.saturating_sub(1),
+                    Look::Awaits => left,
+                    Look::Found => 0,
+                };
+            }
+            self.left.insert(*key, left);
+        }
+    }
+}
+
 /// Finds candidates by `/proc`.
 #[derive(Debug, Default)]
 pub struct Scanner {
-    /// Looks that a process has left, by id and number of its directory ([`super::all`]).
-    left: HashMap<(u32, u64), u8>,
+    looks: Looks,
 }
 
 impl Scanner {
@@ -23,34 +68,22 @@ impl Scanner {
         rule: impl Fn(&ProcessFacts) -> Option<u32>,
         mut lines: Option<&mut CommandLines>,
     ) -> Vec<(ProcessId, u32)> {
-        self.scan_with(&super::all(), rule, |pid| match &mut lines {
-            Some(lines) => scan_facts_with(pid, lines),
-            None => scan_facts(pid),
-        })
-    }
-
-    fn scan_with(
-        &mut self,
-        processes: &[(u32, u64)],
-        rule: impl Fn(&ProcessFacts) -> Option<u32>,
-        mut facts: impl FnMut(u32) -> Option<ProcessFacts>,
-    ) -> Vec<(ProcessId, u32)> {
-        let mut now = HashMap::with_capacity(processes.len());
         let mut found = Vec::new();
-        for key in processes {
-            let mut left = self.left.get(key).copied().unwrap_or(LOOKS);
-            if left > 0 {
-                let facts = facts(key.0);
-                // What is still to be known of it is no look.
-                left -= u8::from(!facts.as_ref().is_some_and(ProcessFacts::is_awaited));
-                if let Some((facts, rule)) = facts.and_then(|it| rule(&it).map(|rule| (it, rule))) {
+        self.looks.scan(false, |pid| {
+            let facts = match &mut lines {
+                Some(lines) => scan_facts_with(pid, lines),
+                None => scan_facts(pid),
+            };
+            let Some(facts) = facts else { return Look::Nothing };
+            match rule(&facts) {
+                Some(rule) => {
                     found.push((facts.id(), rule));
-                    left = 0;
+                    Look::Found
                 }
+                None if facts.is_awaited() => Look::Awaits,
+                None => Look::Nothing,
             }
-            now.insert(*key, left);
-        }
-        self.left = now;
+        });
         found
     }
 }
@@ -59,37 +92,39 @@ impl Scanner {
 mod tests {
     use super::*;
 
-    const RULE: u32 = 3;
-
-    fn by_exe(facts: &ProcessFacts) -> Option<u32> {
-        (facts.exe.as_deref() == Some("/opt/x")).then_some(RULE)
-    }
-
     #[test]
     fn a_process_is_found_after_its_exec_and_once() {
-        let facts = |exe: &str| {
-            let exe = Some(exe.to_owned());
-            move |pid| Some(ProcessFacts { pid, exe: exe.clone(), ..ProcessFacts::default() })
+        let mut looks = Looks::default();
+        let mut scan = |key, look| {
+            let mut count = 0;
+            looks.scan_these(&[key], false, |_| {
+                count += 1;
+                look
+            });
+            count
         };
-        let mut scanner = Scanner::default();
-        let found = ProcessId { pid: 7, start_ticks: 0 };
-        assert_eq!(scanner.scan_with(&[(7, 1)], by_exe, facts("/bin/sh")), []);
-        assert_eq!(scanner.scan_with(&[(7, 1)], by_exe, facts("/opt/x")), [(found, RULE)]);
-        assert_eq!(scanner.scan_with(&[(7, 1)], by_exe, facts("/opt/x")), []);
+        assert_eq!(scan((7, 1), Look::Nothing), 1);
+        assert_eq!(scan((7, 1), Look::Found), 1);
+        assert_eq!(scan((7, 1), Look::Found), 0);
         // The pid is another process' by the next scan.
-        assert_eq!(scanner.scan_with(&[(7, 2)], by_exe, facts("/opt/x")), [(found, RULE)]);
+        assert_eq!(scan((7, 2), Look::Found), 1);
     }
 
     #[test]
-    fn work_ends_for_processes_of_no_interest() {
-        let mut scanner = Scanner::default();
-        let looks = std::cell::Cell::new(0);
-        for _ in 0..10 {
-            scanner.scan_with(&[(1, 1), (2, 1)], by_exe, |_| {
-                looks.set(looks.get() + 1);
-                None
-            });
+    fn work_ends_for_processes_of_no_interest_and_not_while_one_is_awaited() {
+        for (look, again, wanted) in [
+            (Look::Nothing, false, u32::from(LOOKS)),
+            (Look::Nothing, true, 10),
+            (Look::Awaits, false, 10),
+        ] {
+            let (mut looks, mut count) = (Looks::default(), 0);
+            for _ in 0..10 {
+                looks.scan_these(&[(1, 1), (2, 1)], again, |_| {
+                    count += 1;
+                    look
+                });
+            }
+            assert_eq!(count, 2 * wanted, "{look:?}");
         }
-        assert_eq!(looks.get(), 2 * u32::from(LOOKS));
     }
 }
