@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
 /// Headings, texts, tables, figures.
 #[derive(Clone, Debug)]
 pub struct Document {
@@ -107,55 +109,66 @@ impl Document {
     /// As one HTML file, plots inside.
     #[must_use]
     pub fn html(&self) -> String {
-        let title = escaped(&self.title);
-        let mut text = format!(
-            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
-             <style>body{{font:15px/1.45 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}\
-             table{{border-collapse:collapse;margin:.6em 0}}td,th{{border:1px solid #ccc;padding:.2em .6em;text-align:left}}\
-             th{{background:#f3f3f3}}div{{overflow-x:auto}}.n{{text-align:right;font-variant-numeric:tabular-nums}}\
-             .good{{color:#176b2c}}.bad{{color:#a31515;font-weight:600}}figure{{margin:1em 0}}svg{{max-width:100%;height:auto}}\
-             figcaption{{color:#555}}</style></head>\n<body>\n<h1>{title}</h1>\n"
-        );
-        for block in &self.blocks {
-            let _ = match block {
-                Block::Heading(level, title) => {
-                    writeln!(text, "<h{level}>{}</h{level}>", escaped(title))
+        let title = one_line(&self.title);
+        let page = html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    title { (title) }
+                    style { (PreEscaped(STYLE)) }
                 }
-                Block::Text(words) => writeln!(text, "<p>{}</p>", escaped(words)),
-                Block::List(items) => {
-                    let items: Vec<String> =
-                        items.iter().map(|item| format!("<li>{}</li>", escaped(item))).collect();
-                    writeln!(text, "<ul>{}</ul>", items.concat())
+                body {
+                    h1 { (title) }
+                    @for block in &self.blocks { (block.html()) "\n" }
                 }
-                Block::Table { header, rows } => {
-                    let right: Vec<bool> = numeric(header.len(), rows).collect();
-                    let line = |cells: &[String], tag: &str| {
-                        let cells: Vec<String> = cells
-                            .iter()
-                            .zip(&right)
-                            .map(|(cell, right)| {
-                                let class = class(cell, *right);
-                                format!("<{tag}{class}>{}</{tag}>", escaped(cell))
-                            })
-                            .collect();
-                        format!("<tr>{}</tr>", cells.concat())
-                    };
-                    let body: Vec<String> = rows.iter().map(|row| line(row, "td")).collect();
-                    writeln!(
-                        text,
-                        "<div><table>{}{}</table></div>",
-                        line(header, "th"),
-                        body.concat()
-                    )
-                }
-                Block::Figure(figure) => {
-                    let (svg, title) = (&figure.svg, escaped(&figure.title));
-                    writeln!(text, "<figure>{svg}<figcaption>{title}</figcaption></figure>")
-                }
-            };
+            }
+        };
+        page.into_string()
+    }
+}
+
+const STYLE: &str = "\
+body{font:15px/1.45 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}\
+table{border-collapse:collapse;margin:.6em 0}td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left}\
+th{background:#f3f3f3}div{overflow-x:auto}.n{text-align:right;font-variant-numeric:tabular-nums}\
+.good{color:#176b2c}.bad{color:#a31515;font-weight:600}figure{margin:1em 0}svg{max-width:100%;height:auto}\
+figcaption{color:#555}";
+
+impl Block {
+    fn html(&self) -> Markup {
+        match self {
+            Self::Heading(2, title) => html! { h2 { (one_line(title)) } },
+            Self::Heading(_, title) => html! { h3 { (one_line(title)) } },
+            Self::Text(words) => html! { p { (one_line(words)) } },
+            Self::List(items) => html! { ul { @for item in items { li { (one_line(item)) } } } },
+            Self::Table { header, rows } => table(header, rows),
+            Self::Figure(figure) => html! {
+                figure { (PreEscaped(&figure.svg)) figcaption { (one_line(&figure.title)) } }
+            },
         }
-        text.push_str("</body></html>\n");
-        text
+    }
+}
+
+fn table(header: &[String], rows: &[Vec<String>]) -> Markup {
+    let right: Vec<bool> = numeric(header.len(), rows).collect();
+    html! {
+        div {
+            table {
+                tr {
+                    @for (cell, right) in header.iter().zip(&right) {
+                        th class=[class(cell, *right)] { (one_line(cell)) }
+                    }
+                }
+                @for row in rows {
+                    tr {
+                        @for (cell, right) in row.iter().zip(&right) {
+                            td class=[class(cell, *right)] { (one_line(cell)) }
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -172,14 +185,18 @@ fn numeric(columns: usize, rows: &[Vec<String>]) -> impl Iterator<Item = bool> {
 }
 
 /// How a cell of HTML looks.
-fn class(cell: &str, right: bool) -> &'static str {
-    let word = cell.split(' ').next();
-    match word {
-        Some("PASS" | "GO" | "healthy") => " class=\"good\"",
-        Some("FAIL" | "NO-GO" | "critical" | "unhealthy" | "failed") => " class=\"bad\"",
-        _ if right => " class=\"n\"",
-        _ => "",
+fn class(cell: &str, right: bool) -> Option<&'static str> {
+    match cell.split(' ').next() {
+        Some("PASS" | "GO" | "healthy") => Some("good"),
+        Some("FAIL" | "NO-GO" | "critical" | "unhealthy" | "failed") => Some("bad"),
+        _ if right => Some("n"),
+        _ => None,
     }
+}
+
+/// Names come from outside: they must not break a line.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 /// Text that Markdown takes for itself is escaped; names of machines come from outside.
@@ -194,22 +211,6 @@ fn plain(text: &str) -> String {
             '<' => output.push_str("&lt;"),
             '>' => output.push_str("&gt;"),
             '&' => output.push_str("&amp;"),
-            c if c.is_control() => output.push(' '),
-            c => output.push(c),
-        }
-    }
-    output
-}
-
-fn escaped(text: &str) -> String {
-    let mut output = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => output.push_str("&amp;"),
-            '<' => output.push_str("&lt;"),
-            '>' => output.push_str("&gt;"),
-            '"' => output.push_str("&quot;"),
-            '\'' => output.push_str("&#39;"),
             c if c.is_control() => output.push(' '),
             c => output.push(c),
         }
