@@ -6,14 +6,14 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::text::{
-    NONE, Table, WIDTH, array, bytes, clean, count, duration, flag, integer, number, per_second,
-    rtt, section, text, text_or,
+    NONE, Table, array, bytes, clean, count, duration, flag, integer, number, per_second, rtt,
+    section, text, text_or,
 };
 
 /// Seconds of history in the detail.
 const HISTORY_LINES: usize = 10;
 
-/// Live and finished migrations from the body of `/api/v1/migrations`, in at most 120 columns.
+/// Live and finished migrations from the body of `/api/v1/migrations`.
 /// `now` decides whether a start needs its date.
 pub(super) fn render_list(body: &Value, now: Timestamp) -> String {
     let all = array(body, "migrations");
@@ -48,7 +48,7 @@ fn migrations(records: &[&Value], now: Timestamp, finished: bool) -> String {
         eighth,
         ninth,
     ]);
-    table.shrinks(&[1, 2]);
+    table.shrinks(&[1, 2, 3]);
     table.right(&[4, 5, 6, 7, 8]);
     for record in records {
         let mut row = vec![
@@ -69,7 +69,7 @@ fn migrations(records: &[&Value], now: Timestamp, finished: bool) -> String {
         }
         table.row(row);
     }
-    let mut output = table.render(WIDTH);
+    let mut output = table.render();
     let note = if finished { "/reason/text" } else { "/verdict/sentence" };
     for record in records {
         if let Some(sentence) = record.pointer(note).and_then(Value::as_str) {

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::cli::text::tests::on_terminal;
 use crate::{
     metrics::sample,
     model::record::{DumpedProcess, FreezeEnd, FreezeMethod, Frozen, Outcome, Reason, ReasonClass},
@@ -104,9 +105,10 @@ fn nothing_to_show() {
 }
 
 #[test]
-fn never_wider_than_120_columns() {
+fn rows_are_whole_in_a_file_and_one_line_on_a_terminal() {
     let mut record = sample::finished("1795350585500-4194304", Outcome::Completed, 90_000);
-    record.vm.name = Some("a-very-long-virtual-machine-name-é".repeat(4));
+    let name = "a-very-long-virtual-machine-name-é".repeat(4);
+    record.vm.name = Some(name.clone());
     record.duration_seconds = 123_456.0;
     record.bytes.as_mut().unwrap().delivered = 999_499_999_999_999;
     for stream in &mut record.streams {
@@ -117,14 +119,27 @@ fn never_wider_than_120_columns() {
         tcp.srtt_seconds = Some(0.0999);
     }
     record.evidence[0].detail = "because ".repeat(40);
-    let text = list(&[record.clone()]);
-    assert!(widest(&text) <= 120, "{} columns\n{text}", widest(&text));
-    assert!(text.contains('…'));
-    assert!(text.contains("1795350585500-4194304"), "an id must stay whole");
-    let detail = render_detail(&json!(record));
-    let rows: String =
-        detail.lines().skip_while(|line| *line != "STREAMS").collect::<Vec<_>>().join("\n");
-    assert!(widest(&rows) <= 120, "{} columns\n{rows}", widest(&rows));
+    let whole = list(&[record.clone()]);
+    assert!(whole.contains(&name) && !whole.contains('…'), "{whole}");
+    for columns in [80, 120] {
+        let text = on_terminal(columns, || list(&[record.clone()]));
+        assert!(widest(&text) <= usize::from(columns), "{} columns\n{text}", widest(&text));
+        assert_eq!(text.lines().count(), whole.lines().count(), "{text}");
+        assert!(text.contains('…'));
+        assert!(text.contains("1795350585500-4194304"), "an id must stay whole");
+        let detail = on_terminal(columns, || render_detail(&json!(record)));
+        let rows: String =
+            detail.lines().skip_while(|line| *line != "STREAMS").collect::<Vec<_>>().join("\n");
+        assert!(widest(&rows) <= usize::from(columns), "{} columns\n{rows}", widest(&rows));
+    }
+}
+
+#[test]
+fn an_ordinary_list_shows_its_outcomes_in_80_columns() {
+    let record = sample::finished("1795350585500-4600", Outcome::Completed, 5);
+    let text = on_terminal(80, || list(&[record]));
+    assert!(widest(&text) <= 80 && text.contains("7.812 ms"), "{text}");
+    assert!(text.contains("comple"), "{text}");
 }
 
 #[test]

@@ -2,37 +2,54 @@
 
 use std::fmt::Write as _;
 
+use comfy_table::{
+    CellAlignment, ColumnConstraint, ContentArrangement, Row, Table as Grid, presets,
+};
 use serde_json::Value;
 
-/// Widest line that is printed.
-pub(super) const WIDTH: usize = 120;
-/// A column that may shrink keeps at least this much.
-const SHRUNK: usize = 8;
+/// A column that may shrink keeps at least this much, while the columns stand apart.
+const SHRUNK: u16 = 8;
 /// What stands for a value that is not there.
 pub(super) const NONE: &str = "-";
+const CUT: &str = "…";
+
+/// Columns of the terminal that the output goes to; `None` where it goes elsewhere: nothing is cut then.
+#[cfg(not(test))]
+fn columns() -> Option<u16> {
+    terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| width.0)
+}
+#[cfg(test)]
+use tests::columns;
 
 pub(super) fn section(title: &str, table: &Table, output: &mut String) {
-    if !table.rows.is_empty() {
-        let _ = write!(output, "\n{title}\n{}", table.render(WIDTH));
+    if !table.grid.is_empty() {
+        let _ = write!(output, "\n{title}\n{}", table.render());
     }
 }
 
-/// Columns that are as wide as what they hold.
+/// Columns that are as wide as what they hold, one line a row. Where the terminal has no room for that, those that may shrink do.
 pub(super) struct Table {
-    header: Vec<String>,
-    rows: Vec<Vec<String>>,
-    right: Vec<usize>,
+    grid: Grid,
     shrinks: Vec<usize>,
 }
 
 impl Table {
     pub(super) fn new(header: &[&str]) -> Self {
-        let header = header.iter().map(|name| (*name).to_owned()).collect();
-        Self { header, rows: Vec::new(), right: Vec::new(), shrinks: Vec::new() }
+        let mut grid = Grid::new();
+        grid.load_style(presets::NOTHING).set_truncation_indicator(CUT);
+        grid.set_header(one_line(header));
+        for column in grid.column_iter_mut() {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+        Self { grid, shrinks: Vec::new() }
     }
 
     pub(super) fn right(&mut self, columns: &[usize]) {
-        self.right = columns.to_vec();
+        for column in columns {
+            if let Some(column) = self.grid.column_mut(*column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
     }
 
     pub(super) fn shrinks(&mut self, columns: &[usize]) {
@@ -40,53 +57,53 @@ impl Table {
     }
 
     pub(super) fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+        self.grid.add_row(one_line(cells));
     }
 
-    pub(super) fn render(&self, limit: usize) -> String {
-        let lines = || std::iter::once(&self.header).chain(&self.rows);
-        let mut widths = vec![0; self.header.len()];
-        for line in lines() {
-            for (width, cell) in widths.iter_mut().zip(line) {
-                *width = (*width).max(cell.chars().count());
+    pub(super) fn render(&self) -> String {
+        let mut grid = self.grid.clone();
+        let apart = self.apart();
+        for column in grid.column_iter_mut() {
+            column.set_padding((0, apart));
+        }
+        let Some(limit) = columns() else { return lines(&grid, usize::MAX) };
+        for column in &self.shrinks {
+            if let Some(column) = grid.column_mut(*column) {
+                column.remove_constraint();
             }
         }
-        let total =
-            |widths: &[usize]| widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1);
-        while total(&widths) > limit {
-            let widest = self.shrinks.iter().copied().max_by_key(|column| widths[*column]);
-            match widest {
-                Some(column) if widths[column] > SHRUNK => widths[column] -= 1,
-                _ => break,
-            }
-        }
-        let mut output = String::new();
-        for line in lines() {
-            let mut text = String::new();
-            for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
-                if column > 0 {
-                    text.push_str("  ");
-                }
-                let cell = fit(cell, *width);
-                let _ = if self.right.contains(&column) {
-                    write!(text, "{cell:>width$}")
-                } else {
-                    write!(text, "{cell:<width$}")
-                };
-            }
-            output.push_str(text.trim_end());
-            output.push('\n');
-        }
-        output
+        // What stands apart behind the last column is not printed.
+        grid.set_content_arrangement(ContentArrangement::Dynamic).set_width(limit + apart);
+        lines(&grid, limit.into())
+    }
+
+    /// How far columns stand apart: two, where there is room for it.
+    fn apart(&self) -> u16 {
+        let widths = self.grid.column_max_content_widths();
+        let least = widths.iter().enumerate().map(|(index, width)| {
+            if self.shrinks.contains(&index) { SHRUNK.min(*width) } else { *width }
+        });
+        let least = least.sum::<u16>() + 2 * widths.len() as u16;
+        if columns().is_some_and(|limit| least > limit + 2) { 1 } else { 2 }
     }
 }
 
+fn one_line(cells: impl Into<Row>) -> Row {
+    let mut row = cells.into();
+    row.max_height(1);
+    row
+}
+
+fn lines(grid: &Grid, limit: usize) -> String {
+    grid.lines().map(|line| format!("{}\n", fit(line.trim_end(), limit))).collect()
+}
+
 /// At most `width` characters, with a mark where something is missing.
-fn fit(cell: &str, width: usize) -> String {
-    if cell.chars().count() <= width {
-        return cell.to_owned();
+fn fit(line: &str, width: usize) -> String {
+    if line.chars().count() <= width {
+        return line.to_owned();
     }
-    cell.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+    line.chars().take(width.saturating_sub(1)).chain(CUT.chars()).collect()
 }
 
 /// Without control characters: a VM's name must not steer the terminal.
@@ -186,4 +203,40 @@ pub(super) fn rtt(seconds: Option<f64>) -> String {
         return format!("{:.1} ms", micros / 1e3);
     }
     format!("{:.0} ms", micros / 1e3)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        static COLUMNS: Cell<Option<u16>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn columns() -> Option<u16> {
+        COLUMNS.get()
+    }
+
+    /// What is printed on a terminal of so many columns.
+    pub(in crate::cli) fn on_terminal(columns: u16, print: impl FnOnce() -> String) -> String {
+        COLUMNS.set(Some(columns));
+        let text = print();
+        COLUMNS.set(None);
+        text
+    }
+
+    #[test]
+    fn a_table_takes_what_it_needs_and_shrinks_on_a_terminal_alone() {
+        let mut table = Table::new(&["ID", "NAME", "COUNT"]);
+        table.right(&[2]);
+        table.shrinks(&[1]);
+        table.row(vec!["1".to_owned(), "of a long name".to_owned(), "12".to_owned()]);
+        assert_eq!(table.render(), "ID  NAME            COUNT\n1   of a long name     12\n");
+        let narrow = on_terminal(18, || table.render());
+        assert!(narrow.contains(CUT) && narrow.lines().all(|line| line.chars().count() <= 18));
+        assert_eq!(narrow.lines().count(), 2, "{narrow}");
+        assert!(narrow.contains("12"), "{narrow}");
+    }
 }
