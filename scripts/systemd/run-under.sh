@@ -6,7 +6,7 @@
 #       cargo test -p dwcp-observer-lab --test blackout
 #
 # Needs root and systemd's program, not a host that was booted with systemd: a user manager of root executes units as the
-# system manager does (own user, capabilities, seccomp, namespaces). What it does not apply is said in docs/deployment.md.
+# system manager does (own user, capabilities, seccomp, namespaces). What it does not apply is said in docs/operate/install.md.
 # DWCP_UNIT_LEAST=1 leaves phase-functions.conf out.
 set -euo pipefail
 

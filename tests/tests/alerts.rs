@@ -178,7 +178,7 @@ fn the_contract_is_kept_or_the_repair_is_said() {
         assert_eq!(rule.label("sla") == "true", group.name == "dwcp_v3_sla_alerts");
         let component = group.name == "dwcp_v3_component_alerts";
         assert_eq!(!rule.label("component").is_empty(), component, "{}", contract.name);
-        let playbook = format!("docs/playbooks/{}.md", contract.slug);
+        let playbook = format!("docs/operate/playbooks/{}.md", contract.slug);
         assert_eq!(rule.playbook(), Some(playbook.as_str()));
         let same = one_line(&rule.expr) == one_line(contract.expr) && rule.hold == contract.hold;
         let text = fs::read_to_string(path).unwrap();
@@ -219,7 +219,7 @@ const FROM_ELSEWHERE: [(&str, &str); 11] = [
 
 #[test]
 fn every_rule_reads_metrics_that_exist() {
-    let reference = fs::read_to_string(repository().join("docs/metrics.md")).unwrap();
+    let reference = fs::read_to_string(repository().join("docs/operate/metrics.md")).unwrap();
     let known = |metric: &str| {
         reference.contains(&format!("| `{metric}` |"))
             || FROM_ELSEWHERE.iter().any(|(name, _)| *name == metric)
@@ -240,11 +240,11 @@ fn every_rule_reads_metrics_that_exist() {
 /// `UPDATE_DOCS=1` writes the generated part anew.
 #[test]
 fn every_alert_has_its_playbook() {
-    let directory = repository().join("docs/playbooks");
+    let directory = repository().join("docs/operate/playbooks");
     let index = fs::read_to_string(directory.join("README.md")).unwrap();
     let mut expected = BTreeSet::from(["README.md".to_owned()]);
     for (_, group, rule) in alerts().unwrap() {
-        let file = rule.playbook().unwrap().strip_prefix("docs/playbooks/").unwrap().to_owned();
+        let file = rule.playbook().unwrap().strip_prefix("docs/operate/playbooks/").unwrap().to_owned();
         let path = directory.join(&file);
         let text = fs::read_to_string(&path)
             .unwrap_or_else(|error| panic!("{}: {}: {error}", name(&rule), path.display()));
@@ -284,10 +284,10 @@ fn every_alert_has_its_playbook() {
 fn the_playbooks_queries_are_good() {
     const OF_PROMETHEUS: [&str; 2] =
         ["scrape_duration_seconds", "scrape_samples_post_metric_relabeling"];
-    let reference = fs::read_to_string(repository().join("docs/metrics.md")).unwrap();
+    let reference = fs::read_to_string(repository().join("docs/operate/metrics.md")).unwrap();
     let mut rules = String::from("groups:\n- name: playbooks\n  rules:\n");
     let mut queries = 0;
-    for entry in fs::read_dir(repository().join("docs/playbooks")).unwrap().flatten() {
+    for entry in fs::read_dir(repository().join("docs/operate/playbooks")).unwrap().flatten() {
         let text = fs::read_to_string(entry.path()).unwrap();
         for line in text.lines().filter(|line| line.starts_with("promtool ")) {
             let query = line
@@ -356,7 +356,7 @@ fn the_playbooks_name_commands_that_exist() {
     ];
     const SUBCOMMANDS: [&str; 7] =
         ["check", "go-no-go", "join", "migrations", "rdma", "report", "run"];
-    let directory = repository().join("docs/playbooks");
+    let directory = repository().join("docs/operate/playbooks");
     let mut commands = 0;
     for entry in fs::read_dir(&directory).unwrap().flatten() {
         let text = fs::read_to_string(entry.path()).unwrap();

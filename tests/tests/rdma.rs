@@ -250,7 +250,7 @@ fn queues_are_read() -> bool {
 }
 
 /// The kernel leaves a kprobe out on a CPU that is in bpf(2), so that one completion in some 10,000 is missed on a busy machine where
-/// the completion queue cannot be read either (docs/limitations.md). What is counted wrongly is wrong each time.
+/// the completion queue cannot be read either (docs/operate/limitations.md). What is counted wrongly is wrong each time.
 fn exact(program: &str, mut attempt: impl FnMut() -> Result<(), String>) {
     let attempts = if queues_are_read() { 1 } else { 3 };
     let counted = (1..=attempts).any(|number| match attempt() {

@@ -7,10 +7,13 @@ use crate::{
     shell::{cargo, run as run_command, workspace},
 };
 
-/// The agent's own test writes what it otherwise compares: `docs/metrics.md`, `docs/contract.md`.
+/// The agent's own test writes what it otherwise compares: `docs/operate/metrics.md`, `docs/operate/contract.md`.
 pub(crate) fn run() -> Result<()> {
     build_ebpf::run()?;
     let mut test = cargo();
     test.current_dir(workspace()).env("UPDATE_DOCS", "1");
     run_command(test.args(["test", "--quiet", "--package", "dwcp-observer", "--test", "docs"]))
 }
+
+#[cfg(test)]
+mod links;

@@ -55,7 +55,7 @@ enum Command {
     Docs,
     /// Write Grafana's dashboards, or check what they show (--check)
     Dashboards(dashboards::Args),
-    /// Measure what the agent costs; prints a table and writes docs/overhead.md
+    /// Measure what the agent costs; prints a table and writes docs/internals/overhead.md
     Bench(bench::Args),
     /// Inject faults into real migrations and print what the agent says of each
     Faults(faults::Args),

@@ -20,7 +20,7 @@ pub(crate) struct Args {
     agent: Option<PathBuf>,
 }
 
-/// Prints each fault, what was said of it and after how long, and the scores. Exit 0 only if they are what docs/anomalies.md says.
+/// Prints each fault, what was said of it and after how long, and the scores. Exit 0 only if they are what docs/understand/anomalies.md says.
 ///
 /// # Errors
 /// When something does not build, or a migration fails.

@@ -24,7 +24,7 @@ use suite::{AGENT, Suite, place};
 
 const GOLDEN: &str = "tests/golden/programs.txt";
 /// Holds the table of programs between these two lines.
-const DOCUMENT: &str = "docs/kernels.md";
+const DOCUMENT: &str = "docs/internals/kernels.md";
 const TABLE_BEGIN: &str = "<!-- programs: begin -->\n";
 const TABLE_END: &str = "<!-- programs: end -->";
 const LAB: &str = "dwcp-observer-lab";

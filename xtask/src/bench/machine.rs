@@ -79,6 +79,6 @@ fn read(path: &str) -> Option<String> {
 fn commit(directory: &Path) -> Option<String> {
     let git = |args: &[&str]| ask(Command::new("git").arg("-C").arg(directory).args(args));
     let hash = git(&["rev-parse", "--short=12", "HEAD"])?;
-    let changed = git(&["status", "--porcelain", "--", ":!docs/overhead.md"])?;
+    let changed = git(&["status", "--porcelain", "--", ":!docs/internals/overhead.md"])?;
     Some(if changed.is_empty() { hash } else { format!("{hash}, with changes") })
 }

@@ -41,10 +41,10 @@ pub(crate) struct Args {
     /// Fewer repetitions
     #[arg(long)]
     quick: bool,
-    /// Leave docs/overhead.md as it is
+    /// Leave docs/internals/overhead.md as it is
     #[arg(long)]
     no_write: bool,
-    /// Only these measurements; docs/overhead.md is left as it is
+    /// Only these measurements; docs/internals/overhead.md is left as it is
     #[arg(long, value_enum, value_name = "GROUP", value_delimiter = ',')]
     only: Vec<Group>,
     /// The agent that is built (set when this program calls itself as root)
@@ -99,7 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         rows,
     };
     if !args.no_write && args.only.is_empty() {
-        let path = workspace().join("docs/overhead.md");
+        let path = workspace().join("docs/internals/overhead.md");
         std::fs::write(&path, report.markdown()).with_context(|| path.display().to_string())?;
     }
     let mut stdout = std::io::stdout().lock();

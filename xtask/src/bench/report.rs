@@ -1,4 +1,4 @@
-//! The rows as a table for a terminal, as JSON, and as `docs/overhead.md`.
+//! The rows as a table for a terminal, as JSON, and as `docs/internals/overhead.md`.
 
 use std::fmt::Write as _;
 
@@ -117,7 +117,7 @@ impl Report {
         )
     }
 
-    /// `docs/overhead.md`.
+    /// `docs/internals/overhead.md`.
     pub(super) fn markdown(&self) -> String {
         let mut text = String::from(
             "# Overhead\n\nWhat the observer costs, measured. Written by the command below; do not \

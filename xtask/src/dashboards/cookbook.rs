@@ -1,4 +1,4 @@
-//! The queries of docs/cookbook.md.
+//! The queries of docs/operate/cookbook.md.
 
 use anyhow::{Context, Result, ensure};
 
@@ -20,7 +20,7 @@ pub(super) struct Recipe {
 /// # Errors
 /// When the file is not there, or a block has no question or no answer.
 pub(super) fn recipes() -> Result<Vec<Recipe>> {
-    let path = workspace().join("docs/cookbook.md");
+    let path = workspace().join("docs/operate/cookbook.md");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     parse(&text)
 }

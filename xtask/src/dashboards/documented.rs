@@ -1,4 +1,4 @@
-//! The metrics that may be asked for, with their labels: those of docs/metrics.md, of the recording rules, and Prometheus' own.
+//! The metrics that may be asked for, with their labels: those of docs/operate/metrics.md, of the recording rules, and Prometheus' own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ pub(super) struct Documented(BTreeMap<String, BTreeSet<String>>);
 
 impl Documented {
     pub(super) fn read() -> Self {
-        let text = std::fs::read_to_string(workspace().join("docs/metrics.md")).unwrap();
+        let text = std::fs::read_to_string(workspace().join("docs/operate/metrics.md")).unwrap();
         let mut all: BTreeMap<String, BTreeSet<String>> = text
             .lines()
             .filter(|line| line.starts_with("| `"))

@@ -39,7 +39,7 @@ pub(crate) struct Args {
     /// With --check: keep Prometheus' database in this directory, for --pictures, or a Prometheus or Grafana of your own
     #[arg(long, requires = "check", value_name = "DIR")]
     keep: Option<PathBuf>,
-    /// Draw docs/pictures/ by Prometheus' own graphs and Chromium from what --keep has kept
+    /// Draw docs/operate/pictures/ by Prometheus' own graphs and Chromium from what --keep has kept
     #[arg(long, conflicts_with = "check", value_name = "DIR")]
     pictures: Option<PathBuf>,
     /// Use the agent that is there (set when this program calls itself as root)

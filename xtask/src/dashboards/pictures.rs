@@ -43,7 +43,7 @@ function row(labels) {
 </script>
 "#;
 
-/// Draws docs/pictures/UID.png for each dashboard.
+/// Draws docs/operate/pictures/UID.png for each dashboard.
 ///
 /// # Errors
 /// When nothing was kept there, or there is no Prometheus or no Chromium.
@@ -54,7 +54,7 @@ pub(super) fn run(kept: &Path) -> Result<()> {
     let (start, end) = window.trim().split_once(' ').context("two seconds")?;
     let (start, end): (u64, u64) = (start.parse()?, end.parse()?);
     let consoles = TempDir::new()?;
-    let target = workspace().join("docs/pictures");
+    let target = workspace().join("docs/operate/pictures");
     std::fs::create_dir_all(&target)?;
     let prometheus = Prometheus::of_database(&kept.join(DATABASE), consoles.path())?;
     // The dashboard of one migration shows the one that stalled.

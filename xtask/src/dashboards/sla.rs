@@ -6,7 +6,7 @@ pub(super) fn dashboard() -> Dashboard {
     Dashboard {
         uid: "dwcp-v3-sla",
         title: "DWCP v3: service levels and error budget",
-        about: "What is promised, what was kept, what is left. docs/sla.md says how each is judged.",
+        about: "What is promised, what was kept, what is left. docs/operate/sla.md says how each is judged.",
         refresh: "30s",
         from: "now-24h",
         variables: vec![("sla", "SLA", "label_values(dwcp_v3_sla_violations_total{@}, sla_type)", true)],
