@@ -376,12 +376,12 @@ impl Ledger {
             let text = if level.compliant.is_some() {
                 measured(sla, &level)
             } else {
-                "nothing left to judge in the last hour".to_owned()
+                "no data in the last hour".to_owned()
             };
             if violated {
-                log::warn!("SLA {} violated over the last hour: {text}", sla.as_str());
+                log::warn!("SLA {} is violated over the last hour: {text}", sla.as_str());
             } else {
-                log::info!("SLA {} no longer violated over the last hour: {text}", sla.as_str());
+                log::info!("SLA {} is met again over the last hour: {text}", sla.as_str());
             }
             batch.events.push(Event {
                 at: now,

@@ -237,7 +237,7 @@ impl Event {
             Kind::Latency | Kind::Rtt => (1e3, " ms"),
             Kind::Throughput => (1e-6, " MB/s"),
             Kind::ErrorBurst => (1.0, " errors/s"),
-            Kind::Retransmit => (1e2, " % sent again"),
+            Kind::Retransmit => (1e2, " % retransmitted"),
             Kind::Runqueue => (1.0, " s/s on run queues"),
             Kind::ResourceSaturation | Kind::StreamImbalance => (1.0, ""),
         };

@@ -149,7 +149,7 @@ impl Feed {
         let Some(recorder) = &mut self.recorder else { return };
         if let Err(error) = recorder.write(&Second { at: now, samples: samples.to_vec() }) {
             let path = recorder.path().display();
-            log::error!("no more samples are recorded in {path}: {error}");
+            log::error!("cannot record further samples in {path}: {error}");
             self.recorder = None;
         }
     }

@@ -79,7 +79,7 @@ impl Recorder {
             let _alive = alive;
             for line in waiting {
                 if let Err(error) = to.write_all(&line) {
-                    log::error!("no more samples are recorded in {shown}: {error}");
+                    log::error!("cannot record further samples in {shown}: {error}");
                     return;
                 }
             }
@@ -100,7 +100,7 @@ impl Recorder {
                 self.dropped += 1;
                 if self.dropped.is_power_of_two() {
                     let (path, dropped) = (self.path.display(), self.dropped);
-                    log::warn!("{path} is written too slowly: {dropped} seconds are not recorded");
+                    log::warn!("writing {path} is too slow: {dropped} seconds were not recorded");
                 }
                 Ok(())
             }

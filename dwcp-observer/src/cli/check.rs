@@ -20,19 +20,19 @@ use crate::{
 
 const AFTER: &str = "\
 Examples:
-  sudo dwcp-observer check                      each probe with the rung it would use
+  sudo dwcp-observer check                      each probe and the method (rung) that attaches it
   sudo dwcp-observer check --json | jq .probes
-  sudo dwcp-observer check --programs           each program on every rung, and its size for the verifier
-  dwcp-observer check --config FILE             the file alone, without touching the kernel when not root
+  sudo dwcp-observer check --programs           each program with every attach method, and its size for the verifier
+  dwcp-observer check --config FILE             without root: check only the configuration file
 
-Exit codes: 0 migrations can be measured (some detail may be missing); 1 they cannot; 2 wrong arguments or configuration.";
+Exit codes: 0 this host can measure migrations (some detail may be missing); 1 it cannot; 2 wrong arguments or configuration.";
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER)]
 pub(super) struct CheckArgs {
     #[command(flatten)]
     settings: Settings,
-    /// Try every program on every rung of the ladder, and show what this kernel makes of each
+    /// Load every program with every attach method (rung), and show the result of each
     #[arg(long)]
     programs: bool,
     /// Print JSON
@@ -40,22 +40,22 @@ pub(super) struct CheckArgs {
     json: bool,
 }
 
-/// The answer.
+/// What was found.
 #[derive(Debug, Serialize)]
 struct Report {
     /// Whether migrations can be measured.
     can_measure: bool,
     kernel: String,
     architecture: &'static str,
-    /// The configuration file, when one was given and is right.
+    /// The configuration file, if one was given; it is valid.
     #[serde(skip_serializing_if = "Option::is_none")]
     config: Option<String>,
     facts: Vec<Fact>,
-    /// Each probe and the rung it would use; empty when nothing could be loaded.
+    /// Each probe and the rung that attaches it; empty if nothing could be loaded.
     probes: Vec<ProbeStatus>,
 }
 
-/// One thing that was looked at.
+/// One check.
 #[derive(Debug, Serialize)]
 struct Fact {
     name: &'static str,
@@ -96,7 +96,7 @@ fn programs(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
             let outcome = match (one.result, one.verified_instructions) {
                 (Outcome::Attached | Outcome::Loaded, Some(count)) => count.to_string(),
                 (Outcome::Attached | Outcome::Loaded, None) => "yes".to_owned(),
-                (Outcome::Absent, _) => "this kernel has no such place".to_owned(),
+                (Outcome::Absent, _) => "this kernel does not have it".to_owned(),
                 (Outcome::ModuleNotLoaded, _) => "its module is not loaded".to_owned(),
                 (Outcome::Refused, _) => {
                     format!("REFUSED: {}", one.reason.as_deref().unwrap_or_default())
@@ -122,7 +122,7 @@ fn examine(config: &Config, file: Option<&Path>) -> Report {
         Ok(kernel) => kernel.probes().to_vec(),
         Err(error) => {
             let known = matches!(error, LoadError::Permission | LoadError::Btf(_));
-            // Its own message says what to do.
+            // Its own message has the advice.
             let not_built = matches!(error, LoadError::NotBuilt(_));
             if !known {
                 facts.push(Fact {
@@ -130,7 +130,7 @@ fn examine(config: &Config, file: Option<&Path>) -> Report {
                     ok: false,
                     found: error.to_string(),
                     advice: (!not_built)
-                        .then(|| "send this output with `uname -r` as a bug report".to_owned()),
+                        .then(|| "report this as a bug, with this output and that of `uname -r`".to_owned()),
                 });
             }
             Vec::new()
@@ -157,7 +157,7 @@ fn btf(config: &Config) -> Fact {
             Ok(_) => path.display().to_string(),
             Err(error) => error.to_string(),
         },
-        advice: read.is_err().then(|| "use a kernel with CONFIG_DEBUG_INFO_BTF=y, or --btf-path FILE with BTF of this very kernel".to_owned()),
+        advice: read.is_err().then(|| "use a kernel with CONFIG_DEBUG_INFO_BTF=y, or pass the BTF of exactly this kernel with --btf-path FILE".to_owned()),
     }
 }
 
@@ -167,9 +167,9 @@ fn capabilities() -> Fact {
         name: "capabilities",
         ok,
         found: if ok {
-            "may load tracing programs".to_owned()
+            "sufficient to load tracing programs".to_owned()
         } else {
-            "neither CAP_SYS_ADMIN nor CAP_BPF with CAP_PERFMON".to_owned()
+            "CAP_SYS_ADMIN is missing, and so is CAP_BPF or CAP_PERFMON".to_owned()
         },
         advice: (!ok).then(|| "run as root: sudo dwcp-observer check".to_owned()),
     }
@@ -182,7 +182,7 @@ fn rdma_fact(config: &Config) -> Fact {
         name: "RDMA",
         ok: !failed,
         found: status.to_string(),
-        advice: failed.then(|| "migrations over TCP are measured all the same".to_owned()),
+        advice: failed.then(|| "this does not affect migrations over TCP".to_owned()),
     }
 }
 
@@ -195,23 +195,23 @@ fn port(config: &Config) -> Fact {
             Ok(_) => format!("{} is free", config.listen),
             Err(error) => error.to_string(),
         },
-        advice: bound.is_err().then(|| "choose another with --listen or `listen` (an observer that already runs has it too)".to_owned()),
+        advice: bound.is_err().then(|| "choose another port with --listen or `listen`, or stop the observer that already uses this one".to_owned()),
     }
 }
 
 fn print(report: &Report) {
     println!("kernel {} on {}", report.kernel, report.architecture);
     if let Some(file) = &report.config {
-        println!("configuration {file} is right");
+        println!("configuration {file} is valid");
     }
     for fact in &report.facts {
-        println!("{:4} {}: {}", if fact.ok { "ok" } else { "LACK" }, fact.name, fact.found);
+        println!("{:4} {}: {}", if fact.ok { "ok" } else { "FAIL" }, fact.name, fact.found);
         if let Some(advice) = &fact.advice {
             println!("     -> {advice}");
         }
     }
     if !report.probes.is_empty() {
-        println!("\n{:22} {:8} {:9} what it is for", "probe", "rung", "required");
+        println!("\n{:22} {:8} {:9} purpose", "probe", "rung", "required");
     }
     for probe in &report.probes {
         println!(

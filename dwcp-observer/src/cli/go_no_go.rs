@@ -1,4 +1,4 @@
-//! `dwcp-observer go-no-go`: the decision of the running observer, for people and pipelines.
+//! `dwcp-observer go-no-go`: prints the running observer's decision, and sets the exit code for pipelines.
 
 use std::{fmt::Write as _, io::Write as _, process::ExitCode};
 
@@ -16,19 +16,19 @@ Examples:
   dwcp-observer go-no-go --json | jq -r '.reasons[].text'
   dwcp-observer go-no-go --url http://node7:8080
 
-Exit codes: 0 go; 1 caution; 2 no-go, or wrong arguments; 3 no answer from an observer.";
+Exit codes: 0 go; 1 caution; 2 no-go, or wrong arguments; 3 no observer answers.";
 
-/// No answer is neither of the three.
+/// Differs from the codes of the three decisions.
 const NO_ANSWER: u8 = 3;
 
-/// Say whether a rollout may go on, and why
+/// Show whether a rollout may continue, and why
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct GoNoGoArgs {
-    /// Print the observer's JSON as it is
+    /// Print the observer's JSON unchanged
     #[arg(long)]
     json: bool,
-    /// Where the observer listens
+    /// URL of the observer
     #[arg(long, default_value = "http://127.0.0.1:8080", value_parser = Url::parse)]
     url: Url,
 }
@@ -48,9 +48,9 @@ pub(super) fn run(args: &GoNoGoArgs) -> ExitCode {
 fn answer(args: &GoNoGoArgs) -> anyhow::Result<Word> {
     let body = get(&args.url, "/api/v1/sla")?;
     let view: View =
-        serde_json::from_value(body.value).context("the observer is of another version")?;
+        serde_json::from_value(body.value).context("the observer has another version")?;
     let text = if args.json { format!("{}\n", body.text) } else { render(&view) };
-    // A reader that has gone does not change the answer.
+    // A closed pipe does not change the decision.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(view.decision.decision)
 }
@@ -66,9 +66,9 @@ fn render(view: &View) -> String {
         for sla in SlaType::ALL {
             let level = levels.level(sla);
             let (word, figures) = match level.compliant {
-                Some(true) => ("kept", measured(sla, level)),
+                Some(true) => ("met", measured(sla, level)),
                 Some(false) => ("violated", measured(sla, level)),
-                None => ("-", "nothing to judge".to_owned()),
+                None => ("-", "no data".to_owned()),
             };
             let _ = writeln!(text, "  {:<12}  {word:<8}  {figures}", name(sla));
         }

@@ -1,4 +1,4 @@
-//! How much of its heap the process keeps.
+//! Limits the heap that the process keeps.
 
 /// Keeps the heap small: one arena for both threads, and large buffers mapped and unmapped for themselves. glibc would otherwise
 /// raise its limits with use, and the buffers of each cycle would stay.

@@ -1,4 +1,4 @@
-//! `dwcp-observer join`: the blackout of a migration between two hosts, from the half that each observer saw.
+//! `dwcp-observer join`: combines the records of the observers of two hosts into the blackout of one migration.
 
 use std::{io::Write as _, process::ExitCode};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::client::{Url, get};
 
-/// A connection key may be used again: halves of one migration began within this time, beyond what the clocks may be off.
+/// A connection key can repeat. The halves of one migration start within this time, plus the error of the clocks.
 const SAME_START: SignedDuration = SignedDuration::from_secs(30);
 
 const EXAMPLES: &str = "\
@@ -16,20 +16,20 @@ Examples:
   dwcp-observer join http://node1:8080 http://node2:8080          blackouts of migrations between the two hosts
   dwcp-observer join http://node1:8080 http://node2:8080 --json
 
-Each observer sees the half of its host: when the guest stopped, or when it ran again. Both derive the same key from the addresses
-of the main connection, which therefore must not be translated on the way. The length is the difference of two clocks; its bound is
-the sum of what each kernel says its clock may be off (adjtimex(2), maxerror), and unknown when one is not synchronised.
+Each observer measures the half on its host: when the guest stopped, or when it ran again. Both derive the same key from the addresses
+of the main connection, so NAT between the hosts prevents the join. The length is the difference between two clocks. Its error bound is
+the sum of both kernels' maximum clock errors (adjtimex(2), maxerror); it is unknown if a clock is not synchronised.
 
-Exit codes: 0 at least one migration joined; 1 none, or an observer does not answer; 2 wrong arguments.";
+Exit codes: 0 joined at least one migration; 1 joined none, or an observer does not answer; 2 wrong arguments.";
 
-/// Join the halves of migrations that two observers have seen
+/// Combine the records of two hosts into the blackouts of the migrations between them
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct JoinArgs {
-    /// Observer of one host
+    /// URL of the observer on one host
     #[arg(value_parser = Url::parse)]
     first: Url,
-    /// Observer of the other host
+    /// URL of the observer on the other host
     #[arg(value_parser = Url::parse)]
     second: Url,
     /// Print JSON
@@ -50,9 +50,9 @@ pub struct Joined {
     pub stopped_at: Timestamp,
     /// When it ran at the destination, by the destination's clock.
     pub started_at: Timestamp,
-    /// The difference; negative when the clocks are further apart than the blackout was long.
+    /// The difference; negative if the clocks differ by more than the blackout.
     pub seconds: f64,
-    /// Most that the difference may be off; absent when a clock is not synchronised.
+    /// Largest error of the difference; absent if a clock is not synchronised.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bound_seconds: Option<f64>,
 }
@@ -73,7 +73,7 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<ExitCode> {
             output.push_str(&line(found));
         }
         if joined.is_empty() {
-            output.push_str("no migration was seen by both observers\n");
+            output.push_str("no migration is known to both observers\n");
         }
     }
     std::io::stdout().write_all(output.as_bytes())?;
@@ -82,7 +82,7 @@ pub fn run(args: &JoinArgs) -> anyhow::Result<ExitCode> {
 
 fn line(joined: &Joined) -> String {
     let bound = joined.bound_seconds.map_or_else(
-        || "bound unknown: a clock is not synchronised".to_owned(),
+        || "error bound unknown: a clock is not synchronised".to_owned(),
         |bound| format!("+- {:.3} ms", bound * 1e3),
     );
     format!(
@@ -103,7 +103,7 @@ struct Half<'a> {
     clock_error: Option<f64>,
 }
 
-/// Joins the records of two observers, whichever of them is the source's.
+/// Joins the records of two observers. Either may be the source's.
 #[must_use]
 pub fn join(first: &Value, second: &Value) -> Vec<Joined> {
     let records = |list: &Value| -> Vec<Value> {

@@ -1,4 +1,4 @@
-//! How the log looks.
+//! The format of the log.
 
 use std::io::Write as _;
 
@@ -27,7 +27,7 @@ pub(super) fn start(config: &Config) {
     builder.init();
 }
 
-/// One object; an anomaly is its own object in it, not a text.
+/// One JSON object per line. An anomaly is an object in it, not text.
 fn line(at: Timestamp, level: log::Level, target: &str, message: &str) -> Value {
     let mut line = json!({ "at": at, "level": level.as_str().to_lowercase(), "target": target });
     match serde_json::from_str::<Value>(message) {

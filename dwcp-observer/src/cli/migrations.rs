@@ -1,4 +1,4 @@
-//! `dwcp-observer migrations`: asks the running observer and prints what it holds.
+//! `dwcp-observer migrations`: prints the migrations that the running observer knows.
 
 use std::{
     io::{self, ErrorKind, IsTerminal as _, Write as _},
@@ -18,34 +18,34 @@ const REDRAW: &str = "\x1b[H\x1b[J";
 
 const EXAMPLES: &str = "\
 Examples:
-  dwcp-observer migrations                          all migrations that the observer on this host holds
-  dwcp-observer migrations --watch                  the same, every second
-  dwcp-observer migrations 1795350000123-4711       one of them: streams, threads, evidence, last seconds
+  dwcp-observer migrations                          all migrations that the observer of this host knows
+  dwcp-observer migrations --watch                  refresh the list every second
+  dwcp-observer migrations 1795350000123-4711       one migration: streams, threads, evidence, last seconds
   dwcp-observer migrations --json | jq '.migrations[] | {id, outcome, duration_seconds}'
   dwcp-observer migrations --url http://node7:8080  ask the observer of another host
 
-Exit codes: 0 printed; 1 no observer answers, or it holds no such migration; 2 wrong arguments.";
+Exit codes: 0 printed; 1 no observer answers, or it does not know the migration; 2 wrong arguments.";
 
-/// Show live and finished migrations of a running observer
+/// Show running and finished migrations
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct MigrationsArgs {
-    /// Show this migration in detail
+    /// Show only this migration, in detail
     #[arg(value_name = "ID")]
     pub id: Option<String>,
-    /// Print the observer's JSON as it is (with --watch one document per line)
+    /// Print the observer's JSON unchanged (with --watch, one document per line)
     #[arg(long)]
     pub json: bool,
-    /// Print again every SECONDS (1 unless told; 0.1 to 3600); on a terminal in place
+    /// Refresh every SECONDS (0.1 to 3600) [default without a value: 1]
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = seconds)]
     pub watch: Option<Duration>,
-    /// Where the observer listens
+    /// URL of the observer
     #[arg(long, default_value = "http://127.0.0.1:8080", value_parser = Url::parse)]
     pub url: Url,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let wrong = || "a number of seconds from 0.1 to 3600".to_owned();
+    let wrong = || "must be a number of seconds from 0.1 to 3600".to_owned();
     let seconds: f64 = text.parse().map_err(|_| wrong())?;
     if (0.1..=3600.0).contains(&seconds) {
         Ok(Duration::from_secs_f64(seconds))
@@ -57,7 +57,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 /// Runs the command: prints once, or until interrupted with `--watch`.
 ///
 /// # Errors
-/// When no observer answers, what answers is none, or it holds no such migration. Each message is one line.
+/// If no observer answers, another program answers, or the migration is unknown. Each message is one line.
 pub fn run(args: &MigrationsArgs) -> anyhow::Result<ExitCode> {
     let mut stdout = io::stdout();
     let in_place = stdout.is_terminal() && !args.json;
@@ -88,11 +88,11 @@ pub fn run(args: &MigrationsArgs) -> anyhow::Result<ExitCode> {
 
 fn page(args: &MigrationsArgs, now: Timestamp) -> Result<String, ClientError> {
     let body = match &args.id {
-        // Nothing in an id needs escaping; anything else is no id, and must not become a second header.
+        // Nothing in an id needs escaping. Other characters could inject a second header.
         Some(id)
             if id.is_empty() || !id.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-') =>
         {
-            let text = format!("{id:?} is no migration id: `dwcp-observer migrations` lists them");
+            let text = format!("{id:?} is not a migration id; `dwcp-observer migrations` lists all ids");
             return Err(ClientError::Refused(text));
         }
         Some(id) => get(&args.url, &format!("/api/v1/migrations/{id}"))?,

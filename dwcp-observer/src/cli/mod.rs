@@ -26,13 +26,13 @@ use crate::{
 const AFTER: &str = "\
 Examples:
   sudo dwcp-observer run                  watch this host, serve http://0.0.0.0:8080/metrics
-  sudo dwcp-observer check                what this host can measure, and what to do about each lack
-  dwcp-observer migrations --watch        live and finished migrations, every second
-  dwcp-observer rdma                      queue pairs of this host, migrations or not
-  dwcp-observer go-no-go                  may a rollout go on? exit code 0 go, 1 caution, 2 no-go
-  sudo dwcp-observer report --since 24h   the last day from the history, as Markdown";
+  sudo dwcp-observer check                what this host can measure, and how to fix what is missing
+  dwcp-observer migrations --watch        running and finished migrations, refreshed every second
+  dwcp-observer rdma                      RDMA queue pairs of this host
+  dwcp-observer go-no-go                  may a rollout continue? exit code 0 go, 1 caution, 2 no-go
+  sudo dwcp-observer report --since 24h   report on the last 24 hours, as Markdown";
 
-/// Observes VM live migrations from inside the kernel.
+/// Measures live migrations of VMs from inside the kernel.
 #[derive(Debug, Parser)]
 #[command(name = "dwcp-observer", version, after_help = AFTER)]
 struct Cli {
@@ -53,28 +53,28 @@ enum Command {
     Report(report::ReportArgs),
 }
 
-/// Settings that a flag may override; the configuration file gives the rest.
+/// Flags that override the configuration file.
 #[derive(Clone, Debug, clap::Args)]
 struct Settings {
-    /// Configuration file (TOML); without one every key has its default
+    /// Configuration file (TOML) [default: none, every key has its default]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address and port for HTTP [default: 0.0.0.0:8080]
+    /// Address and port of the HTTP server [default: 0.0.0.0:8080]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
-    /// Least important message that is logged [default: info]
+    /// Minimum log level [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<Level>,
     /// BTF of the running kernel [default: /sys/kernel/btf/vmlinux]
     #[arg(long, value_name = "FILE")]
     btf_path: Option<PathBuf>,
-    /// Attach on this rung of the ladder wherever the kernel has it [default: auto]
+    /// Attach probes by this method wherever the kernel supports it [default: auto]
     #[arg(long, value_name = "RUNG")]
     rung: Option<RungFlag>,
-    /// Keep the history in this file, and hourly reports in `reports` beside it
+    /// Write the history to this file, and hourly reports to the directory `reports` beside it
     #[arg(long, value_name = "FILE", conflicts_with = "no_history")]
     history: Option<PathBuf>,
-    /// Keep nothing on disk: no history, no hourly reports; service levels begin anew
+    /// Write nothing to disk: no history, no hourly reports; service levels start from zero
     #[arg(long)]
     no_history: bool,
 }
@@ -165,7 +165,7 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// The error and its causes, without those that a message already quotes.
+/// The error and its causes, without causes that a message already quotes.
 fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -178,7 +178,7 @@ fn one_line(error: &anyhow::Error) -> String {
     line
 }
 
-/// What the RDMA side is told to do by a configuration.
+/// Options of the RDMA side from the configuration.
 fn rdma_options(config: &Config) -> crate::rdma::Options {
     crate::rdma::Options {
         btf_path: config.probes.btf_path.clone(),
@@ -187,7 +187,7 @@ fn rdma_options(config: &Config) -> crate::rdma::Options {
     }
 }
 
-/// What the kernel side is told to do by a configuration.
+/// Options of the kernel side from the configuration.
 fn load_options(config: &Config) -> crate::keeper::LoadOptions {
     crate::keeper::LoadOptions {
         max_flows: config.limits.max_flows,

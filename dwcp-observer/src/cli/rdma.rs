@@ -1,4 +1,4 @@
-//! `dwcp-observer rdma`: every queue pair of the host, as the running observer sees it.
+//! `dwcp-observer rdma`: prints the RDMA queue pairs of the host, from the running observer.
 
 use std::{
     io::{self, Write as _},
@@ -20,14 +20,14 @@ Examples:
 
 Exit codes: 0 printed; 1 no observer answers; 2 wrong arguments.";
 
-/// Show RDMA devices and queue pairs, migrations or not
+/// Show all RDMA devices and queue pairs of this host
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct RdmaArgs {
-    /// Print the observer's JSON as it is
+    /// Print the observer's JSON unchanged
     #[arg(long)]
     json: bool,
-    /// Where the observer listens
+    /// URL of the observer
     #[arg(long, default_value = "http://127.0.0.1:8080", value_parser = Url::parse)]
     url: Url,
 }

@@ -1,4 +1,4 @@
-//! `dwcp-observer report`: a period of the history, with what the running observer says.
+//! `dwcp-observer report`: reports on a period, from the history and the running observer.
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
@@ -20,39 +20,39 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   sudo dwcp-observer report --since 24h                              Markdown on the terminal, without plots
-  sudo dwcp-observer report --since 24h --html --output day.html     one file, plots inside
-  sudo dwcp-observer report --since 7d --output week.md              week.md, and its plots beside it
-  sudo dwcp-observer report --history copy.sqlite --since 30d        from a copy of another host's history
+  sudo dwcp-observer report --since 24h --html --output day.html     one file that contains the plots
+  sudo dwcp-observer report --since 7d --output week.md              week.md, with its plots in files beside it
+  sudo dwcp-observer report --history copy.sqlite --since 30d        from a copy of another host's database
 
-Exit codes: 0 written; 1 there is no history, or it cannot be read; 2 wrong arguments or configuration.";
+Exit codes: 0 written; 1 the history is missing or unreadable; 2 wrong arguments or configuration.";
 
 /// Write a report of finished migrations, service levels and resources from the history
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ReportArgs {
-    /// How far back: a number and s, m, h or d
+    /// Length of the period that ends now: a number and s, m, h or d
     #[arg(long, default_value = "24h", value_parser = period)]
     since: SignedDuration,
-    /// HTML instead of Markdown
+    /// Write HTML instead of Markdown
     #[arg(long)]
     html: bool,
-    /// File to write; plots of a Markdown report go beside it
+    /// File to write; the plots of a Markdown report go into files beside it
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Configuration file that names the history
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The history's database [default: that of the configuration]
+    /// History database [default: from the configuration]
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
-    /// Where the observer listens; without one the report is of the history alone
+    /// URL of the observer; if none answers, the report uses the history only
     #[arg(long, default_value = "http://127.0.0.1:8080", value_parser = Url::parse)]
     url: Url,
 }
 
 fn period(text: &str) -> Result<SignedDuration, String> {
     let wrong =
-        || "a number above 0 and s, m, h or d, as 90m or 24h or 30d; at most 3650d".to_owned();
+        || "must be a number above 0 and s, m, h or d, at most 3650d; for instance 90m, 24h or 30d".to_owned();
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
     let seconds = match unit {
         "s" => 1,
@@ -95,13 +95,13 @@ pub(super) fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Begins with a whole minute: what is kept by the minute and what is kept one by one are then of the same time.
+/// Starts at a whole minute, so that aggregates by the minute and single records cover the same time.
 fn begin(to: Timestamp, since: SignedDuration) -> Timestamp {
     let from = to - since;
     Timestamp::from_second(minute_of(from.as_second())).unwrap_or(from)
 }
 
-/// What a running observer says; a report without one is a report all the same.
+/// What a running observer adds to the report, if one answers.
 fn live(url: &Url) -> Live {
     let ask = |path: &str| -> Option<Value> { get(url, path).ok().map(|body| body.value) };
     let active = ask("/api/v1/migrations").and_then(|mut list| {

@@ -32,7 +32,7 @@ use crate::{
     report::hourly::Hourly,
 };
 
-/// After this the first cycles are over, and what they and loading needed of the heap is free.
+/// By then the first cycles have ended and the heap that they and loading used is free.
 const START: Duration = Duration::from_secs(5);
 
 const AFTER: &str = "\
@@ -41,7 +41,7 @@ Examples:
   sudo dwcp-observer run --listen 127.0.0.1:9200 --log-level debug
   sudo dwcp-observer run --config /etc/dwcp-observer.toml
 
-Exit codes: 0 stopped by SIGTERM or SIGINT; 1 cannot measure (the message says why); 2 wrong arguments or configuration.";
+Exit codes: 0 stopped by SIGTERM or SIGINT; 1 this host cannot measure migrations (the message gives the reason); 2 wrong arguments or configuration.";
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = AFTER)]
@@ -65,12 +65,12 @@ fn raise_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        ::log::debug!("the limit on descriptors stays: {error}");
+        ::log::debug!("cannot raise the limit of open files: {error}");
     }
 }
 
 async fn observe(config: &Config) -> anyhow::Result<()> {
-    // Before anything is loaded: a taken port must not cost a second of probing.
+    // Bind first: if the port is taken, loading the programs would cost a second for nothing.
     let listener = http::bind(config.listen)?;
     let address = listener.local_addr()?;
     let mut sockets = vec![(listener, Site::Main)];
@@ -81,15 +81,15 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
     trim_memory();
     for probe in kernel.probes().iter().filter(|probe| probe.rung.is_none()) {
         log::warn!(
-            "{} is not attached, so this is missing: {} ({})",
+            "probe {} is not attached ({}); without it the observer lacks: {}",
             probe.probe,
-            probe.purpose,
-            probe.reason.as_deref().unwrap_or("no reason")
+            probe.reason.as_deref().unwrap_or("unknown reason"),
+            probe.purpose
         );
     }
     let attached = kernel.probes().iter().filter(|probe| probe.rung.is_some()).count();
     log::info!(
-        "{attached} of {} probes work, listening on http://{}",
+        "{attached} of {} probes attach; listening on http://{}",
         kernel.probes().len(),
         address
     );
@@ -149,7 +149,7 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The file that keeps what the anomaly signals are fed.
+/// Records the input of the anomaly detectors.
 fn recorder(config: &Config) -> anyhow::Result<Option<Recorder>> {
     let Some(path) = &config.anomaly.record else { return Ok(None) };
     let recorder = Recorder::open(path)
@@ -157,7 +157,7 @@ fn recorder(config: &Config) -> anyhow::Result<Option<Recorder>> {
     Ok(Some(recorder))
 }
 
-/// Ports of the components that the observer serves; one that is taken is left to its owner.
+/// Binds the ports of the components. A port that another process uses is skipped.
 fn component_sockets(config: &Config) -> Vec<(TcpListener, Site)> {
     let mut sockets = Vec::new();
     for component in Component::ALL {
@@ -170,7 +170,7 @@ fn component_sockets(config: &Config) -> Vec<(TcpListener, Site)> {
         match http::bind(address) {
             Ok(listener) => sockets.push((listener, Site::Component(component))),
             Err(error) => log::info!(
-                "component {name} is not served on port {port}: {why}; it is at /metrics/{name} of {main}",
+                "cannot serve component {name} on port {port}: {why}; its metrics are at http://{main}/metrics/{name}",
                 name = component.as_str(),
                 why = error.short(),
                 main = config.listen,
@@ -180,7 +180,7 @@ fn component_sockets(config: &Config) -> Vec<(TcpListener, Site)> {
     sockets
 }
 
-/// Service levels that go on where the last run ended, and the thread that keeps them and what they rest on.
+/// Restores the service levels of the last run, and starts the thread that writes the history.
 fn ledger(config: &Config, board: &Board) -> anyhow::Result<Ledger> {
     let now = Timestamp::now();
     if !config.history.enabled {
@@ -202,7 +202,7 @@ fn ledger(config: &Config, board: &Board) -> anyhow::Result<Ledger> {
     let mut ledger = Ledger::new(now, config.sla, None);
     if let Ok(store) = &store {
         if let Err(error) = ledger.restore(store, now) {
-            log::error!("service levels begin anew: {error}");
+            log::error!("cannot restore the service levels, they start from zero: {error}");
         }
         trim_memory();
     }
@@ -211,13 +211,13 @@ fn ledger(config: &Config, board: &Board) -> anyhow::Result<Ledger> {
     Ok(ledger.with_history(history))
 }
 
-/// Forwards lifecycle lines of the kernel side to the log; at any lower level they are not in the loaded programs at all.
+/// Forwards lifecycle messages of the kernel side to the log. Below level debug the loaded programs do not contain them.
 fn kernel_log(kernel: &mut Kernel, config: &Config) -> Option<tokio::task::JoinHandle<()>> {
     if config.log_level < LogLevel::Debug {
         return None;
     }
     let logger = aya_log::EbpfLogger::init(kernel.ebpf())
-        .inspect_err(|error| log::warn!("no lifecycle lines from the kernel side: {error}"))
+        .inspect_err(|error| log::warn!("cannot read lifecycle messages of the kernel side: {error}"))
         .ok()?;
     let mut logger = pollable(logger).ok()?;
     Some(tokio::spawn(async move {

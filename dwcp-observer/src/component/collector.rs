@@ -108,7 +108,7 @@ impl Drop for Collector {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            log::error!("the components thread ended by a panic");
+            log::error!("the components thread panicked");
         }
     }
 }
@@ -238,7 +238,7 @@ impl Work {
             Err(error) => {
                 if !self.sockets_failed {
                     log::warn!(
-                        "no connections of components: the kernel does not list them: {error}"
+                        "cannot list the connections of components: {error}"
                     );
                 }
                 self.sockets_failed = true;
@@ -381,6 +381,7 @@ impl Watch {
     ) -> Signs {
         let silent = self.config.listens.iter().filter(|port| !flows.listening.contains(port));
         Signs {
+            component: self.component.as_str(),
             ever: usage.ever || self.totals.ever,
             required: self.config.required,
             has_processes: rule.names_processes(),

@@ -90,7 +90,7 @@ pub fn parse(text: &str) -> Result<Scraped, Malformed> {
     }
     scraped.families.retain(|_, family| !family.series.is_empty());
     if !any {
-        return Err(Malformed { line: 0, what: "no series in it" });
+        return Err(Malformed { line: 0, what: "there are no series" });
     }
     Ok(scraped)
 }
@@ -105,13 +105,13 @@ fn comment_line<'a>(
         (Some("TYPE"), Some(name), Some(kind)) => {
             let kind = kind.trim();
             if !is_name(name) {
-                return Err("TYPE of what is no metric name");
+                return Err("TYPE line with an invalid metric name");
             }
             if !["counter", "gauge", "histogram", "summary", "untyped"].contains(&kind) {
-                return Err("an unknown TYPE");
+                return Err("unknown TYPE");
             }
             if kinds.insert(name, kind).is_some() {
-                return Err("a second TYPE of one metric");
+                return Err("second TYPE line for a metric");
             }
         }
         (Some("HELP"), Some(name), help)
@@ -154,7 +154,7 @@ fn sample(line: &str) -> Result<Sample<'_>, &'static str> {
     let end = line.find(['{', ' ', '\t']).ok_or("no value")?;
     let (name, mut rest) = line.split_at(end);
     if !is_name(name) {
-        return Err("no metric name");
+        return Err("metric name is missing");
     }
     let mut labels = Vec::new();
     rest = rest.trim_start();
@@ -168,7 +168,7 @@ fn sample(line: &str) -> Result<Sample<'_>, &'static str> {
     }
     // A timestamp is read and left out: the figure is as old as the scrape.
     if words.next().is_some_and(|time| time.parse::<i64>().is_err()) || words.next().is_some() {
-        return Err("text behind the value");
+        return Err("unexpected text after the value");
     }
     Ok(Sample { name, labels, value })
 }
@@ -182,13 +182,13 @@ fn label_list<'a>(
         if let Some(behind) = rest.strip_prefix('}') {
             return Ok(behind);
         }
-        let (name, behind) = rest.split_once('=').ok_or("a label without a value")?;
+        let (name, behind) = rest.split_once('=').ok_or("label without a value")?;
         let name = name.trim_end();
         if !is_name(name) || name.contains(':') {
-            return Err("no label name");
+            return Err("label name is missing");
         }
         if labels.iter().any(|(earlier, _)| *earlier == name) {
-            return Err("a label twice");
+            return Err("duplicate label");
         }
         let behind = behind.trim_start().strip_prefix('"').ok_or("a label value without quotes")?;
         let mut escaped = false;
@@ -197,13 +197,13 @@ fn label_list<'a>(
             escaped = c == '\\' && !escaped;
             ends
         });
-        let (value, behind) = behind.split_at(end.ok_or("a label value without an end")?);
+        let (value, behind) = behind.split_at(end.ok_or("label value is not terminated")?);
         labels.push((name, value));
         rest = behind.get(1..).unwrap_or_default().trim_start();
         match rest.strip_prefix(',') {
             Some(next) => rest = next,
             None if rest.starts_with('}') => {}
-            None => return Err("labels without a comma between them"),
+            None => return Err("comma between labels is missing"),
         }
     }
 }
@@ -300,7 +300,7 @@ pub fn text(families: &BTreeMap<String, Family>) -> String {
     for (name, family) in families {
         let help = match family.help.as_deref() {
             Some(help) if !help.is_empty() => help,
-            _ => "Carried on from a component that gives no help text.",
+            _ => "Passed on from a component that provides no help text.",
         };
         let kind = family.kind.as_deref().unwrap_or("untyped");
         // Writing to a String cannot fail.

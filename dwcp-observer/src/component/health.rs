@@ -46,6 +46,8 @@ pub const FAILED_SCRAPES: u32 = 3;
 /// What was measured.
 #[derive(Clone, Debug, Default)]
 pub struct Signs {
+    /// `amst`, `hde`, ...
+    pub component: &'static str,
     /// Something that belongs to it was seen since the observer started.
     pub ever: bool,
     /// Unhealthy, not unknown, as long as nothing was.
@@ -96,14 +98,14 @@ pub struct MigrationSign {
     pub recent_errors: u64,
 }
 
-/// The word and what speaks against a better one.
+/// The status and the reasons for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Judgement {
-    /// The word.
+    /// The status.
     pub status: Status,
-    /// One line each; for `healthy` and `unknown` what it rests on.
+    /// One line each; for `healthy` and `unknown` the evidence.
     pub reasons: Vec<String>,
-    /// Nothing but stalled migrations makes it unhealthy.
+    /// It is unhealthy only because migrations are stalled.
     pub by_migrations_alone: bool,
 }
 
@@ -114,23 +116,26 @@ pub fn judge(signs: &Signs) -> Judgement {
     let answered = signs.scrape.as_ref().is_some_and(|scrape| scrape.ever);
     if !signs.ever && !running && !answered {
         let nothing = match signs.migrations {
-            Some(_) => "no migration runs, and nothing else that belongs to it was ever seen",
-            None => "nothing that belongs to it was ever seen",
+            Some(_) => "no migration runs, and no process or connection matches",
+            None => "no process or connection matches",
         };
         let status = if signs.required { Status::Unhealthy } else { Status::Unknown };
-        let mut reasons = vec![nothing.to_owned()];
+        let mut reasons = vec![format!("{nothing} [components.{}]", signs.component)];
         reasons.extend(signs.scrape.iter().filter(|it| it.failures > 0).map(|it| it.last.clone()));
         return Judgement { status, reasons, ..Judgement::default() };
     }
     let must_be_there = signs.has_processes || answered || !signs.silent_ports.is_empty();
     if !must_be_there && !running && signs.flows + signs.listening == 0 {
-        // Connections come and go: without a word of the configuration their end is no fault.
-        let reasons = vec!["nothing of it is there now".to_owned()];
+        // Connections come and go: unless the configuration requires one, its end is not a fault.
+        let reasons = vec![format!(
+            "no process or connection matches [components.{}] any more",
+            signs.component
+        )];
         return Judgement { reasons, ..Judgement::default() };
     }
     let (mut down, mut wrong) = (Vec::new(), Vec::new());
     if signs.has_processes && signs.processes == 0 {
-        down.push("no process of it is left".to_owned());
+        down.push("all of its processes have exited".to_owned());
     } else if signs.stopped > 0 {
         let text =
             format!("{} of {} processes are stopped by a signal", signs.stopped, signs.processes);
@@ -144,7 +149,7 @@ pub fn judge(signs: &Signs) -> Judgement {
     }
     if signs.stalled_flows > 0 {
         let text = format!(
-            "{} of {} connections are without an acknowledgement for more than {} s",
+            "{} of {} connections have had no acknowledgement for more than {} s",
             signs.stalled_flows,
             signs.flows,
             super::totals::STALL_MS / 1000
@@ -153,7 +158,7 @@ pub fn judge(signs: &Signs) -> Judgement {
     }
     if signs.unread_flows > 0 {
         let (unread, flows) = (signs.unread_flows, signs.flows);
-        wrong.push(format!("the data of {unread} of {flows} connections is not being read"));
+        wrong.push(format!("received data on {unread} of {flows} connections is not read"));
     }
     if let Some(scrape) = signs.scrape.as_ref().filter(|scrape| scrape.failures > 0) {
         let text = format!("{} scrapes in a row failed: {}", scrape.failures, scrape.last);

@@ -25,7 +25,7 @@ pub enum ScrapeError {
     #[error("{0} answered {1}")]
     Status(String, StatusCode),
     /// No exposition.
-    #[error("{0} serves no exposition: {1}")]
+    #[error("{0} does not serve Prometheus metrics: {1}")]
     Malformed(String, super::exposition::Malformed),
 }
 

@@ -72,11 +72,11 @@ impl Endpoints {
             return error(
                 "other",
                 StatusCode::NOT_FOUND,
-                "no such path; GET / lists the endpoints",
+                "unknown path; GET / lists the endpoints",
             );
         }
         if method != Method::GET && method != Method::HEAD {
-            let text = "only GET and HEAD, and PUT on /api/v1/rollout";
+            let text = "only GET and HEAD are allowed, and PUT on /api/v1/rollout";
             return error(endpoint, StatusCode::METHOD_NOT_ALLOWED, text);
         }
         let published = self.board.latest();
@@ -109,7 +109,7 @@ impl Endpoints {
             "/api/v1/rollout" => self.rollout(endpoint, published.as_deref()),
             "/metrics/{component}" => match path.rsplit('/').next().and_then(by_name) {
                 Some(component) => self.component_metrics(endpoint, component),
-                None => error(endpoint, StatusCode::NOT_FOUND, "no such component"),
+                None => error(endpoint, StatusCode::NOT_FOUND, "unknown component"),
             },
             "/api/v1/sla" => sla(endpoint, published.as_deref()),
             "/api/v1/rdma" => rdma(endpoint, published.as_deref()),
@@ -191,7 +191,7 @@ fn one(endpoint: &'static str, published: Option<&Published>, id: &str) -> Answe
         .flat_map(|published| &published.entries)
         .find(|entry| entry.record.id == id);
     let Some(entry) = entry else {
-        let text = format!("no migration {id}; GET /api/v1/migrations lists those that are held");
+        let text = format!("no migration has the id {id}; GET /api/v1/migrations lists all in memory");
         return error(endpoint, StatusCode::NOT_FOUND, &text);
     };
     let mut record = Migration::clone(&entry.record);

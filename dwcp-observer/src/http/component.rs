@@ -33,7 +33,7 @@ impl Endpoints {
         now: Timestamp,
     ) -> Answer {
         if method != Method::GET && method != Method::HEAD {
-            return error("component", StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD");
+            return error("component", StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed");
         }
         match path {
             "/metrics" => self.component_metrics("component /metrics", component),
@@ -42,7 +42,7 @@ impl Endpoints {
                 let (status, body) = component_health(component, published.as_deref(), now);
                 json_answer("component /health", status, &body)
             }
-            _ => error("component", StatusCode::NOT_FOUND, "here are /metrics and /health"),
+            _ => error("component", StatusCode::NOT_FOUND, "this port serves /metrics and /health"),
         }
     }
 
@@ -68,7 +68,7 @@ impl Endpoints {
     pub(super) fn set_rollout(&self, is_local: bool, is_json: bool, body: &[u8]) -> Answer {
         let endpoint = "/api/v1/rollout";
         if !self.control.allows(is_local) {
-            let text = "not allowed from here: rollout.control of the configuration says who may";
+            let text = "not allowed from this address; see rollout.control in the configuration";
             return error(endpoint, StatusCode::FORBIDDEN, text);
         }
         if !is_json {
@@ -81,11 +81,11 @@ impl Endpoints {
         let labels: Labels = match object.and_then(|it| serde_json::from_value(it.into())) {
             Ok(labels) => labels,
             Err(failure) => {
-                return error(endpoint, StatusCode::BAD_REQUEST, &format!("no rollout: {failure}"));
+                return error(endpoint, StatusCode::BAD_REQUEST, &format!("invalid rollout: {failure}"));
             }
         };
         if !labels.are_valid() {
-            let text = "stage and region have 1 to 64 characters, without control characters";
+            let text = "stage and region must have 1 to 64 characters, without control characters";
             return error(endpoint, StatusCode::BAD_REQUEST, text);
         }
         self.control.set(labels);
@@ -130,7 +130,7 @@ fn component_health(
                 body[name] = value;
             }
         }
-        _ => body["reasons"] = json!(["the observer has not looked at it lately"]),
+        _ => body["reasons"] = json!(["the observer has not checked this component recently"]),
     }
     (code, body)
 }

@@ -57,7 +57,7 @@ fn judge(published: Option<&Published>, now: Timestamp) -> Judgement {
     let age = elapsed(published.at, now);
     if is_stale(published, now) {
         return Judgement::Unhealthy(format!(
-            "the last cycle ended {:.1} s ago: the collector hangs or the host is overloaded",
+            "the last cycle ended {:.1} s ago: the collector hangs, or the host is overloaded",
             age.as_secs_f64()
         ));
     }

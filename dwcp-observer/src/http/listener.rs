@@ -15,8 +15,8 @@ const BACKLOG: i32 = 1024;
 pub enum BindError {
     /// Another socket has the port.
     #[error(
-        "port {} is already in use on {}: choose another with --listen {}:PORT, \
-         or stop its owner (ss -ltnp 'sport = :{}' names it)",
+        "port {} is already in use on {}: choose another port with --listen {}:PORT, \
+         or stop the process that uses it (ss -ltnp 'sport = :{}' shows it)",
         .0.port(), .0.ip(), host(.0), .0.port()
     )]
     InUse(SocketAddr),
@@ -28,8 +28,8 @@ pub enum BindError {
     Permission(SocketAddr),
     /// The address is none of this host's.
     #[error(
-        "{} is no address of this host (ip -br address lists them): \
-         --listen 0.0.0.0:{} or [::]:{} takes all", .0.ip(), .0.port(), .0.port()
+        "this host does not have the address {} (ip -br address lists its addresses): \
+         --listen 0.0.0.0:{} or [::]:{} listens on all", .0.ip(), .0.port(), .0.port()
     )]
     NotOurs(SocketAddr),
     /// The kernel has no IPv6.
@@ -59,7 +59,7 @@ impl BindError {
         match self {
             Self::InUse(_) => "the port is already in use".to_owned(),
             Self::Permission(_) => "no permission to listen there".to_owned(),
-            Self::NotOurs(address) => format!("{} is no address of this host", address.ip()),
+            Self::NotOurs(address) => format!("this host does not have the address {}", address.ip()),
             Self::NoIpv6(_) => "this host has no IPv6".to_owned(),
             Self::Other { source, .. } => source.to_string(),
         }

@@ -100,7 +100,7 @@ impl Drop for ServerHandle {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            log::error!("the HTTP thread ended by a panic");
+            log::error!("the HTTP thread panicked");
         }
     }
 }
@@ -297,8 +297,8 @@ async fn set_rollout(
             let is_local = peer.ip().to_canonical().is_loopback();
             endpoints.set_rollout(is_local, is_json, &body.to_bytes())
         }
-        Ok(Err(_)) => error(ROLLOUT, StatusCode::PAYLOAD_TOO_LARGE, "the body is too long or cut"),
-        Err(_) => error(ROLLOUT, StatusCode::REQUEST_TIMEOUT, "the body did not come"),
+        Ok(Err(_)) => error(ROLLOUT, StatusCode::PAYLOAD_TOO_LARGE, "the body is too long or incomplete"),
+        Err(_) => error(ROLLOUT, StatusCode::REQUEST_TIMEOUT, "the body did not arrive"),
     }
 }
 

@@ -227,7 +227,7 @@ fn cloud_hypervisor(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -
     if let Some(role) = one_way(flow, BULK_BYTES) {
         case.decide("behaviour", bulk(flow, role), 0.6, Some(role));
     }
-    let reason = "little data, and no thread of a migration moves it";
+    let reason = "little data, and no migration thread moves it";
     Refusal::Yet(Rejection::LittleData, reason.to_owned())
 }
 
@@ -237,7 +237,7 @@ fn criu(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refusal {
         // `lazy-pages` calls the source and receives from it.
         let lazy = process.cmdline.iter().any(|argument| argument == "lazy-pages");
         let role = lazy.then_some(Role::Destination);
-        let detail = format!("process `{}` is CRIU: its TCP data is page images", process.comm);
+        let detail = format!("process `{}` is CRIU, whose TCP data is page images", process.comm);
         case.decide("comm", detail, 0.9, role);
     }
     Refusal::Yet(Rejection::NoData, "no data has moved".to_owned())
@@ -245,7 +245,7 @@ fn criu(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refusal {
 
 fn dwcp(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refusal {
     if let Some((port, _)) = service_port(flow, |port| DWCP_OTHER_PORTS.contains(&port)) {
-        let reason = format!("port {port} of a DWCP daemon carries no guest");
+        let reason = format!("port {port} of a DWCP daemon carries no guest data");
         return Refusal::Never(Rejection::Service, reason);
     }
     case.support("comm", format!("process `{}` is a DWCP daemon", process.comm), 0.3);
@@ -258,14 +258,14 @@ fn dwcp(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refusal {
     if let Some(role) = one_way(flow, DWCP_BULK_BYTES) {
         case.decide("behaviour", bulk(flow, role), 0.5, Some(role));
     }
-    let reason = "little data on a port that DWCP does not use for guests";
+    let reason = "little data on a port that DWCP does not use for migrations";
     Refusal::Yet(Rejection::LittleData, reason.to_owned())
 }
 
 /// A process of no known kind.
 fn by_port(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refusal {
     if let Some(name) = other_program(process) {
-        return Refusal::Never(Rejection::OtherProgram, format!("`{name}` does not move guests"));
+        return Refusal::Never(Rejection::OtherProgram, format!("`{name}` does not migrate guests"));
     }
     if let Some((port, calls)) = service_port(flow, |port| port == table::DWCP_PORT) {
         // DWCP dials the destination and sends.
@@ -274,7 +274,7 @@ fn by_port(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refusal
             case.support("port", format!("port {port} is DWCP's"), 0.3);
             case.decide("behaviour", bulk(flow, sender), 0.4, Some(sender));
         }
-        let reason = format!("port {port}, but not {} from the caller", mib(BULK_BYTES));
+        let reason = format!("port {port}, but not {} from the connecting end", mib(BULK_BYTES));
         return Refusal::Yet(Rejection::LittleData, reason);
     }
     if flow.send_tid == 0 && flow.recv_tid == 0 {
@@ -282,7 +282,7 @@ fn by_port(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refusal
         return Refusal::Yet(Rejection::NoData, "no data has moved".to_owned());
     }
     let reason = format!(
-        "`{}` is no known migrator, and ports {} are in use for anything",
+        "`{}` is not a known migrator, and any program may use ports {}",
         process.comm,
         table::MIGRATION_PORTS
     );

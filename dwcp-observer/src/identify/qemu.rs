@@ -116,7 +116,7 @@ fn greeted(process: &ProcessFacts, flow: &FlowFacts) -> Option<Refusal> {
     if flow.active_open? == flow.spoke_first? {
         return None;
     }
-    let reason = "the end that was called spoke first, as NBD's server does".to_owned();
+    let reason = "the accepting end spoke first, as an NBD server does".to_owned();
     Some(match service(process, flow) {
         Some(reason) if service_port(flow, |port| port == NBD_PORT).is_none() => {
             Refusal::Never(Rejection::Service, reason)
@@ -132,7 +132,7 @@ fn queue_pair(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refu
         ["pvrdma", "gluster"].into_iter().find(|name| argument.contains(name))
     });
     if let Some(other) = other {
-        let reason = format!("queue pairs of a QEMU with {other} may be its own");
+        let reason = format!("queue pairs of a QEMU with {other} may belong to the device");
         return Refusal::Never(Rejection::QueuePair, reason);
     }
     let role = flow.active_open.map(|calls| if calls { Role::Source } else { Role::Destination });
@@ -148,7 +148,7 @@ fn support(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) {
             .iter()
             .any(|pattern| glob(pattern, cgroup))
     {
-        case.support("cgroup", format!("cgroup {cgroup} is a virtual machine's"), 0.1);
+        case.support("cgroup", format!("cgroup {cgroup} belongs to a virtual machine"), 0.1);
     }
     if process.has_kvm {
         case.support("kvm", "holds /dev/kvm".to_owned(), 0.05);
@@ -167,7 +167,7 @@ fn by_thread_name(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) {
         if is(sender, SENDERS) {
             case.decide("thread", format!("thread `{sender}` sends"), 0.95, Some(Role::Source));
         } else if is(sender, FAULTS) {
-            let detail = format!("thread `{sender}` asks for pages");
+            let detail = format!("thread `{sender}` requests pages");
             case.decide("thread", detail, 0.9, Some(Role::Destination));
         }
     }
@@ -217,7 +217,7 @@ fn service(process: &ProcessFacts, flow: &FlowFacts) -> Option<String> {
     let gluster = process.cmdline.iter().any(|argument| argument.contains("gluster"));
     if gluster && let Some((port, true)) = service_port(flow, |port| MIGRATION_PORTS.contains(port))
     {
-        return Some(format!("port {port} may be a Gluster brick's"));
+        return Some(format!("port {port} may belong to a Gluster brick"));
     }
     None
 }
@@ -226,7 +226,7 @@ fn destination(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts, incomi
     if flow.bytes_received == 0 {
         return;
     }
-    case.support("cmdline", "started with -incoming, and was called".to_owned(), 0.4);
+    case.support("cmdline", "started with -incoming, and accepted the connection".to_owned(), 0.4);
     let role = Some(Role::Destination);
     let port = flow.local.port();
     if incoming.port == Some(port) {
@@ -261,7 +261,7 @@ fn source(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) {
         && created != Created::AtStart
         && flow.bytes_queued >= PORT_BYTES
     {
-        let detail = format!("calls migration port {port}, and not from QEMU's main loop");
+        let detail = format!("connects to migration port {port}, and not from QEMU's main loop");
         case.decide("port", detail, 0.6, role);
     }
     if created == Created::ForFlow && flow.bytes_queued >= DIRECTION_BYTES {
@@ -308,6 +308,6 @@ fn refusal(process: &ProcessFacts, flow: &FlowFacts, may_be_destination: bool) -
         );
         return Refusal::Never(Rejection::MainLoop, reason);
     }
-    let reason = "no migration thread, no migration port, no -incoming that explains it";
+    let reason = "no migration thread, migration port or -incoming explains it";
     Refusal::Yet(Rejection::NoSign, reason.to_owned())
 }

@@ -69,17 +69,17 @@ pub enum LoadError {
     Btf(#[from] BtfError),
     /// Not allowed to use bpf(2).
     #[error(
-        "not allowed to load eBPF programs: run as root (sudo dwcp-observer run), or grant CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE \
+        "no permission to load eBPF programs: run as root (sudo dwcp-observer run), or grant CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE \
          and CAP_DAC_READ_SEARCH"
     )]
     Permission,
     /// The object does not load.
     #[error(
-        "the kernel refuses the maps of the eBPF object: {0:#}; `dwcp-observer check` shows what this kernel lacks"
+        "the kernel rejected the maps of the eBPF object: {0:#}; run `dwcp-observer check` to see what this kernel does not support"
     )]
     Object(anyhow::Error),
     /// A required hook has no working rung.
-    #[error("cannot attach to {hook}, without which migrations cannot be measured: {reason}")]
+    #[error("cannot attach to {hook}, which is required to measure migrations: {reason}")]
     Required {
         /// The hook.
         hook: &'static str,
@@ -201,7 +201,7 @@ pub fn load<T>(
             Err(error) => return Err(error),
         }
     }
-    Err(LoadError::Object(anyhow::anyhow!("no object is allowed by the configuration")))
+    Err(LoadError::Object(anyhow::anyhow!("the configuration allows no eBPF object")))
 }
 
 fn missing(object: Object, probes: &[ProbeStatus]) -> Vec<String> {
@@ -430,9 +430,9 @@ fn place(ebpf: &mut Ebpf, way: &Way, system: &System) -> Result<Vec<Link>, Place
 /// Why a way does not work.
 #[derive(Debug, Error)]
 enum PlaceError {
-    #[error("this kernel has no {0}")]
+    #[error("this kernel does not have {0}")]
     Absent(&'static str),
-    #[error("{0} is not in the object")]
+    #[error("the eBPF object does not contain {0}")]
     NotInObject(&'static str),
     #[error(transparent)]
     Program(ProgramError),
@@ -442,7 +442,7 @@ impl PlaceError {
     fn brief(&self) -> String {
         match self {
             Self::Program(error) if is_absent(error) => {
-                "this kernel has no such tracepoint or function".to_owned()
+                "this kernel does not have this tracepoint or function".to_owned()
             }
             Self::Program(error) => brief(error),
             Self::Absent(_) | Self::NotInObject(_) => self.to_string(),

@@ -77,10 +77,10 @@ impl Kernel {
     ) -> Result<Self, LoadError> {
         let loaded = load::load(options, |ebpf| Ok(Maps::prepare(ebpf, rules, ports)?))?;
         for reason in &loaded.refused {
-            log::info!("a lower rung is used: {reason}");
+            log::info!("using a fallback: {reason}");
         }
         for field in &loaded.missing_fields {
-            log::warn!("this kernel has no {field}: what rests on it is missing from the output");
+            log::warn!("this kernel does not have {field}; figures that need it are missing");
         }
         let ebpf = loaded.ebpf;
         let mut probes = loaded.probes;
@@ -92,7 +92,7 @@ impl Kernel {
         {
             Ok(phases) => phases,
             Err(error) => {
-                log::warn!("phase functions are not probed: {error}");
+                log::warn!("cannot probe phase functions: {error}");
                 None
             }
         };
@@ -175,7 +175,7 @@ impl Kernel {
 
     fn run(&mut self, program: &str, process: Option<u32>) -> io::Result<()> {
         let Some(Program::Iter(program)) = self.ebpf.program(program) else {
-            return Err(io::Error::other("the iterator is not in the object"));
+            return Err(io::Error::other("the eBPF object does not contain the iterator"));
         };
         let fd = program.fd().map_err(io::Error::other)?;
         sys::run_iterator(fd.as_fd(), process)
@@ -185,7 +185,7 @@ impl Kernel {
     /// the process is gone.
     pub fn probe_phases(&mut self, process: &ProcessReading) -> Option<Coverage> {
         let Some(phases) = &mut self.phases else {
-            return Some(Coverage::Unprobed("is not probed, by the configuration".to_owned()));
+            return Some(Coverage::Unprobed("is not probed: disabled in the configuration".to_owned()));
         };
         let candidate = Candidate {
             slot: process.slot,
@@ -251,12 +251,12 @@ impl Kernel {
         let until_boottime = from_boottime.saturating_add(TICK_NS);
         let wanted = Wanted { from_boottime, until_boottime, rule, reserved: 0 };
         if let Err(error) = self.maps.wanted.insert(pid, PodWanted(wanted), 0) {
-            log::warn!("process {pid} cannot be tracked: {error}");
+            log::warn!("cannot track process {pid}: {error}");
             return;
         }
         self.sweep_tasks();
         if let Err(error) = self.maps.wanted.remove(&pid) {
-            log::warn!("process {pid} stays wanted: {error}");
+            log::warn!("cannot stop tracking process {pid}: {error}");
         }
     }
 
@@ -302,7 +302,7 @@ impl Kernel {
                     Ok(link) => self.demanded.extend(link),
                     // A module that is not loaded yet: then nothing of it runs.
                     Err(error) if refusal::is_absent(&error) => log::debug!("{hook}: {error}"),
-                    Err(error) => log::warn!("{hook} cannot be attached: {error}"),
+                    Err(error) => log::warn!("cannot attach to {hook}: {error}"),
                 }
             }
         } else {

@@ -279,7 +279,7 @@ impl Kernel {
                 && peek!(record, generation) == generation
                 && peek!(record, state) == SLOT_LIVE
             {
-                log::info!("process {} is gone, and its end was not seen", peek!(record, tgid));
+                log::info!("process {} has exited; its exit event was missed", peek!(record, tgid));
                 poke!(record, exited_ns, now);
                 poke!(record, state, SLOT_CLOSED);
             }
@@ -289,7 +289,7 @@ impl Kernel {
     /// Watches the packets of a tap device, from now on.
     pub fn watch_tap(&mut self, key: TapKey) {
         if let Err(error) = self.maps.taps.insert(PodTapKey(key), PodTap(Tap::default()), 0) {
-            log::warn!("{}: packets are not watched: {error}", netdev::name_of(&key));
+            log::warn!("{}: cannot watch the first packet: {error}", netdev::name_of(&key));
         }
     }
 
@@ -384,7 +384,7 @@ pub(super) struct Expected {
 /// Zeroes a histogram for the next user of its slot.
 fn clear<T: aya::Pod>(histograms: &mut Array<MapData, T>, slot: u32, zero: T) {
     if let Err(error) = histograms.set(slot, zero, 0) {
-        log::warn!("histogram {slot} is not cleared: {error}");
+        log::warn!("cannot clear histogram {slot}: {error}");
     }
 }
 

@@ -98,7 +98,7 @@ fn all_of(object: Object, ebpf: &mut Ebpf, system: &System) -> Vec<Tried> {
                 Ok(()) => (Outcome::Loaded, None),
                 Err(error) => (Outcome::Refused, Some(refusal::brief(&error))),
             },
-            None => (Outcome::Refused, Some("not in the object".to_owned())),
+            None => (Outcome::Refused, Some("not in the eBPF object".to_owned())),
         };
         tried.push(entry(object, program, target, "uprobe", one, ebpf));
     }

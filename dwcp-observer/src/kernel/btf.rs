@@ -12,7 +12,7 @@ use thiserror::Error;
 pub enum BtfError {
     /// The file could not be read.
     #[error(
-        "cannot read {path}: {source}; the kernel needs CONFIG_DEBUG_INFO_BTF=y, or point --btf-path at a BTF file of this kernel"
+        "cannot read {path}: {source}; use a kernel with CONFIG_DEBUG_INFO_BTF=y, or pass a BTF file of this kernel with --btf-path"
     )]
     Read {
         /// The file.

@@ -104,7 +104,7 @@ macro_rules! tracepoints {
             },)*
             Hook {
                 name: "kvm_userspace_exit",
-                purpose: "recognises guest CPUs of KVM whose threads have no names",
+                purpose: "recognises KVM vCPU threads that have no names",
                 required: false,
                 on_demand: true,
                 module: Some("kvm"),
@@ -115,7 +115,7 @@ macro_rules! tracepoints {
             },
             Hook {
                 name: "task",
-                purpose: "finds processes and threads that were there before; thread totals each second",
+                purpose: "finds processes and threads that started before the observer; thread totals each second",
                 required: true,
                 on_demand: false,
                 module: None,
@@ -126,7 +126,7 @@ macro_rules! tracepoints {
             },
             Hook {
                 name: "task_file",
-                purpose: "finds connections that were there before; socket totals each second during a stall",
+                purpose: "finds connections opened before the observer started; socket totals each second during a stall",
                 required: true,
                 on_demand: false,
                 module: None,
@@ -162,16 +162,16 @@ const ERRORS: &[(&str, &str)] = &[("error_fentry", "sock_def_error_report")];
 
 /// Every hook of the observer.
 pub const HOOKS: &[Hook] = tracepoints! {
-    "sock_send_length", "sock_send_btf", "sock_send_raw", true, false, "tags the socket that a migrator sends on, and the sending thread",
+    "sock_send_length", "sock_send_btf", "sock_send_raw", true, false, "finds the sockets and threads that a migrator sends with",
         or sends(Rung::Fentry, Object::Typed), sends(Rung::Fentry, Object::Probed), sends(Rung::Kprobe, Object::Probed);
-    "sock_recv_length", "sock_recv_btf", "sock_recv_raw", true, false, "tags the socket that a migrator receives on, and the receiving thread",
+    "sock_recv_length", "sock_recv_btf", "sock_recv_raw", true, false, "finds the sockets and threads that a migrator receives with",
         or way(Rung::Fentry, Object::Typed, RECEIVES), way(Rung::Fentry, Object::Probed, RECEIVES),
         way(Rung::Kprobe, Object::Probed, &[("recv_kprobe", "tcp_cleanup_rbuf")]);
-    "tcp_rcv_space_adjust", "read_btf", "read_raw", false, true, "tags what a migrator takes from a socket by splice, and the thread";
-    "inet_sock_set_state", "set_state_btf", "set_state_raw", true, false, "opens, closes, exact totals at close";
-    "tcp_destroy_sock", "destroy_btf", "destroy_raw", false, false, "closes whose state change was missed";
-    "tcp_probe", "tcp_probe_btf", "tcp_probe_raw", false, false, "RTT histogram, totals between two cycles";
-    "tcp_retransmit_skb", "retransmit_btf", "retransmit_raw", false, false, "retransmit events";
+    "tcp_rcv_space_adjust", "read_btf", "read_raw", false, true, "finds the sockets and threads that a migrator receives with by splice(2)";
+    "inet_sock_set_state", "set_state_btf", "set_state_raw", true, false, "open and close of connections, exact totals at close";
+    "tcp_destroy_sock", "destroy_btf", "destroy_raw", false, false, "closes that inet_sock_set_state did not report";
+    "tcp_probe", "tcp_probe_btf", "tcp_probe_raw", false, false, "RTT histogram, totals between collection cycles";
+    "tcp_retransmit_skb", "retransmit_btf", "retransmit_raw", false, false, "retransmissions";
     "tcp_cong_state_set", "ca_state_btf", "ca_state_raw", false, false, "time in each congestion state";
     "tcp_send_reset", "send_reset_btf", "send_reset_raw", false, false, "resets sent";
     "tcp_receive_reset", "recv_reset_btf", "recv_reset_raw", false, false, "resets received";
@@ -181,12 +181,12 @@ pub const HOOKS: &[Hook] = tracepoints! {
     "sched_switch", "switch_btf", "switch_raw", false, true, "run-queue wait histogram of migrator threads";
     "sched_waking", "wakeup_btf", "wakeup_raw", false, true, "wake-ups of migrator threads";
     "sched_wakeup_new", "wakeup_new_btf", "wakeup_new_raw", false, true, "first wake-up of new migrator threads";
-    "netif_receive_skb_entry", "guest_pkt_btf", "guest_pkt_raw", false, true, "first packet of a guest at its destination";
-    "task_newtask", "newtask_btf", "newtask_raw", false, false, "new threads of a migrator at once instead of at the next cycle";
-    "task_rename", "rename_btf", "rename_raw", true, false, "recognises a migrator when it starts, follows thread names";
-    "signal_generate", "signal_btf", "signal_raw", false, false, "when a dumped process is stopped";
-    "cgroup_freeze", "freeze_btf", "freeze_raw", false, false, "when the cgroup of a dumped process is frozen";
-    "sched_process_exit", "exit_btf", "exit_raw", false, false, "last totals of a thread, death of a migrator";
+    "netif_receive_skb_entry", "guest_pkt_btf", "guest_pkt_raw", false, true, "first packet that a guest sends at its destination";
+    "task_newtask", "newtask_btf", "newtask_raw", false, false, "new threads of a migrator at once, not only at the next cycle";
+    "task_rename", "rename_btf", "rename_raw", true, false, "recognises a migrator at its start, follows thread names";
+    "signal_generate", "signal_btf", "signal_raw", false, false, "time at which a dumped process is stopped";
+    "cgroup_freeze", "freeze_btf", "freeze_raw", false, false, "time at which the cgroup of a dumped process is frozen";
+    "sched_process_exit", "exit_btf", "exit_raw", false, false, "final totals of a thread, exit of a migrator";
 };
 
 /// Which rungs the configuration allows.

@@ -15,7 +15,7 @@ pub(crate) const RDMA: &[u8] =
 /// This program was built without eBPF programs.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error(
-    "this build has no eBPF programs ({why}): run `cargo xtask build-ebpf` and build again; `cargo xtask build` does both"
+    "this build has no eBPF programs ({why}): run `cargo xtask build-ebpf` and build again, or run `cargo xtask build`, which does both"
 )]
 pub struct NotBuilt {
     /// What the build found.

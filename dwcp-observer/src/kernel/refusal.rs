@@ -14,7 +14,7 @@ pub(crate) fn of_maps(error: EbpfError) -> anyhow::Error {
         EbpfError::MapError(MapError::CreateError { name, io_error })
             if name == TASK_STORAGE && io_error.raw_os_error() == Some(libc::EINVAL) =>
         {
-            anyhow::anyhow!("no task storage (Linux 5.11)")
+            anyhow::anyhow!("needs task storage (Linux 5.11)")
         }
         other => other.into(),
     }

@@ -110,7 +110,7 @@ impl<T: Copy> Slots<T> {
 
     fn reach(&mut self, slots: u32) {
         if let Err(error) = self.records.reach(slots) {
-            log::warn!("{}: slots are unread until they can be mapped: {error}", self.map);
+            log::warn!("{}: cannot map slots, so they are not read for now: {error}", self.map);
         }
     }
 
@@ -120,7 +120,7 @@ impl<T: Copy> Slots<T> {
             return;
         };
         if let Err(error) = pool.free.push(slot, 0) {
-            log::debug!("{}: slot {slot} is given back later: {error}", self.map);
+            log::debug!("{}: cannot free slot {slot} yet: {error}", self.map);
             self.unreturned.push(slot);
         }
     }

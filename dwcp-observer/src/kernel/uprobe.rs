@@ -51,10 +51,10 @@ pub struct Target {
 #[derive(Debug, Error)]
 pub enum MultiError {
     /// The object is not what it should be.
-    #[error("the object cannot be read again: {0}")]
+    #[error("cannot read the eBPF object again: {0}")]
     Object(String),
     /// The program is not in it.
-    #[error("{0} is not in the object")]
+    #[error("the eBPF object does not contain {0}")]
     Absent(&'static str),
     /// What the kernel says.
     #[error(transparent)]
@@ -156,7 +156,7 @@ pub fn load_multi<const N: usize>(
         }
         programs.push(bpf(BPF_PROG_LOAD, &mut attributes)?);
     }
-    programs.try_into().map_err(|_| MultiError::Object("programs are missing".to_owned()))
+    programs.try_into().map_err(|_| MultiError::Object("the list of programs is incomplete".to_owned()))
 }
 
 /// Asks for a link in a directory: a kernel that knows such links says that this is no file (`bpf_uprobe_multi_link_attach`,
@@ -177,7 +177,7 @@ fn supported() -> Result<(), MultiError> {
     match link_multi(program.as_fd(), c"/", &[target], false) {
         Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(()),
         Err(error) => Err(error.into()),
-        Ok(_) => Err(io::Error::other("a directory took a probe").into()),
+        Ok(_) => Err(io::Error::other("probing a directory did not fail").into()),
     }
 }
 

@@ -195,10 +195,10 @@ impl Attacher {
             match self.prober.room() {
                 Room::Later => return None,
                 Room::Stuck => {
-                    return Some(Err(self.lose(1, "is not read: too many others do not answer")));
+                    return Some(Err(self.lose(1, "is not read: too many other executables have not answered")));
                 }
                 Room::Free if self.executables.len() >= MAX_EXECUTABLES => {
-                    return Some(Err(self.lose(0, "is not probed: too many others are")));
+                    return Some(Err(self.lose(0, "is not probed: too many other executables are")));
                 }
                 Room::Free => {}
             }
@@ -225,11 +225,11 @@ impl Attacher {
             Ok(socket) => {
                 let data = epoll::EventData::new_u64(READER);
                 if let Err(error) = epoll::add(&self.wake, socket, data, epoll::EventFlags::IN) {
-                    log::debug!("a reader's answer is looked for each second: {error}");
+                    log::debug!("answers of readers are polled once a second: {error}");
                 }
                 State::Asked
             }
-            Err(error) => State::Unprobed(format!("cannot be read: no process for it ({error})")),
+            Err(error) => State::Unprobed(format!("cannot be read: starting a reader failed ({error})")),
         };
         self.executables.insert(file, Executable { number, state, processes: 0 });
     }
@@ -311,7 +311,7 @@ impl Attacher {
             let since = process.candidate.started_boottime_ns.max(self.begun_boottime_ns);
             let delay_ns = clock_ns(libc::CLOCK_BOOTTIME).saturating_sub(since);
             self.delay.observe(delay_ns as f64 * 1e-9);
-            log::debug!("process {pid} is probed {delay_ns} ns after it was there to be probed");
+            log::debug!("probed process {pid} {delay_ns} ns after it could be probed");
         }
     }
 
@@ -397,7 +397,7 @@ fn close(mut links: Vec<OwnedFd>) {
         while links.len() > share {
             let part = links.split_off(links.len() - share);
             if let Err(error) = thread::Builder::new().spawn_scoped(scope, move || drop(part)) {
-                log::debug!("probes are taken off one after the other: {error}");
+                log::debug!("removing probes one after the other: {error}");
             }
         }
         drop(links);

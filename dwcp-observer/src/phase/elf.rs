@@ -31,7 +31,7 @@ pub enum ElfError {
     #[error("not a 64-bit ELF executable of this machine's byte order: {0}")]
     Not(&'static str),
     /// A table is larger than that of any QEMU.
-    #[error("{table} has {bytes} bytes, more than the {limit} that are read")]
+    #[error("{table} has {bytes} bytes; the limit is {limit}")]
     TooLarge {
         /// Name of the section.
         table: &'static str,
@@ -78,10 +78,10 @@ impl<'a> Elf<'a> {
         read(file, 0, &mut header)?;
         let native = if cfg!(target_endian = "little") { 1 } else { 2 };
         if !header.starts_with(b"\x7fELF\x02") || header[5] != native {
-            return Err(ElfError::Not("its header is another"));
+            return Err(ElfError::Not("unexpected header"));
         }
         if !matches!(half(&header, 16), ET_EXEC | ET_DYN) {
-            return Err(ElfError::Not("it is not for running"));
+            return Err(ElfError::Not("not an executable"));
         }
         let mut elf = Self {
             file,
@@ -117,7 +117,7 @@ impl<'a> Elf<'a> {
                 SHT_DYNSYM => {
                     self.symbols = Some(limited(".dynsym", span, MAX_SYMBOLS)?);
                     let names = sections.get(word(section, 40) as usize);
-                    let names = names.ok_or(ElfError::Not("its symbols have no names"))?;
+                    let names = names.ok_or(ElfError::Not("symbols have no names"))?;
                     let names = Span { offset: long(names, 24), size: long(names, 32) };
                     self.names = limited(".dynstr", names, MAX_NAMES)?;
                 }
@@ -202,7 +202,7 @@ impl<'a> Elf<'a> {
     /// Nothing of the file is mapped there.
     pub fn number<const N: usize>(&self, address: u64) -> Result<[u8; N], ElfError> {
         let mut bytes = [0; N];
-        let offset = self.offset(address).ok_or(ElfError::Not("a pointer leads out of it"))?;
+        let offset = self.offset(address).ok_or(ElfError::Not("a pointer is out of range"))?;
         read(self.file, offset, &mut bytes)?;
         Ok(bytes)
     }
@@ -213,7 +213,7 @@ impl<'a> Elf<'a> {
     /// Nothing of the file is mapped there.
     pub fn text<const N: usize>(&self, address: u64) -> Result<String, ElfError> {
         let mut bytes = [0; N];
-        let offset = self.offset(address).ok_or(ElfError::Not("a pointer leads out of it"))?;
+        let offset = self.offset(address).ok_or(ElfError::Not("a pointer is out of range"))?;
         let read = self.file.read_at(&mut bytes, offset)?;
         let text = bytes[..read].split(|byte| *byte == 0).next().unwrap_or_default();
         Ok(String::from_utf8_lossy(text).into_owned())
@@ -266,7 +266,7 @@ fn headers<const N: usize>(
         return Ok(Vec::new());
     }
     if usize::from(size) != N || count > MAX_HEADERS {
-        return Err(ElfError::Not("its headers are of another kind"));
+        return Err(ElfError::Not("unexpected kind of headers"));
     }
     let mut headers = vec![[0; N]; usize::from(count)];
     for (index, header) in (0..).zip(&mut headers) {
@@ -278,7 +278,7 @@ fn headers<const N: usize>(
 fn read(file: &File, offset: u64, bytes: &mut [u8]) -> Result<(), ElfError> {
     match file.read_exact_at(bytes, offset) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            Err(ElfError::Not("it ends before its tables do"))
+            Err(ElfError::Not("the file is truncated"))
         }
         other => other.map_err(ElfError::Read),
     }

@@ -64,36 +64,36 @@ macro_rules! functions {
 
 /// Every phase function, as QEMU 5.2 to 11.1 export them; what a version lacks is reported and costs only its own figure.
 pub const FUNCTIONS: &[Function] = functions! {
-    "migrate_set_state" => MarkKind::State, "qemu_state", true, "states of the migration";
-    "runstate_set" => MarkKind::RunState, "qemu_runstate", true, "tells a migration's stop from an operator's";
-    "pause_all_vcpus" => MarkKind::Pause, "qemu_pause", true, "the guest is to stop";
-    "pause_all_vcpus", ":return" => MarkKind::Paused, "qemu_paused", true, "the guest stands still";
-    "resume_all_vcpus" => MarkKind::Resume, "qemu_resume", true, "the guest runs";
-    "memory_global_dirty_log_sync" => MarkKind::Sync, "qemu_sync", false, "rounds over RAM";
-    "qemu_savevm_state_complete_precopy" => MarkKind::LastPass, "qemu_last_pass", false, "begin of the last pass over RAM";
-    "qemu_savevm_state_complete_precopy", ":return" => MarkKind::Sent, "qemu_sent", false, "end of sending";
-    "qemu_savevm_state_complete_precopy_non_iterable" | "qemu_savevm_state_non_iterable" => MarkKind::Device, "qemu_device", false, "begin of the device state";
-    "cpu_synchronize_all_post_init" => MarkKind::Loaded, "qemu_loaded", false, "device state is loaded";
-    "global_state_get_runstate", ":return" => MarkKind::GlobalState, "qemu_global_state", false, "whether the guest ran at its source";
-    "qmp_cont" => MarkKind::Continue, "qemu_cont", false, "the manager lets the guest run";
-    "vm_start" => MarkKind::VmStart, "qemu_vm_start", false, "QEMU lets the guest run";
+    "migrate_set_state" => MarkKind::State, "qemu_state", true, "migration states";
+    "runstate_set" => MarkKind::RunState, "qemu_runstate", true, "distinguishes a stop by the migration from a stop by the operator";
+    "pause_all_vcpus" => MarkKind::Pause, "qemu_pause", true, "QEMU begins to stop the vCPUs";
+    "pause_all_vcpus", ":return" => MarkKind::Paused, "qemu_paused", true, "all vCPUs have stopped";
+    "resume_all_vcpus" => MarkKind::Resume, "qemu_resume", true, "QEMU starts the vCPUs";
+    "memory_global_dirty_log_sync" => MarkKind::Sync, "qemu_sync", false, "iterations over RAM (rounds)";
+    "qemu_savevm_state_complete_precopy" => MarkKind::LastPass, "qemu_last_pass", false, "start of the last iteration over RAM";
+    "qemu_savevm_state_complete_precopy", ":return" => MarkKind::Sent, "qemu_sent", false, "source has sent everything";
+    "qemu_savevm_state_complete_precopy_non_iterable" | "qemu_savevm_state_non_iterable" => MarkKind::Device, "qemu_device", false, "start of the device state";
+    "cpu_synchronize_all_post_init" => MarkKind::Loaded, "qemu_loaded", false, "destination has loaded the device state";
+    "global_state_get_runstate", ":return" => MarkKind::GlobalState, "qemu_global_state", false, "whether the guest was running at the source";
+    "qmp_cont" => MarkKind::Continue, "qemu_cont", false, "the manager resumes the guest (cont)";
+    "vm_start" => MarkKind::VmStart, "qemu_vm_start", false, "QEMU resumes the guest";
     "qmp_stop" => MarkKind::Halt, "qemu_stop", false, "the operator stops the guest";
-    "qmp_migrate" => MarkKind::Migrate, "qemu_migrate", false, "the manager asks for a migration";
-    "qmp_migrate_continue" => MarkKind::MigrateContinue, "qemu_go_on", false, "the manager lets the switch-over begin";
-    "qmp_migrate_cancel" => MarkKind::Cancel, "qemu_cancel", false, "the manager cancels";
-    "qmp_migrate_start_postcopy" => MarkKind::StartPostcopy, "qemu_postcopy", false, "the manager goes over to postcopy";
-    "qmp_migrate_recover" => MarkKind::Recover, "qemu_recover", false, "the manager recovers a broken postcopy";
-    "cpu_throttle_set" => MarkKind::Throttle, "qemu_throttle", false, "guest CPUs are slowed down to converge";
-    "cpu_throttle_stop" => PLACE_UNTHROTTLE, "qemu_unthrottle", false, "they are no longer";
-    "qemu_announce_self" => MarkKind::Announce, "qemu_announce", false, "the guest is announced to the network";
-    "migration_rate_limit" => PLACE_LIMIT, "qemu_limit", false, "begin of a stay in the rate limiter";
-    "migration_rate_limit", ":return" => PLACE_LIMITED, "qemu_limited", false, "end of a stay in the rate limiter";
+    "qmp_migrate" => MarkKind::Migrate, "qemu_migrate", false, "the manager starts a migration";
+    "qmp_migrate_continue" => MarkKind::MigrateContinue, "qemu_go_on", false, "the manager allows the switch-over";
+    "qmp_migrate_cancel" => MarkKind::Cancel, "qemu_cancel", false, "the manager cancels the migration";
+    "qmp_migrate_start_postcopy" => MarkKind::StartPostcopy, "qemu_postcopy", false, "the manager switches to postcopy";
+    "qmp_migrate_recover" => MarkKind::Recover, "qemu_recover", false, "the manager recovers an interrupted postcopy";
+    "cpu_throttle_set" => MarkKind::Throttle, "qemu_throttle", false, "QEMU throttles the vCPUs (auto-converge)";
+    "cpu_throttle_stop" => PLACE_UNTHROTTLE, "qemu_unthrottle", false, "QEMU stops throttling the vCPUs";
+    "qemu_announce_self" => MarkKind::Announce, "qemu_announce", false, "QEMU announces the guest to the network";
+    "migration_rate_limit" => PLACE_LIMIT, "qemu_limit", false, "start of a wait in the rate limiter";
+    "migration_rate_limit", ":return" => PLACE_LIMITED, "qemu_limited", false, "end of a wait in the rate limiter";
     "migrate_send_rp_req_pages" => PLACE_PAGE, "qemu_page", false, "page requests of a postcopy destination";
-    "migrate_set_error" | "migrate_error_propagate" => PLACE_ERROR, "qemu_error", false, "QEMU's own words of an error";
-    "qemu_savevm_state_pending_exact" | "qemu_savevm_state_pending" | "qemu_savevm_query_pending_iter" => PLACE_PENDING, "qemu_exact", false, "what is left is counted";
-    "qemu_savevm_state_pending_exact" | "qemu_savevm_state_pending" | "qemu_savevm_query_pending_iter", ":return" => PLACE_REMAINING, "qemu_exact_ret", false, "what is left";
-    "qemu_savevm_state_pending_estimate" => PLACE_PENDING, "qemu_estimate", false, "what is left is counted within a round";
-    "qemu_savevm_state_pending_estimate", ":return" => PLACE_REMAINING, "qemu_est_ret", false, "what is left within a round";
+    "migrate_set_error" | "migrate_error_propagate" => PLACE_ERROR, "qemu_error", false, "QEMU's error text";
+    "qemu_savevm_state_pending_exact" | "qemu_savevm_state_pending" | "qemu_savevm_query_pending_iter" => PLACE_PENDING, "qemu_exact", false, "QEMU counts the remaining memory";
+    "qemu_savevm_state_pending_exact" | "qemu_savevm_state_pending" | "qemu_savevm_query_pending_iter", ":return" => PLACE_REMAINING, "qemu_exact_ret", false, "QEMU's count of the remaining memory";
+    "qemu_savevm_state_pending_estimate" => PLACE_PENDING, "qemu_estimate", false, "QEMU estimates the remaining memory within an iteration";
+    "qemu_savevm_state_pending_estimate", ":return" => PLACE_REMAINING, "qemu_est_ret", false, "QEMU's estimate of the remaining memory";
 };
 
 /// A mark, decoded.

@@ -66,7 +66,7 @@ fn load_on(rung: Rung, ebpf: &mut Ebpf, bytes: &[u8]) -> Result<Vec<OwnedFd>, St
         Rung::Multi => {
             load_multi(bytes, ebpf, SHARED).map(Vec::from).map_err(|error| match error {
                 MultiError::Kernel(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                    "this kernel has no such links (Linux 6.6)".to_owned()
+                    "needs uprobe_multi links (Linux 6.6)".to_owned()
                 }
                 error => error.to_string(),
             })

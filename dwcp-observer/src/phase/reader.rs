@@ -99,7 +99,7 @@ fn bound_itself() -> io::Result<()> {
 
 fn serve(socket: BorrowedFd<'_>) -> io::Result<()> {
     let (request, mut fds) = receive::<Request>(socket, RecvFlags::empty())?
-        .ok_or_else(|| io::Error::other("nothing is asked"))?;
+        .ok_or_else(|| io::Error::other("empty request"))?;
     if fds.is_empty() {
         return Err(io::Error::other("no executable"));
     }
@@ -211,7 +211,7 @@ pub fn send(
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::Error::other("more descriptors than a message takes"));
+        return Err(io::Error::other("too many descriptors for one message"));
     }
     sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())

@@ -83,7 +83,7 @@ impl CommandLines {
     #[must_use]
     pub fn new() -> Self {
         let done = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .inspect_err(|error| log::warn!("command lines are noticed each second: {error}"));
+            .inspect_err(|error| log::warn!("command lines are read once a second only: {error}"));
         let shared = Shared { queue: Mutex::default(), more: Condvar::new(), done: done.ok() };
         Self {
             jobs: HashMap::new(),
@@ -187,7 +187,7 @@ impl CommandLines {
         match thread::Builder::new().name("cmdline".to_owned()).spawn(move || serve(&shared)) {
             // One that hangs is not waited for: it ends with the process that it reads, or with the observer.
             Ok(_) => self.readers += 1,
-            Err(error) => log::warn!("command lines are read by fewer threads: {error}"),
+            Err(error) => log::warn!("cannot start a thread that reads command lines: {error}"),
         }
     }
 
@@ -256,7 +256,7 @@ fn serve(shared: &Shared) {
         if let Some(done) = &shared.done
             && let Err(error) = rustix::io::write(done, &1u64.to_ne_bytes())
         {
-            log::debug!("a command line is noticed with the next cycle: {error}");
+            log::debug!("command lines are processed with the next cycle only: {error}");
         }
     }
 }

@@ -39,13 +39,13 @@ pub enum RdmaError {
     #[error(transparent)]
     Btf(#[from] BtfError),
     /// BTF has no verbs in it.
-    #[error("the BTF of this kernel and of ib_core lacks {0}")]
+    #[error("{0} is missing from the BTF of this kernel and of ib_core")]
     Fields(String),
     /// The kernel's list of devices and queue pairs.
-    #[error("the kernel has no RDMA netlink: {0}")]
+    #[error("the kernel does not support RDMA netlink: {0}")]
     Netlink(std::io::Error),
     /// The object does not load.
-    #[error("the kernel refuses the RDMA object: {0:#}")]
+    #[error("the kernel rejected the RDMA object: {0:#}")]
     Object(anyhow::Error),
     /// A map is missing or has another shape than the agent expects.
     #[error(transparent)]
@@ -74,8 +74,8 @@ const PLACES: &[Place] = places! {
     "ib_core" {
         "rdma_restrack_add" => "rdma_tracked", "new queue pairs and memory regions";
         "ib_modify_qp_with_udata" => "rdma_modify", "state, peer and peer's address of queue pairs";
-        "ib_modify_qp_with_udata" => "rdma_modified", "whether the change took place";
-        "ib_destroy_qp_user" => "rdma_destroy", "last look into the send queue";
+        "ib_modify_qp_with_udata" => "rdma_modified", "whether the state change succeeded";
+        "ib_destroy_qp_user" => "rdma_destroy", "final state of the send queue";
         "ib_destroy_qp_user" => "rdma_destroyed", "end of queue pairs";
         "ib_dereg_mr_user" => "rdma_deregister", "end of memory regions";
     }
@@ -84,7 +84,7 @@ const PLACES: &[Place] = places! {
         "ib_uverbs_comp_event_read" => "rdma_comp_event", "wake-ups by completion events";
     }
     "rdma_rxe" {
-        "rxe_post_send" => "rdma_post", "doorbells of Soft-RoCE and the requests behind them";
+        "rxe_post_send" => "rdma_post", "doorbells of Soft-RoCE and their requests";
         "rxe_cq_post" => "rdma_rxe_cqe", "completions of Soft-RoCE: operations, bytes, errors, latency";
         "rnr_nak_timer" => "rdma_rxe_rnr", "waits for a receive that the peer has not posted";
     }
@@ -98,7 +98,7 @@ const PLACES: &[Place] = places! {
         "cm_send_rep" => "cm_send_rep", "connections: reply";
         "cm_send_rtu" => "cm_send_rtu", "connections: ready";
         "cm_send_rej" => "cm_send_rej", "connections: refusal";
-        "cm_event_handler" => "cm_event", "connections: what the wire brings";
+        "cm_event_handler" => "cm_event", "connections: events from the peer";
         "cm_disconnect" => "cm_disconnect", "connections: disconnection by this side";
         "cm_sent_dreq" => "cm_sent_dreq", "connections: request to disconnect";
         "cm_id_destroy" => "cm_id_destroy", "connections: end";
@@ -255,7 +255,7 @@ impl Attached {
                 continue;
             }
             let there = now.is_some();
-            log::info!("RDMA: module {module} is {}", if there { "there" } else { "gone" });
+            log::info!("RDMA: module {module} was {}", if there { "loaded" } else { "unloaded" });
             let of_module = PLACES.iter().enumerate().filter(|(_, place)| place.module == *module);
             for (index, _) in of_module {
                 self.links[index] = None;

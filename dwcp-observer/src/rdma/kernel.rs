@@ -153,7 +153,7 @@ impl Maps {
         }
         // Without it a probed post function finds no record, and says so among the losses.
         if let Err(error) = self.owners.insert(owner_key(qp.pid, qp.qpn), slot, NOEXIST) {
-            log::debug!("RDMA: the owner of queue pair {key:#x} is not noted: {error}");
+            log::debug!("RDMA: cannot store the owner of queue pair {key:#x}: {error}");
         }
     }
 
@@ -168,13 +168,13 @@ impl Maps {
         if self.index.get(&key, 0).is_ok_and(|holder| holder == slot)
             && let Err(error) = self.index.remove(&key)
         {
-            log::debug!("RDMA: queue pair {key:#x} is not forgotten: {error}");
+            log::debug!("RDMA: cannot remove queue pair {key:#x}: {error}");
         }
         let owner = owner_key(peek!(record, tgid), peek!(record, qpn));
         if self.owners.get(&owner, 0).is_ok_and(|holder| holder == slot)
             && let Err(error) = self.owners.remove(&owner)
         {
-            log::debug!("RDMA: the owner of queue pair {key:#x} is not forgotten: {error}");
+            log::debug!("RDMA: cannot remove the owner of queue pair {key:#x}: {error}");
         }
         poke!(record, closed_ns, now_ns);
         poke!(record, state, SLOT_CLOSED);
@@ -191,15 +191,15 @@ impl Maps {
         renew!(record, Qp);
         let zero = PodLatency(Hist { sum: 0, count: 0, buckets: [0; RUNQ_BUCKETS] });
         if let Err(error) = self.latency.set(slot, zero, 0) {
-            log::warn!("RDMA: histogram {slot} is not cleared: {error}");
+            log::warn!("RDMA: cannot clear histogram {slot}: {error}");
         }
         if ring != 0
             && let Err(error) = self.rings.push(ring, 0)
         {
-            log::warn!("RDMA: ring {ring} is lost: {error}");
+            log::warn!("RDMA: cannot free ring {ring}: {error}");
         }
         if let Err(error) = self.free.push(slot, 0) {
-            log::warn!("RDMA: slot {slot} is lost: {error}");
+            log::warn!("RDMA: cannot free slot {slot}: {error}");
         }
     }
 
@@ -211,7 +211,7 @@ impl Maps {
     /// Drops the record of a process that has ended.
     pub(super) fn forget_process(&mut self, key: ProcessKey) {
         if let Err(error) = self.memory.remove(&PodProcess(key)) {
-            log::debug!("RDMA: process {} is not forgotten: {error}", key.tgid);
+            log::debug!("RDMA: cannot remove process {}: {error}", key.tgid);
         }
     }
 

@@ -42,7 +42,7 @@ impl Posts {
             function: function.clone(),
             file: None,
             link: None,
-            reason: Some("not looked at yet".to_owned()),
+            reason: Some("not checked yet".to_owned()),
         };
         Self(functions.iter().map(library).collect())
     }
@@ -63,7 +63,7 @@ impl Posts {
         let attached = self.0.iter().any(|library| library.link.is_some());
         (!self.0.is_empty()).then(|| ProbeStatus {
             probe: FUNCTION,
-            purpose: "requests handed to the provider's library, as the configuration asks for",
+            purpose: "requests passed to the provider's library, if configured",
             required: false,
             rung: attached.then_some("uprobe"),
             attached,
@@ -92,12 +92,12 @@ impl Library {
         let path = self.function.path.display();
         match placed {
             Ok((link, offset)) => {
-                log::info!("RDMA: {path}: {FUNCTION} at {offset:#x} is probed");
+                log::info!("RDMA: probing {FUNCTION} at {offset:#x} in {path}");
                 self.link = Some(link);
             }
             Err(reason) => {
                 if before.as_ref() != Some(&reason) {
-                    log::warn!("RDMA: {path} is not probed: {reason}");
+                    log::warn!("RDMA: cannot probe {path}: {reason}");
                 }
                 self.reason = Some(reason);
             }

@@ -46,31 +46,31 @@ const MAX_BYTES: u64 = 64 << 20;
 #[derive(Debug, Error)]
 pub(super) enum ProviderError {
     /// It cannot be read.
-    #[error("cannot read it: {0}")]
+    #[error("cannot read the library: {0}")]
     Read(#[from] io::Error),
     /// Larger than any library.
-    #[error("too large for a library")]
+    #[error("the file is too large for a library")]
     TooLarge,
     /// Not a 64-bit ELF file.
     #[error("not a 64-bit ELF library: {0}")]
     Elf(#[from] object::Error),
     /// Addresses are taken in another way there.
-    #[error("only x86-64 libraries are understood; give the offset")]
+    #[error("only x86-64 libraries are supported; set the offset in the configuration")]
     Architecture,
     /// It registers no provider.
-    #[error("it registers no provider with libibverbs")]
+    #[error("the library registers no provider with libibverbs")]
     NoProvider,
     /// It was built for another libibverbs than the table is known of.
-    #[error("its table is of another rdma-core (interface {0}, known is {KNOWN}); give the offset")]
+    #[error("the library was built for another rdma-core (interface {0}, supported is {KNOWN}); set the offset in the configuration")]
     Interface(String),
     /// It fills its table at run time, or in pieces.
-    #[error("its table of functions is not in the file as a whole; give the offset")]
+    #[error("the file does not contain a complete function table; set the offset in the configuration")]
     NoTable,
     /// More than one fits.
-    #[error("{0} tables of functions fit; give the offset")]
+    #[error("{0} function tables match; set the offset in the configuration")]
     Ambiguous(usize),
     /// The function is in no segment of the file.
-    #[error("its post function is not in the file")]
+    #[error("the post function is not in the file")]
     NotInFile,
 }
 

@@ -135,7 +135,7 @@ impl Rdma {
         self.state = match Active::load(&self.options) {
             Ok(active) => State::Active(Box::new(active)),
             Err(error) => {
-                log::warn!("RDMA is not measured: {error}");
+                log::warn!("cannot measure RDMA: {error}");
                 State::Failed(error.to_string())
             }
         };
@@ -195,7 +195,7 @@ impl Active {
         let (attached, maps) = Attached::load(options, |ebpf| {
             Maps::prepare(ebpf, options.max_qps, options.max_send_queues)
         })?;
-        log::debug!("RDMA: not in BTF or tracefs: {}", attached.found.missing.join(", "));
+        log::debug!("RDMA: missing in BTF and tracefs: {}", attached.found.missing.join(", "));
         let devices = device::look(&mut netlink, false).unwrap_or_default();
         Ok(Self {
             attached,

@@ -27,7 +27,7 @@ pub(super) fn components(data: &Data, document: &mut Document) {
         return;
     }
     document.text(
-        "At the end of the period. Unknown: nothing that belongs to it was ever seen; rules are in [components.NAME] of the configuration.",
+        "At the end of the period. Unknown: no process or connection matches [components.NAME] of the configuration.",
     );
     let rows = parts.components.iter().map(component).collect();
     document.table(

@@ -31,7 +31,7 @@ pub(super) fn levels(data: &Data, document: &mut Document) {
         .collect();
     document.table(&header, rows);
     document.text(
-        "Of latency the mode that is nearest to its limit, or furthest above it, and that limit.",
+        "For latency, the row shows the mode closest to its latency limit (or furthest above it) and that limit.",
     );
     document.heading(3, "5.2 Error budgets");
     budgets(&period, windows, document);
@@ -162,7 +162,7 @@ fn pair(data: &Data) -> Vec<Violation<'_>> {
 fn violations(data: &Data, document: &mut Document) {
     let found = pair(data);
     if found.is_empty() {
-        document.text("None: over no hour that ended in this period was a service level violated.");
+        document.text("None: no service level was violated in any hour that ended in this period.");
         return;
     }
     let rows = found
@@ -181,7 +181,7 @@ fn violations(data: &Data, document: &mut Document) {
             ]
         })
         .collect();
-    document.text("A service level is violated while the hour before is: it begins with the event and ends up to an hour after it.");
+    document.text("A service level is judged over the hour before: a violation begins with the event and ends up to an hour after it.");
     document.table(
         &[
             "SLA",

@@ -151,7 +151,7 @@ fn violations(situation: &Situation<'_>, say: &mut impl FnMut(Word, String)) {
     if hour(SlaType::Latency).is_none() && hour(SlaType::ErrorRate).is_none() {
         say(
             Word::Caution,
-            "no migration finished in the last hour: nothing speaks for a go".into(),
+            "no migration finished in the last hour, so nothing supports a go".into(),
         );
     }
     let broken: Vec<(SlaType, &Level)> = SlaType::ALL
@@ -196,7 +196,7 @@ fn burning(situation: &Situation<'_>, sla: SlaType, say: &mut impl FnMut(Word, S
     let broken = level(situation, Window::Hour, sla).and_then(|hour| hour.compliant) == Some(false);
     let word = if broken && month.bad_events >= PATTERN { worst } else { Word::Caution };
     let text = format!(
-        "error budget of {} over 30 days is spent: {} of {} bad, {:.1} times what is allowed",
+        "error budget of {} over 30 days is used up: {} of {} bad, {:.1} times the allowed share",
         name(sla),
         month.bad_events,
         month.events,
@@ -238,7 +238,7 @@ pub fn measured(sla: SlaType, level: &Level) -> String {
     let target = level.target;
     match sla {
         SlaType::Latency => format!(
-            "p99 of the blackout {:.1} ms, limit {:.0} ms ({} of {} migrations at it or above)",
+            "p99 blackout {:.1} ms, limit {:.0} ms ({} of {} migrations at or above the limit)",
             value * 1e3,
             target * 1e3,
             level.bad_events,

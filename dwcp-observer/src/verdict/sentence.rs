@@ -50,7 +50,7 @@ pub(crate) fn sentence(figures: &Figures<'_>) -> String {
     };
     let held_back = match figures.second.throttle() {
         Some(percent) if figures.state != Health::NotConverging => {
-            format!("; auto-converge holds the guest back {percent} % of its time")
+            format!("; auto-converge throttles the vCPUs by {percent} %")
         }
         _ => String::new(),
     };
@@ -63,27 +63,27 @@ pub(crate) fn sentence(figures: &Figures<'_>) -> String {
 fn healthy(figures: &Figures<'_>) -> String {
     let now = rate(figures.rate);
     let (Some(cause), Some(split)) = (figures.cause, figures.split) else {
-        return format!("{now} arrive; the sending end is on another host");
+        return format!("receiving {now}; the sending end is on another host");
     };
     if cause == Cause::Network {
         let sharing = neighbours::sharing(figures.second, figures.rate);
         if !sharing.is_empty() {
             let others = neighbours::words(&sharing, rate);
             return format!(
-                "{now}; the path's own speed is the limit {} of the time, and {others} it too",
+                "{now}; the path's speed is the limit {} of the time, and {others} it too",
                 percent(split.fractions[cause])
             );
         }
     }
     let why = match cause {
         Cause::Sending if split.busiest.1 >= SATURATED => return saturated(figures, split),
-        Cause::Sending => "its threads work",
-        Cause::Network => "the path's own speed is the limit",
-        Cause::Receiver => "the receiver's window holds it back",
+        Cause::Sending => "its threads are busy",
+        Cause::Network => "the path's speed is the limit",
+        Cause::Receiver => "the receiver's window limits it",
         Cause::SourceCpu => "its threads wait for a CPU",
-        Cause::Registration => "memory is being registered with the RDMA device",
-        Cause::Throttled => "limited by max-bandwidth, in which it waits",
-        Cause::Manager => "the manager is waited for",
+        Cause::Registration => "it registers memory with the RDMA device",
+        Cause::Throttled => "max-bandwidth limits it, and it waits",
+        Cause::Manager => "it waits for the manager",
         Cause::Application if split.main_on_cpu >= SATURATED => {
             "the sending threads wait for the migrator's main thread, which is always on a CPU,"
         }
@@ -98,9 +98,9 @@ fn saturated(figures: &Figures<'_>, split: &Split) -> String {
         figures.second.source.as_ref().map_or(0, |source| carriers(&source.streams).len());
     let (tid, share) = split.busiest;
     let advice = if streams > 1 {
-        format!("more than the {streams} channels, or faster CPUs, would help")
+        format!("use more than {streams} channels, or faster CPUs")
     } else {
-        "multifd channels would spread its work over CPUs".to_owned()
+        "use multifd channels to spread its work over several CPUs".to_owned()
     };
     format!(
         "{}; the sending thread (tid {tid}) is on a CPU {} of the time and is the limit: {advice}",
@@ -120,10 +120,10 @@ fn not_converging(figures: &Figures<'_>) -> String {
     } else {
         let last: Vec<String> =
             figures.rounds.last_bytes.iter().map(|round| bytes(*round)).collect();
-        format!("the last rounds do not shrink ({})", last.join(", "))
+        format!("the last iterations do not shrink ({})", last.join(", "))
     };
     let mut dirties = figures.rounds.dirty_rate.map_or_else(
-        || "the guest changes its memory as fast as it is sent".to_owned(),
+        || "the guest dirties memory as fast as it is sent".to_owned(),
         |dirty| {
             let least = if figures.rounds.dirty_rate_told { "" } else { "at least " };
             format!("the guest dirties {least}{}", rate(dirty))
@@ -132,10 +132,10 @@ fn not_converging(figures: &Figures<'_>) -> String {
     let throttle = figures.second.throttle();
     if let Some(percent) = throttle {
         dirties = format!(
-            "auto-converge holds the guest back {percent} % of its time, and still {dirties}"
+            "auto-converge throttles the vCPUs by {percent} %, and still {dirties}"
         );
     }
-    let words = format!("{dirties}, {sent} are sent; {rounds}");
+    let words = format!("{dirties}, the migration sends {sent}; {rounds}");
     if figures.cause == Some(Cause::GuestDirtying) {
         let limit = figures.split.filter(|split| split.fractions[Cause::Throttled] > 0.5);
         let bandwidth = if limit.is_some() {
@@ -174,15 +174,15 @@ fn held(figures: &Figures<'_>) -> String {
         (Some(Cause::Receiver), _) => receiver(figures, &share),
         (Some(Cause::SourceCpu), Some(source)) => source_cpu(source, &share),
         (Some(Cause::Registration), Some(_)) => format!(
-            "memory is being registered with the RDMA device {share} of the time: `rdma-pin-all` moves that to the set-up"
+            "it registers memory with the RDMA device {share} of the time: set `rdma-pin-all` to do this during setup"
         ),
         (Some(Cause::Throttled), Some(_)) => format!(
-            "its own bandwidth limit holds it back {share} of the time: raise max-bandwidth of pid {pid}"
+            "its own bandwidth limit limits it {share} of the time: raise max-bandwidth of pid {pid}"
         ),
         (Some(_), Some(_)) => format!(
             "the migrator has nothing to send {share} of the time and its main thread does not run: check pid {pid}"
         ),
-        _ => "nothing waits to be read here: look at the sending end and at the path".to_owned(),
+        _ => "no received data waits here: check the sending end and the path".to_owned(),
     }
 }
 
@@ -200,7 +200,7 @@ fn network(figures: &Figures<'_>, source: &Source, share: &str) -> String {
     let (lost, recovering) =
         figures.split.map_or((0.0, 0.0), |split| (split.sent_again, split.recovering));
     let on_path = format!(
-        "data are on their way {share} of the time, {} unacknowledged{rtt}",
+        "data is in flight {share} of the time, {} unacknowledged{rtt}",
         bytes(outstanding)
     );
     if figures.state == Health::Stalled && black_hole::swallows_large_packets(source) {
@@ -210,17 +210,17 @@ fn network(figures: &Figures<'_>, source: &Source, share: &str) -> String {
     if !sharing.is_empty() && figures.state != Health::Stalled {
         let others = neighbours::words(&sharing, rate);
         return format!(
-            "{on_path}: {others} the same path; one after the other, each would have all of it"
+            "{on_path}: {others} the same path; run them one after the other to give each the full speed"
         );
     }
     if figures.slow == Some(Slow::Lossy) || recovering > 0.5 {
         format!(
-            "{} of segments sent again, {} of the time in loss recovery, {on_path}: look for packet loss on the path",
+            "{} of segments retransmitted, {} of the time in loss recovery, {on_path}: check the path for packet loss",
             fine_percent(lost),
             percent(recovering)
         )
     } else {
-        format!("{on_path}: look for a bandwidth limit or congestion on the path")
+        format!("{on_path}: check the path for a bandwidth limit or congestion")
     }
 }
 
@@ -230,7 +230,7 @@ fn large_packets(source: &Source, on_path: &str) -> String {
     let again: u64 =
         source.streams.iter().fold(0, |sum, stream| sum.saturating_add(stream.retransmitted_total));
     format!(
-        "large packets do not arrive: the peer answers small ones, and none of {full} B ({again} sent again); {on_path}: look for an MTU that is smaller on the path than at both ends (`tracepath`, `ping -M do -s {full}`)"
+        "large packets do not arrive: the peer answers small ones, but none of {full} B ({again} retransmitted); {on_path}: check the path for an MTU below that of both ends (`tracepath`, `ping -M do -s {full}`)"
     )
 }
 
@@ -248,13 +248,13 @@ fn receiver(figures: &Figures<'_>, share: &str) -> String {
             source.streams.iter().map(|stream| stream.peer_window_bytes).max().unwrap_or(0)
         });
         return format!(
-            "the receiver's window (now {}) holds it back {share} of the time: check the migrator and its CPU on the destination",
+            "the receiver's window (now {}) limits it {share} of the time: check the migrator and its CPU on the destination",
             bytes(window)
         );
     };
     let unread = destination
         .unread_bytes
-        .map_or_else(String::new, |unread| format!("; {} wait unread", bytes(unread)));
+        .map_or_else(String::new, |unread| format!("; {} are unread", bytes(unread)));
     let pid = destination.pid;
     let off = figures.receiver_off_seconds;
     let seconds = figures.second.seconds;
@@ -271,7 +271,7 @@ fn receiver(figures: &Figures<'_>, share: &str) -> String {
     if let Some(quota) = destination.quota_throttled_seconds.filter(|quota| *quota >= 0.5 * seconds)
     {
         return format!(
-            "its window holds the sender back {share} of the time{unread}; the CPU quota of its cgroup was used up for {quota:.1} s: raise the quota of pid {pid} on the destination"
+            "its window limits the sender {share} of the time{unread}; the CPU quota of its cgroup was used up for {quota:.1} s: raise the quota of pid {pid} on the destination"
         );
     }
     let wait = most(destination, Thread::cpu_wait_seconds);
@@ -283,12 +283,12 @@ fn receiver(figures: &Figures<'_>, share: &str) -> String {
         )
     } else if let Some((tid, on_cpu)) = on_cpu.filter(|(_, on)| *on >= SATURATED * seconds) {
         format!(
-            "the destination's reading thread (tid {tid}) is on a CPU {} of the time and is the limit{unread}: more multifd channels would spread its work",
+            "the destination's reading thread (tid {tid}) is on a CPU {} of the time and is the limit{unread}: use more multifd channels to spread its work",
             percent(on_cpu / seconds)
         )
     } else {
         format!(
-            "its window holds the sender back {share} of the time{unread}: check what pid {pid} on the destination waits for"
+            "its window limits the sender {share} of the time{unread}: check what pid {pid} on the destination waits for"
         )
     }
 }

@@ -48,14 +48,14 @@ pub(super) fn words(second: &Second, standing: Standing) -> String {
         Role::Destination => ("destination", "source"),
     };
     let process = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
-    let stands = format!("the guest stands still at the {here}{process} for {seconds:.1} s");
+    let stands = format!("the guest has been stopped at the {here}{process} for {seconds:.1} s");
     match standing.awaits {
         Awaited::SwitchOver => format!("{stands}: the switch-over is under way"),
         Awaited::MigrateContinue => format!(
-            "{stands}: the manager's `migrate-continue` is awaited (pause-before-switchover): check what it waits for (copied disks, the {there}), or cancel and the guest goes on here"
+            "{stands}: it waits for the manager's `migrate-continue` (pause-before-switchover): check what the manager waits for (copied disks, the {there}), or cancel, and the guest continues here"
         ),
         Awaited::Resume => format!(
-            "{stands}: everything is loaded, the manager's `cont` is awaited: check the manager on the {here} (libvirt, virt-handler), or resume the guest there once it cannot run at the {there}"
+            "{stands}: everything is loaded, it waits for the manager's `cont`: check the manager on the {here} (libvirt, virt-handler), or resume the guest there after making sure that it cannot run at the {there}"
         ),
         Awaited::Recovery => {
             let source = second
@@ -67,7 +67,7 @@ pub(super) fn words(second: &Second, standing: Standing) -> String {
                 .as_ref()
                 .map_or_else(String::new, |destination| format!(" (pid {})", destination.pid));
             format!(
-                "postcopy is paused for {seconds:.1} s, guest CPUs stop at the first page that is missing: mend the network, then `migrate-recover` at the destination{destination} and `migrate` with `resume` at the source{source} (libvirt: `virsh migrate --postcopy-resume`); do not end either QEMU"
+                "postcopy has been paused for {seconds:.1} s, and vCPUs stop at the first missing page: repair the network, then `migrate-recover` at the destination{destination} and `migrate` with `resume` at the source{source} (libvirt: `virsh migrate --postcopy-resume`); do not end either QEMU"
             )
         }
     }

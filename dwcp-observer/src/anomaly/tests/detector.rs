@@ -28,7 +28,7 @@ const HOUR: usize = 3600;
 /// The value at a second.
 type Course = dyn FnMut(&mut Noise, usize) -> f64;
 
-/// Ten hours of each; docs/anomalies.md states what longer runs gave, at most 0.02 in an hour for these.
+/// Ten hours of each; docs/understand/anomalies.md states what longer runs gave, at most 0.02 in an hour for these.
 #[test]
 fn stationary_noise_is_silent() {
     let mut courses: [(&str, Box<Course>); 4] = [

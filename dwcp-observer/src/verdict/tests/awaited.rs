@@ -28,10 +28,7 @@ fn a_guest_that_nobody_resumes() {
     assert_eq!((early.state, early.cause), (Health::Healthy, Some(Cause::Manager)));
     let late = judge.judge(&standing(Awaited::Resume, Role::Destination, 12.3));
     assert_eq!((late.state, late.cause), (Health::Stalled, Some(Cause::Manager)));
-    assert_eq!(
-        late.sentence,
-        "manager: the guest stands still at the destination (pid 9) for 12.3 s: everything is loaded, the manager's `cont` is awaited: check the manager on the destination (libvirt, virt-handler), or resume the guest there once it cannot run at the source"
-    );
+    has(&late.sentence, &["manager", "destination (pid 9)", "12.3 s", "`cont`", "source"]);
     assert_eq!(late.eta, None);
     let fractions = late.fractions.unwrap();
     assert!((fractions.sum() - 1.0).abs() < 1e-9 && fractions[Cause::Manager] > 0.9);
@@ -55,10 +52,8 @@ fn a_migration_that_is_held_before_its_switch_over() {
         let verdict = judge.judge(&second);
         let expected = if seconds < 2 { Health::Healthy } else { Health::Stalled };
         assert_eq!((verdict.state, verdict.cause), (expected, Some(Cause::Manager)));
-        let words = format!(
-            "the guest stands still at the source (pid 7) for {seconds}.0 s: the manager's `migrate-continue` is awaited"
-        );
-        assert!(verdict.sentence.contains(&words), "{}", verdict.sentence);
+        let seconds = format!("{seconds}.0 s");
+        has(&verdict.sentence, &["source (pid 7)", &seconds, "`migrate-continue`"]);
     }
 }
 
@@ -70,9 +65,7 @@ fn a_paused_postcopy_is_a_stall_at_once() {
     };
     let verdict = after(6, &clean()).judge(&paused);
     assert_eq!((verdict.state, verdict.cause), (Health::Stalled, Some(Cause::Network)));
-    for words in ["postcopy is paused for 0.3 s", "`migrate-recover` at the destination (pid 9)"] {
-        assert!(verdict.sentence.contains(words), "{}", verdict.sentence);
-    }
+    has(&verdict.sentence, &["postcopy", "0.3 s", "`migrate-recover`", "destination (pid 9)"]);
     assert!(verdict.fractions.unwrap()[Cause::Network] > 0.9);
 }
 
@@ -92,18 +85,18 @@ fn what_has_been_tried_is_no_advice() {
     let storm = Second { rounds: rounds(&[260 * MB, 255 * MB], 25 * MB), ..clean() };
     let throttled = Second { throttle_percent: Some(99), ..storm.clone() };
     let said = |second| until(&mut after(4, &clean()), second, Health::NotConverging).1;
-    assert!(said(&storm).sentence.contains("slow the guest (auto-converge)"));
+    assert!(said(&storm).sentence.contains("auto-converge"));
     let verdict = said(&throttled);
     assert_eq!(verdict.guest_throttle_percent, Some(99));
-    assert_eq!(
-        verdict.sentence,
-        "guest_dirtying: auto-converge holds the guest back 99 % of its time, and still the guest dirties at least 98.1 MB/s, 100.0 MB/s are sent; the last rounds do not shrink (260.0 MB, 255.0 MB, 25.0 MB): switch to postcopy, or give it more bandwidth"
-    );
+    let facts = ["guest_dirtying", "99 %", "98.1 MB/s", "100.0 MB/s", "255.0 MB", "postcopy"];
+    has(&verdict.sentence, &facts);
+    let (_, advice) = verdict.sentence.rsplit_once(": ").unwrap();
+    assert!(!advice.contains("auto-converge"), "{advice}");
     // A guest that is held back and converges is healthy, and it is said.
     let held = Second { throttle_percent: Some(40), ..clean() };
     let verdict = after(3, &held).judge(&held);
     assert_eq!(verdict.state, Health::Healthy);
-    assert!(verdict.sentence.ends_with("; auto-converge holds the guest back 40 % of its time"));
+    has(&verdict.sentence, &["auto-converge", "40 %"]);
     // Zero per cent is none.
     let free = Second { throttle_percent: Some(0), ..clean() };
     assert_eq!(after(3, &free).judge(&free).guest_throttle_percent, None);

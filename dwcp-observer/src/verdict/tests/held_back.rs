@@ -85,10 +85,8 @@ fn a_receiver_without_cpu_time_from_the_start_is_slow_and_no_norm() {
 fn the_receivers_quota_is_named() {
     let second = behind(|here| here.quota_throttled_seconds = Some(0.97));
     let (_, verdict) = until(&mut Judge::new(), &second, Health::Slow);
-    assert_eq!(
-        verdict.sentence,
-        "receiver: 8.0 MB/s; its window holds the sender back 95 % of the time; 5.0 MB wait unread; the CPU quota of its cgroup was used up for 1.0 s: raise the quota of pid 9 on the destination"
-    );
+    let facts = ["receiver", "8.0 MB/s", "95 %", "5.0 MB", "1.0 s", "quota of pid 9", "destination"];
+    has(&verdict.sentence, &facts);
 }
 
 #[test]
@@ -140,19 +138,13 @@ fn the_migration_that_shares_its_path_is_named() {
     let mut judge = after(4, &clean());
     let shared = beside(plain(48 * MB, 0.05, 0.97), &[("db-02", 51 * MB)]);
     let (_, verdict) = until(&mut judge, &shared, Health::Slow);
-    assert_eq!(
-        verdict.sentence,
-        "network: 48.0 MB/s of the usual 100.0 MB/s; data are on their way 94 % of the time, 4.0 MB unacknowledged, RTT 2.0 ms (lowest 0.1 ms): db-02 (51.0 MB/s) uses the same path; one after the other, each would have all of it"
-    );
+    let facts =
+        ["network", "48.0 MB/s", "100.0 MB/s", "94 %", "4.0 MB", "RTT 2.0 ms", "db-02 (51.0 MB/s)"];
+    has(&verdict.sentence, &facts);
     // Both from the start: each is as fast as the path lets it be.
     let verdict = after(3, &shared).judge(&shared);
-    assert_eq!(
-        (verdict.state, verdict.sentence.as_str()),
-        (
-            Health::Healthy,
-            "network: 48.0 MB/s; the path's own speed is the limit 94 % of the time, and db-02 (51.0 MB/s) uses it too"
-        )
-    );
+    assert_eq!(verdict.state, Health::Healthy);
+    has(&verdict.sentence, &["network", "48.0 MB/s", "94 %", "db-02 (51.0 MB/s)"]);
 }
 
 #[test]
@@ -162,10 +154,10 @@ fn many_neighbours_are_counted_and_small_ones_left_out() {
         &[("a", 19 * MB), ("tiny", MB), ("b", 21 * MB), ("c", 20 * MB)],
     );
     let (_, verdict) = until(&mut after(4, &clean()), &shared, Health::Slow);
-    let words = "b (21.0 MB/s), c (20.0 MB/s), 1 more use the same path";
-    assert!(verdict.sentence.contains(words), "{}", verdict.sentence);
+    has(&verdict.sentence, &["b (21.0 MB/s), c (20.0 MB/s), 1 more"]);
     // One that moves next to nothing explains nothing.
     let alone = beside(plain(20 * MB, 0.05, 0.97), &[("tiny", MB)]);
     let (_, verdict) = until(&mut after(4, &clean()), &alone, Health::Slow);
-    assert!(verdict.sentence.ends_with("congestion on the path"), "{}", verdict.sentence);
+    has(&verdict.sentence, &["congestion"]);
+    assert!(!verdict.sentence.contains("tiny"), "{}", verdict.sentence);
 }

@@ -1,4 +1,4 @@
-//! Seconds as real migrations give them, and what is said of them.
+//! Seconds as in real migrations, and the verdicts on them.
 
 mod awaited;
 mod forecast;
@@ -17,6 +17,13 @@ use crate::model::{
     record::{StreamRole, ThreadRole},
     verdict::{Cause, Fractions, Health, Verdict},
 };
+
+/// Asserts that a sentence has all these facts in it.
+fn has(sentence: &str, facts: &[&str]) {
+    for fact in facts {
+        assert!(sentence.contains(fact), "no {fact:?} in: {sentence}");
+    }
+}
 
 pub(super) const MB: u64 = 1_000_000;
 const MAIN: u32 = 100;

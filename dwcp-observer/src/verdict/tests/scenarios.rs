@@ -197,7 +197,7 @@ fn steady_at_its_own_limit_is_healthy() {
         for _ in 0..30 {
             let verdict = judge.judge(&limited);
             assert_eq!((verdict.state, verdict.cause), (Health::Healthy, Some(Cause::Throttled)));
-            assert!(verdict.sentence.contains("limited by max-bandwidth"), "{}", verdict.sentence);
+            has(&verdict.sentence, &["max-bandwidth"]);
         }
     }
 }
@@ -216,7 +216,7 @@ fn a_limit_below_what_the_guest_dirties_does_not_converge() {
         ..plain(100 * MB, 0.05, 0.2).source(|source| source.throttled_seconds = Some(0.9))
     };
     let (_, verdict) = until(&mut after(4, &clean()), &storm, Health::NotConverging);
-    assert!(verdict.sentence.ends_with("raise its own bandwidth limit"), "{}", verdict.sentence);
+    has(&verdict.sentence, &["its own bandwidth limit"]);
 }
 
 #[test]
