@@ -244,7 +244,8 @@ fn every_alert_has_its_playbook() {
     let index = fs::read_to_string(directory.join("README.md")).unwrap();
     let mut expected = BTreeSet::from(["README.md".to_owned()]);
     for (_, group, rule) in alerts().unwrap() {
-        let file = rule.playbook().unwrap().strip_prefix("docs/operate/playbooks/").unwrap().to_owned();
+        let file =
+            rule.playbook().unwrap().strip_prefix("docs/operate/playbooks/").unwrap().to_owned();
         let path = directory.join(&file);
         let text = fs::read_to_string(&path)
             .unwrap_or_else(|error| panic!("{}: {}: {error}", name(&rule), path.display()));

@@ -129,8 +129,9 @@ fn examine(config: &Config, file: Option<&Path>) -> Report {
                     name: "eBPF programs",
                     ok: false,
                     found: error.to_string(),
-                    advice: (!not_built)
-                        .then(|| "report this as a bug, with this output and that of `uname -r`".to_owned()),
+                    advice: (!not_built).then(|| {
+                        "report this as a bug, with this output and that of `uname -r`".to_owned()
+                    }),
                 });
             }
             Vec::new()

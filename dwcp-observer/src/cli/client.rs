@@ -13,7 +13,7 @@ use crate::{
 
 /// Limit of each step: connecting, the head of the answer, each piece of its body.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// A larger answer is none of the observer's.
+/// The observer never sends more than this.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
 /// `http://HOST:PORT`, nothing more.
@@ -36,12 +36,12 @@ impl Url {
 pub(super) enum ClientError {
     #[error(
         "no observer answers on http://{authority} ({source}): start one with `sudo dwcp-observer run`, \
-         or name another with --url"
+         or name another one with --url"
     )]
     NotRunning { authority: String, source: io::Error },
-    #[error("the answer of http://{authority} broke off: {source}")]
+    #[error("the answer of http://{authority} is incomplete: {source}")]
     BrokeOff { authority: String, source: FetchError },
-    #[error("http://{authority} is no dwcp-observer: {what}; name the right port with --url")]
+    #[error("http://{authority} is not a dwcp-observer: {what}; set the right port with --url")]
     Foreign { authority: String, what: String },
     #[error("{0}")]
     Refused(String),

@@ -92,7 +92,8 @@ fn page(args: &MigrationsArgs, now: Timestamp) -> Result<String, ClientError> {
         Some(id)
             if id.is_empty() || !id.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-') =>
         {
-            let text = format!("{id:?} is not a migration id; `dwcp-observer migrations` lists all ids");
+            let text =
+                format!("{id:?} is not a migration id; `dwcp-observer migrations` lists all ids");
             return Err(ClientError::Refused(text));
         }
         Some(id) => get(&args.url, &format!("/api/v1/migrations/{id}"))?,

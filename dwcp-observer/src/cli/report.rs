@@ -51,8 +51,10 @@ pub(super) struct ReportArgs {
 }
 
 fn period(text: &str) -> Result<SignedDuration, String> {
-    let wrong =
-        || "must be a number above 0 and s, m, h or d, at most 3650d; for instance 90m, 24h or 30d".to_owned();
+    let wrong = || {
+        "must be a number above 0 and s, m, h or d, at most 3650d; for instance 90m, 24h or 30d"
+            .to_owned()
+    };
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
     let seconds = match unit {
         "s" => 1,

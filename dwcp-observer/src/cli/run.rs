@@ -217,7 +217,9 @@ fn kernel_log(kernel: &mut Kernel, config: &Config) -> Option<tokio::task::JoinH
         return None;
     }
     let logger = aya_log::EbpfLogger::init(kernel.ebpf())
-        .inspect_err(|error| log::warn!("cannot read lifecycle messages of the kernel side: {error}"))
+        .inspect_err(|error| {
+            log::warn!("cannot read lifecycle messages of the kernel side: {error}")
+        })
         .ok()?;
     let mut logger = pollable(logger).ok()?;
     Some(tokio::spawn(async move {

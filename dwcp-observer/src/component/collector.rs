@@ -237,9 +237,7 @@ impl Work {
             Ok(found) => Some(found),
             Err(error) => {
                 if !self.sockets_failed {
-                    log::warn!(
-                        "cannot list the connections of components: {error}"
-                    );
+                    log::warn!("cannot list the connections of components: {error}");
                 }
                 self.sockets_failed = true;
                 None

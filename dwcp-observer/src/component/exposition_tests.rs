@@ -38,7 +38,7 @@ dwcp_v3_compression_ratio_count{algorithm="zstd"} 3
 # HELP dwcp_v3_hde_compression_ratio Share of bytes saved.
 # TYPE dwcp_v3_hde_compression_ratio gauge
 dwcp_v3_hde_compression_ratio 0.81
-# HELP dwcp_v3_label_text Carried on from a component that gives no help text.
+# HELP dwcp_v3_label_text Passed on from a component that provides no help text.
 # TYPE dwcp_v3_label_text untyped
 dwcp_v3_label_text{a="x",b="a \"quoted\", \\ text}"} NaN
 "#

@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(judge(&Signs { scrape: scrape(3), ..seen() }).status, Status::Unhealthy);
         let cases: [(Change, Status, &str); 9] = [
             (|_| {}, Status::Healthy, ""),
-            (|signs| signs.processes = 0, Status::Unhealthy, "no process"),
+            (|signs| signs.processes = 0, Status::Unhealthy, "exited"),
             (|signs| signs.stopped = 1, Status::Degraded, "1 of 2 processes"),
             (|signs| signs.stopped = 2, Status::Unhealthy, "2 of 2 processes"),
             (|signs| signs.silent_ports = vec![9876], Status::Unhealthy, "port 9876"),
@@ -234,7 +234,7 @@ mod tests {
             (
                 |signs| (signs.flows, signs.unread_flows) = (3, 1),
                 Status::Degraded,
-                "not being read",
+                "1 of 3 connections",
             ),
         ];
         for (change, status, part) in cases {

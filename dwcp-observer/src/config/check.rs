@@ -242,7 +242,9 @@ fn rules(config: &Config) -> Option<Mistake> {
         }
         if rule.confidence < config.identify.min_confidence {
             let minimum = config.identify.min_confidence;
-            let message = format!("must not be below identify.min_confidence ({minimum}), or the rule has no effect");
+            let message = format!(
+                "must not be below identify.min_confidence ({minimum}), or the rule has no effect"
+            );
             return Some(mistake("confidence", message));
         }
         let has_matcher = rule.comm.is_some()

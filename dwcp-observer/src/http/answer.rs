@@ -191,7 +191,8 @@ fn one(endpoint: &'static str, published: Option<&Published>, id: &str) -> Answe
         .flat_map(|published| &published.entries)
         .find(|entry| entry.record.id == id);
     let Some(entry) = entry else {
-        let text = format!("no migration has the id {id}; GET /api/v1/migrations lists all in memory");
+        let text =
+            format!("no migration has the id {id}; GET /api/v1/migrations lists all in memory");
         return error(endpoint, StatusCode::NOT_FOUND, &text);
     };
     let mut record = Migration::clone(&entry.record);

@@ -33,7 +33,11 @@ impl Endpoints {
         now: Timestamp,
     ) -> Answer {
         if method != Method::GET && method != Method::HEAD {
-            return error("component", StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed");
+            return error(
+                "component",
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only GET and HEAD are allowed",
+            );
         }
         match path {
             "/metrics" => self.component_metrics("component /metrics", component),
@@ -81,7 +85,11 @@ impl Endpoints {
         let labels: Labels = match object.and_then(|it| serde_json::from_value(it.into())) {
             Ok(labels) => labels,
             Err(failure) => {
-                return error(endpoint, StatusCode::BAD_REQUEST, &format!("invalid rollout: {failure}"));
+                return error(
+                    endpoint,
+                    StatusCode::BAD_REQUEST,
+                    &format!("invalid rollout: {failure}"),
+                );
             }
         };
         if !labels.are_valid() {

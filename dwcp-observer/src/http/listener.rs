@@ -59,7 +59,9 @@ impl BindError {
         match self {
             Self::InUse(_) => "the port is already in use".to_owned(),
             Self::Permission(_) => "no permission to listen there".to_owned(),
-            Self::NotOurs(address) => format!("this host does not have the address {}", address.ip()),
+            Self::NotOurs(address) => {
+                format!("this host does not have the address {}", address.ip())
+            }
             Self::NoIpv6(_) => "this host has no IPv6".to_owned(),
             Self::Other { source, .. } => source.to_string(),
         }

@@ -297,7 +297,9 @@ async fn set_rollout(
             let is_local = peer.ip().to_canonical().is_loopback();
             endpoints.set_rollout(is_local, is_json, &body.to_bytes())
         }
-        Ok(Err(_)) => error(ROLLOUT, StatusCode::PAYLOAD_TOO_LARGE, "the body is too long or incomplete"),
+        Ok(Err(_)) => {
+            error(ROLLOUT, StatusCode::PAYLOAD_TOO_LARGE, "the body is too long or incomplete")
+        }
         Err(_) => error(ROLLOUT, StatusCode::REQUEST_TIMEOUT, "the body did not arrive"),
     }
 }

@@ -265,7 +265,10 @@ fn dwcp(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refusal {
 /// A process of no known kind.
 fn by_port(case: &mut Case, process: &ProcessFacts, flow: &FlowFacts) -> Refusal {
     if let Some(name) = other_program(process) {
-        return Refusal::Never(Rejection::OtherProgram, format!("`{name}` does not migrate guests"));
+        return Refusal::Never(
+            Rejection::OtherProgram,
+            format!("`{name}` does not migrate guests"),
+        );
     }
     if let Some((port, calls)) = service_port(flow, |port| port == table::DWCP_PORT) {
         // DWCP dials the destination and sends.

@@ -185,7 +185,9 @@ impl Kernel {
     /// the process is gone.
     pub fn probe_phases(&mut self, process: &ProcessReading) -> Option<Coverage> {
         let Some(phases) = &mut self.phases else {
-            return Some(Coverage::Unprobed("is not probed: disabled in the configuration".to_owned()));
+            return Some(Coverage::Unprobed(
+                "is not probed: disabled in the configuration".to_owned(),
+            ));
         };
         let candidate = Candidate {
             slot: process.slot,

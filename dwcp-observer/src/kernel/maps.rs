@@ -75,7 +75,10 @@ pub(crate) fn mapped<T: Copy>(
     count: u32,
 ) -> Result<Mapped<T>, MapError> {
     let Some(Map::Array(data)) = ebpf.map(map) else {
-        return Err(MapError { map, source: anyhow::anyhow!("is not an array of the eBPF object") });
+        return Err(MapError {
+            map,
+            source: anyhow::anyhow!("is not an array of the eBPF object"),
+        });
     };
     let info = data.info().map_err(|error| MapError::new(map, error))?;
     if info.value_size() as usize != size_of::<T>() {

@@ -156,7 +156,9 @@ pub fn load_multi<const N: usize>(
         }
         programs.push(bpf(BPF_PROG_LOAD, &mut attributes)?);
     }
-    programs.try_into().map_err(|_| MultiError::Object("the list of programs is incomplete".to_owned()))
+    programs
+        .try_into()
+        .map_err(|_| MultiError::Object("the list of programs is incomplete".to_owned()))
 }
 
 /// Asks for a link in a directory: a kernel that knows such links says that this is no file (`bpf_uprobe_multi_link_attach`,

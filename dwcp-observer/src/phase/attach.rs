@@ -195,10 +195,14 @@ impl Attacher {
             match self.prober.room() {
                 Room::Later => return None,
                 Room::Stuck => {
-                    return Some(Err(self.lose(1, "is not read: too many other executables have not answered")));
+                    return Some(Err(
+                        self.lose(1, "is not read: too many other executables have not answered")
+                    ));
                 }
                 Room::Free if self.executables.len() >= MAX_EXECUTABLES => {
-                    return Some(Err(self.lose(0, "is not probed: too many other executables are")));
+                    return Some(
+                        Err(self.lose(0, "is not probed: too many other executables are")),
+                    );
                 }
                 Room::Free => {}
             }
@@ -229,7 +233,9 @@ impl Attacher {
                 }
                 State::Asked
             }
-            Err(error) => State::Unprobed(format!("cannot be read: starting a reader failed ({error})")),
+            Err(error) => {
+                State::Unprobed(format!("cannot be read: starting a reader failed ({error})"))
+            }
         };
         self.executables.insert(file, Executable { number, state, processes: 0 });
     }

@@ -56,7 +56,9 @@ pub enum BinaryError {
     #[error(transparent)]
     Elf(#[from] ElfError),
     /// It exports no phase function.
-    #[error("the executable exports none of QEMU's phase functions (it is statically linked or fully stripped)")]
+    #[error(
+        "the executable exports none of QEMU's phase functions (it is statically linked or fully stripped)"
+    )]
     NoSymbols,
 }
 

@@ -61,10 +61,14 @@ pub(super) enum ProviderError {
     #[error("the library registers no provider with libibverbs")]
     NoProvider,
     /// It was built for another libibverbs than the table is known of.
-    #[error("the library was built for another rdma-core (interface {0}, supported is {KNOWN}); set the offset in the configuration")]
+    #[error(
+        "the library was built for another rdma-core (interface {0}, supported is {KNOWN}); set the offset in the configuration"
+    )]
     Interface(String),
     /// It fills its table at run time, or in pieces.
-    #[error("the file does not contain a complete function table; set the offset in the configuration")]
+    #[error(
+        "the file does not contain a complete function table; set the offset in the configuration"
+    )]
     NoTable,
     /// More than one fits.
     #[error("{0} function tables match; set the offset in the configuration")]

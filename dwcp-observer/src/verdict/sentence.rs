@@ -131,9 +131,7 @@ fn not_converging(figures: &Figures<'_>) -> String {
     );
     let throttle = figures.second.throttle();
     if let Some(percent) = throttle {
-        dirties = format!(
-            "auto-converge throttles the vCPUs by {percent} %, and still {dirties}"
-        );
+        dirties = format!("auto-converge throttles the vCPUs by {percent} %, and still {dirties}");
     }
     let words = format!("{dirties}, the migration sends {sent}; {rounds}");
     if figures.cause == Some(Cause::GuestDirtying) {

@@ -40,9 +40,7 @@ fn targets(text: &str) -> Vec<&str> {
         if line.trim_start().starts_with("```") {
             code = !code;
         } else if !code {
-            found.extend(
-                line.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)),
-            );
+            found.extend(line.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)));
         }
     }
     found.retain(|target| !target.contains("://") && !target.contains(' '));
@@ -54,8 +52,9 @@ fn anchors(text: &str) -> BTreeSet<String> {
     let headings = text.lines().filter_map(|line| line.trim_start_matches('#').strip_prefix(' '));
     headings
         .map(|heading| {
-            let kept =
-                heading.to_lowercase().replace(|c: char| !(c.is_alphanumeric() || "-_ ".contains(c)), "");
+            let kept = heading
+                .to_lowercase()
+                .replace(|c: char| !(c.is_alphanumeric() || "-_ ".contains(c)), "");
             kept.replace(' ', "-")
         })
         .collect()
@@ -141,6 +140,12 @@ fn every_document_is_in_the_index() {
 fn links_and_anchors_are_read_from_markdown() {
     let text = "[a](b.md#c-d), [e](https://f)\n```\n[g](h)\n```\n[i](j/)\n";
     assert_eq!(targets(text), ["b.md#c-d", "j/"]);
-    assert!(anchors("# One\n## The `post` function, on demand\n").contains("the-post-function-on-demand"));
-    assert_eq!(named("see docs/a/b.md. and `docs/c`; mydocs/d docs/NAME.md docs/{e}"), ["docs/a/b.md", "docs/c"]);
+    assert!(
+        anchors("# One\n## The `post` function, on demand\n")
+            .contains("the-post-function-on-demand")
+    );
+    assert_eq!(
+        named("see docs/a/b.md. and `docs/c`; mydocs/d docs/NAME.md docs/{e}"),
+        ["docs/a/b.md", "docs/c"]
+    );
 }

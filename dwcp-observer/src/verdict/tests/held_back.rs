@@ -85,7 +85,8 @@ fn a_receiver_without_cpu_time_from_the_start_is_slow_and_no_norm() {
 fn the_receivers_quota_is_named() {
     let second = behind(|here| here.quota_throttled_seconds = Some(0.97));
     let (_, verdict) = until(&mut Judge::new(), &second, Health::Slow);
-    let facts = ["receiver", "8.0 MB/s", "95 %", "5.0 MB", "1.0 s", "quota of pid 9", "destination"];
+    let facts =
+        ["receiver", "8.0 MB/s", "95 %", "5.0 MB", "1.0 s", "quota of pid 9", "destination"];
     has(&verdict.sentence, &facts);
 }
 

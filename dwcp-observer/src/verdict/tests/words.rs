@@ -26,11 +26,7 @@ fn sentences() {
     let storm = Second { rounds: rounds(&[260 * MB, 255 * MB], 25 * MB), ..clean() };
     let alone = Second { source: None, ..plain(0, 0.0, 0.0) };
     for (second, state, facts) in [
-        (
-            clean(),
-            Health::Healthy,
-            &["network", "100.0 MB/s", "87 %"][..],
-        ),
+        (clean(), Health::Healthy, &["network", "100.0 MB/s", "87 %"][..]),
         (
             plain(900 * MB, 0.98, 0.3),
             Health::Healthy,
@@ -44,7 +40,17 @@ fn sentences() {
         (
             dead,
             Health::Stalled,
-            &["network", "2.0 s", "0.0 %", "100 %", "99 %", "4.0 MB", "2.0 ms", "0.1 ms", "packet loss"][..],
+            &[
+                "network",
+                "2.0 s",
+                "0.0 %",
+                "100 %",
+                "99 %",
+                "4.0 MB",
+                "2.0 ms",
+                "0.1 ms",
+                "packet loss",
+            ][..],
         ),
         (
             cut,
@@ -54,13 +60,18 @@ fn sentences() {
         (
             lossy,
             Health::Slow,
-            &["network", "12.0 MB/s", "100.0 MB/s", "5.0 %", "85 %", "89 %", "4.0 MB", "packet loss"][..],
+            &[
+                "network",
+                "12.0 MB/s",
+                "100.0 MB/s",
+                "5.0 %",
+                "85 %",
+                "89 %",
+                "4.0 MB",
+                "packet loss",
+            ][..],
         ),
-        (
-            halted,
-            Health::Stalled,
-            &["receiver", "2.0 s", "4.1 MB", "continue pid 9"][..],
-        ),
+        (halted, Health::Stalled, &["receiver", "2.0 s", "4.1 MB", "continue pid 9"][..]),
         (
             reads_slowly,
             Health::Slow,
@@ -89,13 +100,17 @@ fn sentences() {
         (
             storm,
             Health::NotConverging,
-            &["guest_dirtying", "98.1 MB/s", "100.0 MB/s", "260.0 MB, 255.0 MB, 25.0 MB", "auto-converge", "postcopy", "bandwidth"][..],
+            &[
+                "guest_dirtying",
+                "98.1 MB/s",
+                "100.0 MB/s",
+                "260.0 MB, 255.0 MB, 25.0 MB",
+                "auto-converge",
+                "postcopy",
+                "bandwidth",
+            ][..],
         ),
-        (
-            alone,
-            Health::Stalled,
-            &["5.0 s", "sending end", "path"][..],
-        ),
+        (alone, Health::Stalled, &["5.0 s", "sending end", "path"][..]),
     ] {
         has(&said(&second, state), facts);
     }
