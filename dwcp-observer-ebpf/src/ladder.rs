@@ -1,4 +1,4 @@
-//! One program per hook and rung. Names are at most 15 characters: the kernel cuts them there.
+//! One program per hook and attach fallback (rung). Names are at most 15 characters: the kernel cuts them there.
 
 use aya_ebpf::{
     EbpfContext as _,

@@ -1,4 +1,4 @@
-//! How far each record array has been used.
+//! The highest used slot of each record array.
 
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
 pub use dwcp_observer_ebpf::{LEVEL_FLOWS, LEVEL_PROCESSES, LEVEL_THREADS};

@@ -1,4 +1,4 @@
-//! What each second adds to the service levels and to the history.
+//! Adds each second to the service levels and to the history.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

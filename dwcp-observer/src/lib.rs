@@ -1,4 +1,4 @@
-//! Observes VM live migrations from inside the kernel.
+//! Measures live migrations of VMs from inside the kernel.
 
 pub mod anomaly;
 pub mod cli;

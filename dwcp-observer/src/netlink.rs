@@ -1,4 +1,4 @@
-//! Questions to the kernel over netlink (RFC 3549) and its answers.
+//! Netlink requests to the kernel (RFC 3549) and its answers.
 
 use std::io;
 

@@ -1,7 +1,9 @@
-//! `layers`: whether the agent's rooms import from lower floors only, by the code's own `use` and path expressions.
+//! `layers`: checks that the agent's rooms import from lower floors only, by the code's own `use` and path expressions.
 //!
-//! A room is a module at the top of the agent's library. What is compiled for tests alone is left out. Within some rooms the files stand
-//! in a line, too: none imports from another in a circle.
+//! `layers`: checks that the agent's rooms import from lower floors only, by the code's own `use` and path expressions.
+//!
+//! A room is a top-level module of the agent's library. Test code is ignored. In some rooms (`LINES`) the imports between files
+//! must not form a circle either.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

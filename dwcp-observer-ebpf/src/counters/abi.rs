@@ -1,4 +1,4 @@
-//! Named counters, one bank per CPU: everything that an early return would otherwise lose in silence.
+//! Named counters, one bank per CPU: they count what an early return loses.
 
 crate::names::labelled! {
     /// Index of a counter in the bank of its CPU. Whoever counts adds atomically, since a program may interrupt another on its CPU; the agent

@@ -1,4 +1,4 @@
-//! Bumps the named counters and the host-wide histograms.
+//! Increments the named counters and the host-wide histograms.
 
 use core::hint::black_box;
 

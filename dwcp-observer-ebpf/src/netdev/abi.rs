@@ -1,4 +1,4 @@
-//! Network devices of migrating guests: when their packets were seen.
+//! Network devices of migrating guests: times of their packets.
 
 /// Devices that can be watched at the same time.
 pub const MAX_TAPS: u32 = 256;

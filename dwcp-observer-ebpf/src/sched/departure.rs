@@ -1,4 +1,4 @@
-//! Why a thread leaves its CPU: what its CPU's guest or its program was at.
+//! Why a thread leaves its CPU: the state of its guest or program.
 
 use aya_ebpf::helpers::generated as helpers;
 use dwcp_observer_ebpf::{

@@ -1,4 +1,4 @@
-//! Data that an application moves: they tell whose a flow is.
+//! Data that an application moves: it shows which process a flow belongs to.
 
 use aya_ebpf::{
     EbpfContext,

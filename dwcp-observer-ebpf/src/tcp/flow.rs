@@ -1,4 +1,4 @@
-//! The record of a flow: its slot, its tag, and what is copied into it.
+//! The record of a flow: its slot, its tag and its content.
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,

@@ -1,4 +1,4 @@
-//! An anomaly is one event, however many samples it lasts.
+//! Merges the samples of an anomaly into one event.
 
 /// A sample below this part of the level is calm.
 const RELEASE: f64 = 0.7;

@@ -1,9 +1,9 @@
-//! One series, one sample after the other: how surprising is this one, and in what way?
+//! Scores how surprising each sample of a series is.
 //!
-//! Five answers are added up, each one held and fading over [`HOLD`] samples so that they need not come in the same one:
+//! It adds up five scores, each of which fades over [`HOLD`] samples, so that they need not occur in the same sample:
 //! how improbable the level, the drift, the volatility and the shape of the last four samples are ([`Tail`], powers of ten), and
 //! how new the course of the last four blocks of twelve samples is ([`Novelty`]). The sum is the surprise; from [`LEVEL`] on it
-//! is an anomaly. Every sample is judged by what was learned before it, and learned afterwards.
+//! is an anomaly. The detector judges a sample first and learns from it afterwards.
 
 use super::{Direction, Method, cusum::Cusum, novelty::Novelty, tail::Tail, window::Window};
 

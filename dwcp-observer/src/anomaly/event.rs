@@ -1,4 +1,4 @@
-//! What an anomaly is called, and what is said of one.
+//! Kinds and text of anomaly events.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! From what is measured of a second to the samples that the signals judge.
+//! Computes the signals' samples from the measurements of a second.
 
 use super::Kind;
 use crate::{

@@ -1,4 +1,4 @@
-//! The signals of a running observer: what each cycle feeds them, and what is published of them.
+//! Feeds the signals of a running observer each cycle, and publishes their events.
 
 use std::{collections::HashSet, sync::Arc};
 

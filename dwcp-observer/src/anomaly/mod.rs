@@ -1,6 +1,6 @@
-//! Anomaly signals: each second, whether a measurement of the migrations leaves what is usual for it, and why it is said so.
+//! Anomaly signals: detect each second whether a measurement of the migrations leaves its usual range, and explain it.
 //!
-//! [`Signals`] is fed the [`Sample`]s of a second and answers with [`Event`]s. Two detectors look at each of them:
+//! [`Signals`] takes the [`Sample`]s of a second and returns [`Event`]s. Two detectors judge each sample:
 //! a [`detector::Detector`] for each (mode, kind), which lives as long as the observer and knows the course of its series, and a
 //! [`watch::Watch`] for each migration, which knows only its own past, and whose kinds vote together ([`Method::Consensus`]).
 //! What they find passes one [`alarm::Alarm`] for each (mode, kind): an anomaly is counted once, however long it lasts and

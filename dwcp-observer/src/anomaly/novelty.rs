@@ -1,4 +1,4 @@
-//! Whether the recent course of a series was seen before.
+//! Scores how new the recent course of a series is.
 //!
 //! The last [`WIDTH`] blocks of a series, each one its mean, are a point. The points seen so far are kept as at most
 //! [`PROTOTYPES`] prototypes; the distance to the nearest one, in units of the series' range, is the novelty. What is new becomes a

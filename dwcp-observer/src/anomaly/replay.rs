@@ -1,4 +1,4 @@
-//! Recorded seconds: what the observer writes with `anomaly.record`, and what the same signals say of it afterwards.
+//! Writes the signals' input to a file (`anomaly.record`), and replays such files.
 
 use std::{
     fs::OpenOptions,

@@ -1,4 +1,4 @@
-//! The samples of a second in, events out.
+//! Turns the samples of each second into events.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -1,4 +1,4 @@
-//! How improbable a large value is, learned from the series' own large values: peaks over threshold.
+//! Scores how improbable a large value is, from the series' own large values: peaks over threshold.
 //!
 //! After Siffer et al., "Anomaly Detection in Streams with Extreme Value Theory" (KDD 2017), with two changes that make it
 //! O(1) in time and memory: the threshold follows its quantile by stochastic approximation (Robbins and Monro 1951) instead of

@@ -1,4 +1,4 @@
-//! One migration by itself: it has no past but its own minute, so the methods are those that need little of it.
+//! Judges one migration by its own past, which is short, with methods that need few samples.
 
 use super::{
     Direction, Kind,

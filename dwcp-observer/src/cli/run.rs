@@ -218,7 +218,7 @@ fn kernel_log(kernel: &mut Kernel, config: &Config) -> Option<tokio::task::JoinH
     }
     let logger = aya_log::EbpfLogger::init(kernel.ebpf())
         .inspect_err(|error| {
-            log::warn!("cannot read lifecycle messages of the kernel side: {error}")
+            log::warn!("cannot read lifecycle messages of the kernel side: {error}");
         })
         .ok()?;
     let mut logger = pollable(logger).ok()?;

@@ -1,4 +1,4 @@
-//! The thread that looks at the components once a second.
+//! The thread that collects the state of all components once a second.
 
 use std::{
     collections::{HashSet, VecDeque},

@@ -1,4 +1,4 @@
-//! The text format of Prometheus (0.0.4), read from strangers: strict, bounded, and written anew.
+//! Parses Prometheus' text format (0.0.4) from untrusted endpoints, strictly and with limits, and writes it again.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

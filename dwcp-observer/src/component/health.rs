@@ -1,4 +1,4 @@
-//! Whether a component is well: a pure function of what was measured.
+//! Judges the health of a component: a pure function of measurements.
 
 use serde::Serialize;
 

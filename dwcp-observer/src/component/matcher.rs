@@ -1,4 +1,4 @@
-//! Rules that say what belongs to a component.
+//! Rules that match processes, threads and sockets to a component.
 
 use crate::config::{
     ComponentConfig, PortRange,

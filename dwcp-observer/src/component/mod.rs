@@ -1,6 +1,6 @@
-//! The six components of DWCP v3: what belongs to each, how it fares, and what it says of itself.
+//! The six components of DWCP v3 (AMST, HDE, PBA, ACP, ASS, ITP): what belongs to each, its health, and its own metrics.
 //!
-//! All of it is done on a thread of its own, once a second; the cycle and the HTTP server see the last [`View`] only.
+//! A separate thread does all of it once a second; the cycle and the HTTP server read only the last [`View`].
 
 pub mod collector;
 pub mod exposition;

@@ -1,4 +1,4 @@
-//! Processes and threads of components: found in `/proc`, and what they use.
+//! Finds processes and threads of components in `/proc`, and measures their resource usage.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

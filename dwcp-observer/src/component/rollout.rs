@@ -1,4 +1,4 @@
-//! How far a rollout is: the share of migrations that run v3.
+//! Progress of a rollout: the share of migrations that use v3.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -1,4 +1,4 @@
-//! Fixed components for the tests of the readers.
+//! Fixed components for tests.
 
 use super::{
     exposition::{self, Merged},

@@ -1,4 +1,4 @@
-//! Collects what a component serves itself: one request, with a deadline and a limit.
+//! Scrapes a component's own endpoint: one request, with a deadline and a size limit.
 
 use std::time::Duration;
 

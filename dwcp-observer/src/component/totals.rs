@@ -1,4 +1,4 @@
-//! What the sockets of one component have moved, from one look to the next.
+//! Adds up what the sockets of one component move between samples.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 

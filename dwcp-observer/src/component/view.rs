@@ -1,4 +1,4 @@
-//! What is said of the components.
+//! The published state of the components.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What is allowed beyond the type of a value.
+//! Checks values beyond their type.
 
 use super::{Component, ComponentConfig, Config, MAX_RULES, UserRule};
 use crate::config::{Endpoint, PostFunction, pattern::CommPattern};

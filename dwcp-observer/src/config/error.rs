@@ -1,4 +1,4 @@
-//! The one message that a wrong configuration gives.
+//! The error for an invalid configuration: one message.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Where each key stands in the text, so that every mistake is reported at its place.
+//! Finds each key's position in the text, so that errors have line and column.
 
 use std::ops::Range;
 use std::path::Path;

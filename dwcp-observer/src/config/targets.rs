@@ -1,4 +1,4 @@
-//! The service levels that are promised.
+//! Targets of the service levels.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Process trees that a checkpoint tool has stopped to dump them, as the kernel side saw it.
+//! Process trees that a checkpoint tool stops and dumps: decodes the kernel side's records.
 
 use dwcp_observer_ebpf::freeze::{FREEZE_EXIT, FREEZE_RESUME, FREEZE_TRACER_EXIT, Freeze};
 

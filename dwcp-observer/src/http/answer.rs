@@ -1,4 +1,4 @@
-//! What each endpoint answers; only `PUT /api/v1/rollout` changes anything, and only two labels.
+//! The answers of all endpoints. Only `PUT /api/v1/rollout` changes anything: two labels.
 
 use std::sync::Arc;
 

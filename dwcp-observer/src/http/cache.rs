@@ -1,4 +1,4 @@
-//! Bodies that are made at most once per cycle, however often they are asked for.
+//! Caches response bodies: each is rendered at most once per cycle.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 

@@ -1,4 +1,4 @@
-//! What is answered about the components and the rollout.
+//! The answers about components and the rollout.
 
 use hyper::{Method, StatusCode};
 use jiff::Timestamp;

@@ -1,4 +1,4 @@
-//! Who is connected and what they do: bounds the number of connections and decides which one is closed.
+//! Limits the number of HTTP connections, and decides which one to close for a new one.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! Whether the observer measures.
+//! `/health` and `/ready`: whether the observer can measure.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A socket that notes what happens on it.
+//! A socket that records its activity.
 
 use std::{
     io::{self, IoSlice},

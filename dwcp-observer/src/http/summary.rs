@@ -1,4 +1,4 @@
-//! `/metrics/summary`: the contract's paths, in the units that their names say.
+//! `/metrics/summary`: the contract's JSON fields, in the units of their names.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};

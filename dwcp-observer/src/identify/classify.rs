@@ -1,6 +1,6 @@
-//! The decision: whether a flow carries migration data.
+//! Decides whether a flow carries migration data.
 //!
-//! Each piece of evidence has a weight, the probability that it alone would give; together they give
+//! Each piece of evidence has a weight, the probability that it gives alone; together they give
 //! `1 - (1 - w1)(1 - w2)...`, at most 0.99 ([`evidence::confidence`](super::evidence::confidence)). A flow is a migration when
 //! at least one piece is about the flow itself and the confidence reaches `identify.min_confidence`.
 

@@ -1,4 +1,4 @@
-//! Evidence and what it adds up to.
+//! Evidence, and the confidence that follows from it.
 
 use crate::model::record::{Evidence, Role};
 

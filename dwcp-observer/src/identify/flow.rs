@@ -1,4 +1,4 @@
-//! Questions about one flow.
+//! Properties of one flow that the rules use.
 
 use crate::model::facts::{FlowFacts, ProcessFacts, ThreadFacts};
 use crate::model::record::Role;

@@ -1,4 +1,4 @@
-//! Which flows are migrations, decided from plain facts.
+//! Decides from plain values which flows are migrations.
 
 pub mod classify;
 pub mod evidence;

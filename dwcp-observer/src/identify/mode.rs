@@ -1,4 +1,4 @@
-//! `datacenter`, `internet` or `hybrid`.
+//! Classifies a network path as `datacenter`, `internet` or `hybrid`.
 
 use crate::config::ModeThresholds;
 use crate::model::record::{Mode, Transport};

@@ -1,8 +1,8 @@
-//! QEMU: which of its connections are migration channels.
+//! Decides which of QEMU's connections are migration channels.
 //!
-//! QEMU moves migration data at the source in threads that it creates for the purpose once the connection stands. All its
-//! other TCP traffic (VNC, NBD, SPICE, monitors, user networking) is moved by the main loop or by I/O threads that are
-//! there from the start. At the destination the main loop itself reads the main channel, so there it takes `-incoming`.
+//! At the source QEMU sends migration data from threads that it creates after the connection is open. The main loop, or I/O threads
+//! that exist from the start, move all other TCP traffic (VNC, NBD, SPICE, monitors, user networking). At the destination the
+//! main loop itself reads the main channel, so the decision needs `-incoming` there.
 
 use super::classify::{Context, Refusal, Sibling, bulk, is_migration_port};
 use super::evidence::Case;

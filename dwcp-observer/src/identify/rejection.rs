@@ -1,4 +1,4 @@
-//! Why a flow is not called a migration, as a fixed set: the sentence beside it holds names and numbers that anybody may choose.
+//! Reasons why a flow is not a migration, as a fixed set for labels. The sentence beside it contains names and numbers that any user can choose.
 
 macro_rules! rejections {
     ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {

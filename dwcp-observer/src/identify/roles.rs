@@ -1,4 +1,4 @@
-//! What threads and connections of a migration are for.
+//! Roles of a migration's threads and connections.
 
 use dwcp_observer_ebpf::sched::{ROLE_MAIN, ROLE_STREAM, ROLE_VCPU};
 

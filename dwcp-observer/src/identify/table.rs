@@ -1,4 +1,4 @@
-//! The built-in names and ports.
+//! Built-in process names, thread names and ports.
 
 use dwcp_observer_ebpf::sched::{ROLE_MAIN, ROLE_STREAM, ROLE_VCPU};
 

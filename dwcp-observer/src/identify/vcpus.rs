@@ -1,4 +1,4 @@
-//! Guest CPUs whose threads have no telling names: found by what they did.
+//! Finds vCPU threads without recognisable names by their behaviour.
 
 /// What is known of a thread that may run a guest CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Loads the eBPF object and climbs the attach ladder.
+//! Loads the eBPF object and attaches each hook with the best method that works.
 
 use std::{
     borrow::Cow,

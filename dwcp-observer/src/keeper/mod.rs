@@ -1,5 +1,5 @@
-//! Keeps the kernel side alive: loads and attaches the programs, holds links and maps, and reads them. Everything above sees plain
-//! values. It needs the privileges that nothing above needs.
+//! Owns the kernel side: loads and attaches the programs, holds links and maps, and reads them. Higher floors see plain
+//! values and need no privileges.
 
 pub mod load;
 mod records;

@@ -1,4 +1,4 @@
-//! What the maps hold: records of flows, threads and processes, watched devices, histograms and counters.
+//! Reads the maps: records of flows, threads and processes, watched devices, histograms and counters.
 
 use std::ptr::NonNull;
 

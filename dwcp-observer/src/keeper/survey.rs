@@ -1,4 +1,4 @@
-//! Every program of every object tried on this kernel, on every rung: what `check --programs` shows.
+//! Tries every program of every object on this kernel, on every rung, for `check --programs`.
 
 use aya::{Ebpf, programs::Program};
 use serde::Serialize;

@@ -1,6 +1,6 @@
-//! Where fields lie in this kernel's structs, read from its BTF (Documentation/bpf/btf.rst).
+//! Reads the offsets of struct fields from the running kernel's BTF (Documentation/bpf/btf.rst).
 //!
-//! aya-obj keeps struct members private, so this reads what it needs itself: members by path, through anonymous structs and
+//! aya-obj keeps struct members private, so this module reads what it needs: members by path, through anonymous structs and
 //! unions, bit fields, and enum values.
 
 use std::{collections::HashMap, path::Path, sync::Arc};

@@ -1,4 +1,4 @@
-//! BTF for tests, which need no kernel that has one.
+//! BTF for tests that run without a kernel's BTF.
 
 use super::btf::Layout;
 

@@ -1,4 +1,4 @@
-//! Clocks of the host, and what this process may do.
+//! Clocks of the host, and capabilities of this process.
 
 /// A clock of the system in nanoseconds; 0 if it does not exist.
 #[must_use]

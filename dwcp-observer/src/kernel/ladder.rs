@@ -1,4 +1,4 @@
-//! The attach ladder: each hook, the rungs it has, and the choice between them.
+//! The attach ladder: for each hook its attach fallbacks (rungs), and the choice between them.
 
 /// A way to attach to a hook, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,4 +1,4 @@
-//! Which kernel fields the programs read, and under which global each offset goes in.
+//! The kernel fields that the programs read, and the global variable for each offset.
 
 use dwcp_observer_ebpf::FIELD_ABSENT;
 

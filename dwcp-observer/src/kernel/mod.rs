@@ -1,4 +1,4 @@
-//! What every program of every room rests on: BTF, attach ladders, maps, system calls.
+//! The basis of all eBPF programs: BTF, attach ladders, maps, system calls.
 
 pub mod btf;
 #[cfg(test)]

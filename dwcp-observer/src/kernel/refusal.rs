@@ -1,4 +1,4 @@
-//! What a refusal of the kernel means: not allowed, not there, or not accepted, and why in one line.
+//! Explains a kernel error in one line: no permission, not supported, or rejected.
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 

@@ -1,4 +1,4 @@
-//! The kernel's own figures of the loaded programs.
+//! The kernel's run statistics of the loaded programs.
 
 use std::{
     ffi::c_char,

@@ -1,4 +1,4 @@
-//! Further names by which operators, scripts and dashboards of DWCP v3 ask for what is measured anyway (contract, 1.2).
+//! Further metric names that operators, scripts and dashboards of DWCP v3 use (contract, 1.2).
 
 use prometheus::proto::MetricFamily;
 

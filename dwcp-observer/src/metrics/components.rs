@@ -1,4 +1,4 @@
-//! The components, and how far the rollout is.
+//! Metrics of the components and of the rollout's progress.
 
 use prometheus::proto::MetricFamily;
 

@@ -1,4 +1,4 @@
-//! Every name of the DWCP v3 monitoring contract, and where it is served, or why it is not.
+//! All names of the DWCP v3 monitoring contract: where each is served, or why not.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! From one cycle's values to the text that Prometheus scrapes.
+//! Renders one cycle's values as the text that Prometheus scrapes.
 
 use std::collections::BTreeMap;
 

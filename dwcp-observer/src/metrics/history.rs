@@ -1,4 +1,4 @@
-//! The history on disk.
+//! Metrics of the history on disk.
 
 use prometheus::proto::MetricFamily;
 

@@ -1,4 +1,4 @@
-//! Series of single migrations and streams: capped, and gone a while after the end.
+//! Series of single migrations and streams: their number is capped, and they disappear 15 s after the migration's end.
 
 use std::{
     collections::{BTreeMap, HashSet},

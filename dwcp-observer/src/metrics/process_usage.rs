@@ -1,4 +1,4 @@
-//! What the observer itself uses, for the `process_*` metrics.
+//! Resource usage of the observer itself, for the `process_*` metrics.
 
 use procfs::process::{LimitValue, Process};
 

@@ -1,4 +1,4 @@
-//! RDMA by device: all queue pairs of the host, migrations or not.
+//! Metrics of RDMA devices: all queue pairs of the host, not only those of migrations.
 
 use prometheus::proto::MetricFamily;
 

@@ -1,4 +1,4 @@
-//! A fixed cycle for the tests of the readers.
+//! A fixed cycle for tests.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! Service levels.
+//! Metrics of service levels.
 
 use prometheus::proto::MetricFamily;
 

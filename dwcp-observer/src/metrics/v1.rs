@@ -1,4 +1,4 @@
-//! Migrations of DWCP v1, by the names of v3: the baseline of a rollout.
+//! Metrics of DWCP v1 migrations: the baseline of a rollout.
 
 use prometheus::proto::MetricFamily;
 

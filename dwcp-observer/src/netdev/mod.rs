@@ -1,4 +1,4 @@
-//! Tap devices of guests: when the first packet came out of a destination.
+//! Tap devices of guests: the time of the first packet that a guest sends at its destination.
 
 use std::{
     fs::File,

@@ -1,5 +1,5 @@
-//! Which processes are probed since when: one set of probes per executable, placed when its first process may migrate, taken off when
-//! its last one ends. Nothing here waits: executables are read by [`super::prober`], probes are taken off by a thread of their own.
+//! Tracks which processes are probed since when: one set of probes per executable, attached when its first process may migrate, removed when
+//! its last one exits. Nothing here blocks: [`super::prober`] reads executables, and a separate thread removes probes.
 
 use std::{
     collections::HashMap,

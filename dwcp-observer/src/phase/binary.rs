@@ -1,4 +1,4 @@
-//! Reads a migrator's executable: where its phase functions are, which version it is, and what its numbers mean.
+//! Reads a migrator's executable: addresses of its phase functions, its version, and the meaning of its state numbers.
 
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 

@@ -1,4 +1,4 @@
-//! Reads what is wanted of an ELF file, piece by piece and under limits: the file is a stranger's, and may claim anything of itself.
+//! Reads parts of an ELF file, with limits, because the file is untrusted and may contain anything.
 
 use std::{fs::File, io, ops::Range, os::unix::fs::FileExt as _};
 

@@ -1,8 +1,8 @@
-//! A migrator's own phase functions, by uprobe on exported symbols: where they are, what they tell.
+//! Uprobes on QEMU's phase functions (exported symbols), and what they show.
 //!
-//! [`binary`] finds the functions in an executable ([`elf`]) and [`reader`] places the probes, in a process of its own that [`prober`]
-//! starts and bounds; [`attach`] keeps which process is probed since when. [`states`] names QEMU's numbers, [`timeline`] makes spans of
-//! the marks, [`remaining`] what is left at the end of a round. All of it needs nothing from the migrator: a stripped executable of a distribution exports them.
+//! [`binary`] finds the functions in an executable ([`elf`]) and [`reader`] attaches the probes, in a separate process that [`prober`]
+//! starts and limits; [`attach`] keeps which process is probed since when. [`states`] names QEMU's numbers, [`timeline`] turns
+//! the marks into spans, [`remaining`] has the remaining memory at the end of a round. The migrator need not cooperate: a stripped executable of a distribution exports them.
 
 pub mod attach;
 pub mod binary;

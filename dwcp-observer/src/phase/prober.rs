@@ -1,4 +1,4 @@
-//! Starts a `reader` for each executable, and gives up those that do not answer.
+//! Starts a `reader` for each executable, and abandons those that do not answer.
 
 use std::{
     io,

@@ -1,4 +1,4 @@
-//! Loads the programs of phase functions, on the best rung that this kernel has. They are placed when a migrator appears.
+//! Loads the programs of phase functions, with the best attach method of this kernel. They are attached when a migrator appears.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 

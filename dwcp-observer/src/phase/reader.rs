@@ -1,6 +1,6 @@
-//! The process that reads one executable and places its probes. The file is a stranger's: it may be huge, broken, or on a file system
-//! that never answers, which a thread could not be made to give up (FUSE, Linux 6.18: `request_wait_answer` waits uninterruptibly
-//! once the request was read). Descriptors of programs come in, those of links go out; whoever asked waits for neither.
+//! The process that reads one executable and attaches its probes. The file is untrusted: it may be huge, broken, or on a file system
+//! that never answers, and a thread that waits for it cannot be interrupted (FUSE, Linux 6.18: `request_wait_answer` waits uninterruptibly
+//! once the request was read). It receives descriptors of programs and returns those of links; the caller waits for neither.
 
 use std::{
     fs::File,

@@ -1,4 +1,4 @@
-//! What QEMU itself tells to be left to send: at each look of its migration thread, and at the begin of each pass over RAM.
+//! QEMU's own count of the remaining memory: in each turn of its migration thread, and at the start of each round.
 
 use dwcp_observer_ebpf::phase::{NOT_TOLD, PENDING_OF_THREE};
 

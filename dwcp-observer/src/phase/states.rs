@@ -10,9 +10,9 @@
 //! | 10.2 | `postcopy-device` after `active` | 10, 11 |
 //! | 11.0 | `failing` before `failed` | 10, 12 |
 //!
-//! `none` to `active` (0 to 4) never changed. An executable that exports `MigrationStatus_lookup` and `RunState_lookup` says itself
-//! what its numbers mean ([`Names::of_binary`]); the table is for those that do not. A version that is not known is treated as the
-//! newest of the table, and the order of marks decides where two versions disagree: see [`crate::phase::timeline`].
+//! `none` to `active` (0 to 4) never changed. An executable that exports `MigrationStatus_lookup` and `RunState_lookup` defines
+//! its numbers itself ([`Names::of_binary`]); the table is for those that do not. An unknown version is treated as the
+//! newest in the table, and the order of marks decides where two versions disagree: see [`crate::phase::timeline`].
 
 use crate::model::qemu::{MigratorState, RunState, Version};
 

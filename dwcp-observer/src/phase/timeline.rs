@@ -1,5 +1,5 @@
-//! What one process' marks say about one attempt to migrate: states, rounds, stop and start. Driven by the order of marks; numbers
-//! of states are looked up by version, and an impossible order is what betrays a wrong table.
+//! Derives one migration attempt from the marks of one process: states, rounds, stop and start. The order of marks decides; numbers
+//! of states are looked up by version, and an impossible order shows that the table is wrong.
 
 use std::sync::Arc;
 

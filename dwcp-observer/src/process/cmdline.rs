@@ -1,8 +1,8 @@
-//! Command lines of processes, read by threads that may hang: arguments lie in the process' own memory.
+//! Reads command lines in threads that may block, because arguments are in the process' own memory.
 //!
-//! A read of `/proc/PID/cmdline` takes the `mmap_lock` of the process (`__access_remote_vm`, mm/memory.c, 5.10 to 7.3), and whoever
-//! waits for a page of a slow file system with that lock held, or for memory, keeps it. Such a wait ends with the process, and with the
-//! observer: it can be killed (`mmap_read_lock_killable`).
+//! A read of `/proc/PID/cmdline` takes the `mmap_lock` of the process (`__access_remote_vm`, mm/memory.c, 5.10 to 7.3), and a thread
+//! that waits for a page of a slow file system or for memory can hold this lock. The wait ends when the process or the observer ends, because
+//! it is killable (`mmap_read_lock_killable`).
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,4 +1,4 @@
-//! How busy the host is, from `/proc/stat` and `/proc/meminfo`.
+//! Utilization of the host, from `/proc/stat` and `/proc/meminfo`.
 
 /// Use of the host's CPUs and memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

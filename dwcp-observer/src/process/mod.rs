@@ -1,4 +1,4 @@
-//! What `/proc` tells about processes and the host. Entries may vanish at any moment, and their content is not trusted.
+//! Reads processes and the host from `/proc`. Entries can vanish at any time, and their content is not trusted.
 
 mod cmdline;
 pub mod host;

@@ -1,4 +1,4 @@
-//! CPU quota of a process' cgroup, and whether the process is stopped.
+//! Reads the CPU quota of a process' cgroup, and whether the process is stopped.
 
 use std::{
     fs::File,

@@ -1,4 +1,4 @@
-//! Looks at each new process once it has settled.
+//! Examines each new process after its start has settled.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Loads the RDMA object and places its programs: as soon as a module is there, and again when it comes back.
+//! Loads the RDMA object and attaches its programs when a module is loaded, and again when it is reloaded.
 
 use std::{os::unix::fs::MetadataExt as _, path::Path};
 

@@ -1,4 +1,4 @@
-//! Connections from the steps that the connection manager's tracepoints tell.
+//! Builds connections from the events of the connection manager's tracepoints.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! A queue pair as a flow of its process, so that migrations are found and judged the same whatever carries them.
+//! A queue pair as a flow of its process, so that migrations are found and judged in the same way over RDMA and TCP.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,4 +1,4 @@
-//! Puts together what different sources know: queue pairs and connections, processes and memory.
+//! Joins data of several sources: queue pairs and connections, processes and memory.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

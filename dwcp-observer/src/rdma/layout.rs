@@ -1,4 +1,4 @@
-//! Where the fields lie that the programs read: BTF of the kernel and of the RDMA modules, and tracefs.
+//! Offsets of the fields that the programs read, from the BTF of the kernel and of the RDMA modules, and from tracefs.
 
 use std::{
     path::{Path, PathBuf},

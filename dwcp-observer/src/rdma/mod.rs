@@ -1,6 +1,6 @@
-//! RDMA verbs: queue pairs, connections and registered memory, measured apart from TCP by an object of their own.
+//! RDMA verbs: queue pairs, connections and registered memory, measured by an eBPF object of their own.
 //!
-//! Processes are told by id, name and start time, so that a reader can join them to migrations.
+//! Processes are identified by id, name and start time, so that a reader can join them to migrations.
 
 mod attach;
 mod connection;

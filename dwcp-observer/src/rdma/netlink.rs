@@ -1,4 +1,4 @@
-//! RDMA's netlink: devices, queue pairs and counters as the kernel's resource tracking has them
+//! RDMA netlink: devices, queue pairs and counters from the kernel's resource tracking
 //! (`include/uapi/rdma/rdma_netlink.h`).
 
 use std::{io, net::SocketAddr};

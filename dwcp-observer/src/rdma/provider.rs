@@ -1,8 +1,8 @@
-//! Finds the function of a provider's library that takes work requests: what `ibv_post_send` calls through a pointer.
+//! Finds the post function of a provider's library, which `ibv_post_send` calls through a pointer.
 //!
-//! Providers export no name for it. Each hands a table of its functions, `struct verbs_context_ops`, to libibverbs
-//! (`verbs_set_ops`), and that table lies ready in its file: the relocations say which function is in which place. A table is taken
-//! for it when every function that all providers have is in its place, and the code takes its address.
+//! Providers do not export it. Each passes a table of its functions, `struct verbs_context_ops`, to libibverbs
+//! (`verbs_set_ops`), and that table is in its file: the relocations show which function is at which offset. A table is accepted
+//! if every function that all providers have is at its offset, and the code takes the table's address.
 
 use std::{
     collections::{HashMap, HashSet},

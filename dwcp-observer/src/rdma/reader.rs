@@ -1,4 +1,4 @@
-//! Loads the kernel side when there is RDMA, and puts together what it and the kernel's own lists say.
+//! Loads the kernel side if the host has RDMA, and joins its data with the kernel's own lists.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

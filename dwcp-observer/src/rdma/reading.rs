@@ -1,4 +1,4 @@
-//! What one look at RDMA gives: plain values, no kernel behind them.
+//! One reading of RDMA, as plain values.
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Counters over all queue pairs since the start, by device: what is left when the queue pairs are gone.
+//! Counters over all queue pairs since the start, by device; they remain when queue pairs are destroyed.
 
 use std::{
     collections::{BTreeMap, HashMap},

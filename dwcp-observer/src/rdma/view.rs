@@ -1,4 +1,4 @@
-//! What `/api/v1/rdma` shows: every queue pair of the host, migrations or not.
+//! The answer of `/api/v1/rdma`: all queue pairs of the host, not only those of migrations.
 
 use std::sync::LazyLock;
 

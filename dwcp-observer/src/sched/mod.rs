@@ -1,4 +1,4 @@
-//! Threads of migrating processes: what the kernel side holds, as plain values.
+//! Threads of migrating processes: decodes the kernel side's records into plain values.
 
 use std::ptr::NonNull;
 

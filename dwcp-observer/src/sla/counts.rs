@@ -1,4 +1,4 @@
-//! What happened in some span of time. Spans add up.
+//! Counts of a span of time; the counts of several spans can be added.
 
 use serde::{Deserialize, Serialize};
 

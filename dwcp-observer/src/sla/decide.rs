@@ -1,4 +1,4 @@
-//! Go, caution or no-go: a pure function of what is known.
+//! Decides go, caution or no-go: a pure function of plain values.
 
 use serde::{Deserialize, Serialize};
 

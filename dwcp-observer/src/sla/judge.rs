@@ -1,4 +1,4 @@
-//! What a window's content means against the targets.
+//! Compares a window's content with the targets.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,8 @@
-//! Service levels: how well migrations went over 5 minutes, an hour, a day and 30 days, what is left of the error budgets, and
-//! whether a rollout may go on.
+//! Service levels over 5 minutes, an hour, a day and 30 days, the remaining error budgets, and
+//! whether a rollout may continue.
 //!
-//! Pure: plain values and a clock come in as arguments. [`counts::Counts`] is what happened in some span of time and adds up;
-//! [`windows::Windows`] keeps it in bounded memory; [`judge`] compares it with the targets; [`decide`] says go, caution or no-go.
+//! Pure: plain values and a clock come in as arguments. [`counts::Counts`] counts the events of a span of time;
+//! [`windows::Windows`] keeps it in bounded memory; [`judge`] compares it with the targets; [`decide`] decides go, caution or no-go.
 
 pub mod counts;
 pub mod decide;

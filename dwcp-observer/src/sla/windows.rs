@@ -1,4 +1,4 @@
-//! What the windows hold, in bounded memory: a day by the minute, 30 days by the hour, and single blackouts.
+//! Content of the windows, in bounded memory: a day by the minute, 30 days by the hour, and single blackouts.
 
 use std::collections::VecDeque;
 

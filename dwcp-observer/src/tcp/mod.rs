@@ -1,4 +1,4 @@
-//! TCP flows: what the kernel side holds, as plain values.
+//! TCP flows: decodes the kernel side's records into plain values.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},

@@ -1,4 +1,4 @@
-//! A path that lets small packets pass and no large ones: an MTU that does not fit, with the ICMP that would say so filtered.
+//! Detects a path that drops large packets only: its MTU is too small, and the ICMP messages that would report this are filtered.
 
 use super::inputs::{Source, Stream};
 

@@ -1,4 +1,4 @@
-//! Whether the rounds shrink.
+//! Decides whether rounds (iterations over RAM) shrink.
 
 use super::inputs::Round;
 

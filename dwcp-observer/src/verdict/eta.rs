@@ -1,12 +1,12 @@
-//! When it will be done.
+//! Estimates the time until a migration ends.
 //!
-//! First pass: what of the guest's memory is left, at the rate of the last seconds. At best the rest are zero pages and there is
-//! nothing left to send; at worst all of it is sent and each of the following rounds is two thirds of the one before. Where the
-//! migrator tells what is left, as many of these pages are likely to be zero as of those before.
-//! Later: rounds shrink by a ratio, until the rest fits into the time that the guest may stand still. What is left, and what the guest
-//! dirtied, is the migrator's own count where it tells, else it follows from what was sent.
-//! Postcopy: what is left, where the migrator tells: nothing comes again.
-//! The bounds take the spread of the rate and of the last ratios together, for about 90 %.
+//! First round: the remaining guest memory at the rate of the last seconds. In the best case all remaining pages are zero pages and nothing is
+//! left to send; in the worst case all of it is sent, and each following round is two thirds of the one before. If the
+//! migrator reports the remaining memory, the share of zero pages is assumed to stay the same.
+//! Later rounds shrink by a ratio until the rest fits into the allowed downtime. Remaining and dirtied memory are the migrator's own
+//! counts if it reports them; otherwise they follow from what was sent.
+//! Postcopy: the remaining memory, if the migrator reports it; no page is sent twice.
+//! The bounds combine the spread of the rate and of the last ratios, for about 90 %.
 
 use super::{
     converge::pairs,

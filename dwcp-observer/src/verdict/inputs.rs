@@ -1,4 +1,4 @@
-//! What the verdict is judged from: one second of one migration, as plain values.
+//! Input of the verdict: one second of one migration, as plain values.
 //!
 //! Times are seconds within this second, bytes are payload. `None` means not measured, never zero.
 

@@ -1,10 +1,10 @@
-//! The verdict: each second, whether a migration goes well, and if not, what holds it back.
+//! The verdict: judges each second of a migration, and names the cause if it is not healthy.
 //!
-//! A [`Judge`] is fed one [`inputs::Second`] after the other and answers with a [`Verdict`](crate::model::verdict::Verdict). Four
+//! A [`Judge`] takes one [`inputs::Second`] after the other and returns a [`Verdict`](crate::model::verdict::Verdict). Four
 //! questions, one file each: where does the sending side's time go ([`split`]), is that good or bad ([`state`], which needs the
-//! migration's own past, `slow`, which knows the faults, `standstill`, which knows the guest that is waited for, and [`converge`],
-//! which looks at the rounds), when will it be done ([`eta`]), are the streams even ([`streams`]). [`sentence`] puts the answer into
-//! words.
+//! migration's own past, `slow`, which knows the faults, `standstill`, which knows the stopped guest, and [`converge`],
+//! which compares the rounds), when will it be done ([`eta`]), are the streams balanced ([`streams`]). [`sentence`] writes the
+//! sentence.
 //!
 //! All of it works on plain values: no kernel, no `/proc`, no clock.
 

@@ -1,4 +1,4 @@
-//! Other migrations over the same path.
+//! Finds other migrations on the same path.
 
 use super::inputs::{Neighbour, Second};
 

@@ -1,7 +1,7 @@
-//! The usual rate of a migration: what it does when no fault holds it back.
+//! The usual rate of a migration: its rate without a fault.
 //!
-//! The 80th percentile of its rates. The first ten seconds count as they are; after that a second counts only if it reached half of
-//! the reference, so that a long fault does not become the norm. Seconds in which a fault is seen are not given to it at all: see
+//! It is the 80th percentile of its rates. The first ten seconds all count; after that a second counts only if it reached half of
+//! the reference, so that a long fault does not become the norm. Seconds with a visible fault never count: see
 //! [`super::fault`].
 
 use std::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! The verdict in words: cause, figures, what to do.
+//! Writes the verdict as one sentence: cause, figures, advice.
 
 use super::{
     black_hole,

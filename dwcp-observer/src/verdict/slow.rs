@@ -1,4 +1,4 @@
-//! Why a second is slow: a fault that is seen at once, or a rate far below the usual one.
+//! Decides why a second is slow: a visible fault, or a rate far below the usual one.
 
 use super::{
     inputs::{Destination, Second, Thread},

@@ -1,13 +1,13 @@
-//! Where the sending side's wall time goes.
+//! Divides the sending side's wall time by cause.
 //!
-//! Each sending thread's second is given away once, in this order, until nothing is left:
+//! Each sending thread's second is divided in this order:
 //!
 //! 1. on a CPU: `sending`;
 //! 2. runnable without a CPU: `source_cpu`;
 //! 3. asleep while the main thread is in the migrator's rate limiter: `throttled`. The limiter counts what was queued, so a main
 //!    thread that waits in it is ahead of the network;
 //! 4. asleep while the receiving process is stopped by a signal, or its socket is limited by the receiver's window: `receiver`.
-//!    With the receiver in sight it is told more exactly. One that reads at once does not close its window: `network`. One that
+//!    If the receiver is on this host, the rule is more exact. One that reads at once does not close its window: `network`. One that
 //!    is behind sets the pace also in the moments in which the window is just open: all that is outstanding is `receiver`;
 //! 5. asleep while its socket has data outstanding: `network` (congestion window, recovery, RTT, send buffer);
 //! 6. asleep while the main thread wants a CPU: `source_cpu`; while the main thread sleeps and another stream's socket is held up
@@ -15,7 +15,7 @@
 //!    part of a round before it goes on: one blocked channel stops all);
 //! 7. asleep while the cgroup's CPU quota is used up: `source_cpu`;
 //! 8. asleep while the receiving process registers memory with an RDMA device: `registration`;
-//! 9. the rest: `application`.
+//! 9. everything else: `application`.
 //!
 //! Time in which the source itself registers memory is taken off first, as `registration`.
 //!

@@ -1,4 +1,4 @@
-//! A guest that stands still until somebody lets it go on.
+//! Judges a guest that is stopped and waits for its manager.
 
 use super::inputs::Second;
 use crate::model::{

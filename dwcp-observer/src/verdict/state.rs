@@ -1,7 +1,7 @@
-//! From one second to the next: one word and its cause.
+//! Decides the state of a migration and its cause, second by second.
 //!
-//! A rate is good or bad only beside the migration's own past (`reference`), unless a fault is seen at once
-//! (`slow`). A guest that stands still and is waited for is a word of its own (`standstill`).
+//! A rate is judged against the migration's own past (`reference`), unless a fault is visible at once
+//! (`slow`). A stopped guest has rules of its own (`standstill`).
 
 use super::{
     converge::{Convergence, convergence},

@@ -1,4 +1,4 @@
-//! How even the streams are.
+//! Measures how balanced the streams are.
 
 use super::inputs::Stream;
 use crate::model::{record::StreamRole, verdict::Balance};
