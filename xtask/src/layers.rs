@@ -1,7 +1,5 @@
 //! `layers`: checks that the agent's rooms import from lower floors only, by the code's own `use` and path expressions.
 //!
-//! `layers`: checks that the agent's rooms import from lower floors only, by the code's own `use` and path expressions.
-//!
 //! A room is a top-level module of the agent's library. Test code is ignored. In some rooms (`LINES`) the imports between files
 //! must not form a circle either.
 
