@@ -1,9 +1,9 @@
 //! The one-second cycle: reads the kernel side, advances the registry, publishes.
 
+mod answers;
 pub mod published;
 mod wake;
 mod watchdog;
-mod world;
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +25,6 @@ pub use self::wake::pollable;
 use self::{
     wake::{listen, readable, wait},
     watchdog::Watchdog,
-    world::Live,
 };
 use crate::{
     anomaly::{
@@ -45,6 +44,7 @@ use crate::{
         entry::Entry,
         look::{Actions, Observation},
         quantiles::exposition,
+        questions::Answers,
         registry::{self, Registry},
     },
     model::{
@@ -340,13 +340,11 @@ impl Cycle {
             }
         }
         let mut observation = self.observe(tick);
-        let mut actions = self.step(&observation);
-        self.act(&actions);
-        if !actions.adopt.is_empty() {
+        if self.step(&mut observation) {
             // What they were adopted for is theirs now, and may be over before the next look.
-            observation = self.observe(false);
-            actions = self.step(&observation);
-            self.act(&actions);
+            let answers = observation.answers.of_processes();
+            observation = Observation { answers, ..self.observe(false) };
+            self.step(&mut observation);
         }
         observation.tick = tick;
         if tick {
@@ -360,9 +358,16 @@ impl Cycle {
         }
     }
 
-    fn step(&mut self, observation: &Observation) -> Actions {
-        let mut world = Live { kernel: &mut self.kernel, lines: &mut self.lines };
-        self.registry.step(observation, &mut world)
+    /// Lets the registry take in a look. True when it had processes adopted.
+    fn step(&mut self, observation: &mut Observation) -> bool {
+        let Self { registry, kernel, lines, .. } = self;
+        let mut adopted = false;
+        registry.look(observation, |actions, answers| {
+            adopted |= !actions.adopt.is_empty();
+            act(kernel, &actions);
+            answers::answer(kernel, lines, actions.ask, answers);
+        });
+        adopted
     }
 
     fn observe(&mut self, tick: bool) -> Observation {
@@ -387,6 +392,7 @@ impl Cycle {
             memory,
             marks: std::mem::take(&mut self.marks),
             texts: std::mem::take(&mut self.texts),
+            answers: Answers::default(),
         }
     }
 
@@ -408,44 +414,6 @@ impl Cycle {
         let memory = snapshot.memory.clone();
         self.rdma_status.take(snapshot);
         memory
-    }
-
-    fn act(&mut self, actions: &Actions) {
-        let Actions {
-            watch,
-            release_flows,
-            release_threads,
-            release_processes,
-            adopt,
-            release_taps,
-            roles,
-        } = actions;
-        for key in release_taps {
-            self.kernel.release_tap(*key);
-        }
-        for (slot, on) in watch {
-            self.kernel.watch(*slot, *on);
-        }
-        for (slot, role) in roles {
-            self.kernel.set_role(*slot, *role);
-        }
-        for slot in release_flows {
-            self.kernel.release_flow(*slot);
-        }
-        for slot in release_threads {
-            self.kernel.release_thread(*slot);
-        }
-        for slot in release_processes {
-            self.kernel.release_process(*slot);
-        }
-        for process in adopt {
-            self.kernel.adopt(*process, 0);
-            self.kernel.sweep_sockets(Some(process.pid));
-        }
-        if watch.iter().any(|(_, on)| *on) {
-            // Threads of a newly watched process get their records now, not at the next cycle.
-            self.kernel.sweep_tasks();
-        }
     }
 
     /// What the kernel side does and what it lost; read at each tick.
@@ -567,5 +535,45 @@ impl Cycle {
             why: told.why.clone(),
         });
         lasting.collect()
+    }
+}
+
+/// What the registry wants done, but for its questions.
+fn act(kernel: &mut Kernel, actions: &Actions) {
+    let Actions {
+        watch,
+        release_flows,
+        release_threads,
+        release_processes,
+        adopt,
+        release_taps,
+        roles,
+        ask: _,
+    } = actions;
+    for key in release_taps {
+        kernel.release_tap(*key);
+    }
+    for (slot, on) in watch {
+        kernel.watch(*slot, *on);
+    }
+    for (slot, role) in roles {
+        kernel.set_role(*slot, *role);
+    }
+    for slot in release_flows {
+        kernel.release_flow(*slot);
+    }
+    for slot in release_threads {
+        kernel.release_thread(*slot);
+    }
+    for slot in release_processes {
+        kernel.release_process(*slot);
+    }
+    for process in adopt {
+        kernel.adopt(*process, 0);
+        kernel.sweep_sockets(Some(process.pid));
+    }
+    if watch.iter().any(|(_, on)| *on) {
+        // Threads of a newly watched process get their records now, not at the next cycle.
+        kernel.sweep_tasks();
     }
 }

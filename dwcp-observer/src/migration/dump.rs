@@ -1,12 +1,9 @@
 //! Migrators that dump processes and end with their work (CRIU): their exit tells how it went.
 
-use super::{clock::WallClock, end::EndState, live::Live, look::World};
+use super::{clock::WallClock, end::EndState, live::Live};
 use crate::{
     freeze::FreezeReading,
-    model::{
-        facts::ProcessId,
-        record::{DumpedProcess, FreezeEnd, FreezeMethod, Frozen, PhaseName, Role},
-    },
+    model::record::{DumpedProcess, FreezeEnd, FreezeMethod, Frozen, PhaseName, Role},
 };
 
 /// Time after the last close in which a dump may still write its images before it exits, ns.
@@ -31,16 +28,6 @@ pub(super) fn is_held(live: &Live, closed_ns: u64, now_ns: u64) -> bool {
 #[must_use]
 pub(super) fn exited_ns(live: &Live) -> u64 {
     live.ends.iter().filter_map(|end| end.exited_ns).max().unwrap_or_default()
-}
-
-/// The process that a `criu dump` was told to dump, while that program traces it: a number alone may be of another pid namespace.
-pub(super) fn dumped(
-    criu: ProcessId,
-    cmdline: &[String],
-    world: &mut impl World,
-) -> Option<(u32, String)> {
-    let pid = target(cmdline)?;
-    Some((pid, world.traced_name(pid, criu)?))
 }
 
 /// The process that is dumped, by the command line, else as the kernel saw it stopped.
@@ -116,8 +103,8 @@ pub(super) fn edges(live: &Live) -> Vec<(PhaseName, u64)> {
     setup.into_iter().chain(stands).chain(over).collect()
 }
 
-/// What `-t` or `--tree` names.
-fn target(cmdline: &[String]) -> Option<u32> {
+/// The process that a `criu dump` was told to dump: what `-t` or `--tree` names. A number alone may be of another pid namespace.
+pub(super) fn target(cmdline: &[String]) -> Option<u32> {
     let rest = cmdline.iter().position(|argument| argument == "dump" || argument == "pre-dump")?;
     let mut arguments = cmdline.iter().skip(rest + 1);
     while let Some(argument) = arguments.next() {

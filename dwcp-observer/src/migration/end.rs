@@ -56,6 +56,10 @@ pub struct EndState {
     pub process: u32,
     /// What `/proc` told.
     pub facts: ProcessFacts,
+    /// Its tap devices are watched and its quota is found.
+    pub is_surveyed: bool,
+    /// Whether its command line, which is new, names a process that it dumps is still to be asked.
+    pub names_dumped: bool,
     /// The process that it dumps, by its command line: id and name.
     pub dumped: Option<(u32, String)>,
     /// What it has stopped to dump it.

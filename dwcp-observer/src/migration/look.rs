@@ -1,62 +1,25 @@
-//! One look at the kernel side: what the registry is given, what it asks for, and how readings are taken in.
+//! One look at the kernel side: what the registry is given, what it wants done, and how readings are taken in.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-use dwcp_observer_ebpf::{
-    netdev::{Tap, TapKey},
-    sched::SchedTotals,
-};
+use dwcp_observer_ebpf::{netdev::TapKey, sched::SchedTotals};
 
 use super::{
     clock::WallClock,
     end::{EndState, EndThread, StreamFlow},
     index::key,
+    questions::{Answers, Questions},
+    v1::V1Rule,
 };
-use crate::model::record::Quantiles;
 use crate::{
     config::ModeThresholds,
     keeper::ProcessReading,
-    migration::v1::V1Rule,
-    model::facts::{ProcessFacts, ProcessId, ThreadFacts, Unread},
-    phase::{MarkReading, TextReading, attach::Coverage},
+    model::facts::{ProcessFacts, ProcessId},
+    phase::{MarkReading, TextReading},
     rdma::MemoryReading,
     sched::ThreadReading,
     tcp::FlowReading,
 };
-
-/// What the registry asks for beyond the readings.
-pub trait World {
-    /// Facts about a process; `None` when it is gone. Its arguments may come later.
-    fn facts(&mut self, process: ProcessId) -> Option<ProcessFacts>;
-    /// Facts about whatever process has this id now.
-    fn facts_now(&mut self, pid: u32) -> Option<ProcessFacts>;
-    /// Arguments that were not known when its facts were asked for.
-    fn cmdline(&mut self, process: ProcessId) -> Result<Vec<String>, Unread>;
-    /// The name of the process with this id while `tracer` traces it.
-    fn traced_name(&mut self, pid: u32, tracer: ProcessId) -> Option<String>;
-    /// Threads of a process now.
-    fn threads(&mut self, process: ProcessId) -> Vec<ThreadFacts>;
-    /// RTT quantiles of a flow that still holds its slot.
-    fn flow_rtt(&self, slot: u32) -> Option<Quantiles>;
-    /// Probes a process' phase functions; `None` while they are looked for, and when it is gone.
-    fn phases(&mut self, process: &ProcessReading, facts: &ProcessFacts) -> Option<Coverage>;
-    /// Watches the tap devices of a process, from now on.
-    fn watch_taps(&mut self, process: ProcessId) -> Vec<TapKey>;
-    /// What a watched device has carried.
-    fn tap(&self, key: TapKey) -> Option<Tap>;
-    /// Where the CPU quota of a process' cgroup shows.
-    fn quota_file(&mut self, process: ProcessId) -> Option<PathBuf>;
-    /// How long the CPU quota behind this file has held its cgroup back so far, ns; `None` without one.
-    fn quota_throttled_ns(&mut self, file: &Path) -> Option<u64>;
-    /// Whether a process is stopped by a signal.
-    fn is_stopped(&mut self, process: ProcessId) -> bool;
-    /// Run-queue waits of a thread that still holds its slot.
-    fn thread_waits(&self, slot: u32) -> Option<Quantiles>;
-}
 
 /// One look at the kernel side.
 #[derive(Clone, Debug)]
@@ -81,11 +44,15 @@ pub struct Observation {
     pub marks: Vec<MarkReading>,
     /// What migrators said of errors since the last look, in order.
     pub texts: Vec<TextReading>,
+    /// What the registry has asked in this look, answered.
+    pub answers: Answers,
 }
 
 /// What the kernel side is to do next.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Actions {
+    /// What is to be answered before the look is over.
+    pub ask: Questions,
     /// Processes whose threads are to be measured, or no longer.
     pub watch: Vec<(u32, bool)>,
     /// Flow slots to free.
@@ -119,22 +86,23 @@ pub struct Options {
     pub v1: Option<V1Rule>,
 }
 
-/// Takes in a flow's reading. What a socket counted never goes back.
-pub(super) fn take_in(end: &mut EndState, reading: &FlowReading, world: &impl World) {
+/// Takes in a flow's reading, and asks for its RTT where that has changed. What a socket counted never goes back.
+pub(super) fn take_in(end: &mut EndState, reading: &FlowReading, ask: &mut Questions) {
     let tid = if reading.send_tid != 0 { reading.send_tid } else { reading.recv_tid };
     let Some(flow) = end.flows.get_mut(&key(reading)) else {
         let flow = StreamFlow {
             reading: reading.clone(),
-            rtt: world.flow_rtt(reading.slot),
+            rtt: None,
             thread_comm: thread_comm(&end.threads, &end.facts, tid),
         };
+        ask.rtts.push(key(reading));
         end.flows.insert(key(reading), flow);
         end.fold();
         return;
     };
     let before = flow.reading.payload;
     if reading.closed || flow.reading.snapshot.delivered != reading.snapshot.delivered {
-        flow.rtt = world.flow_rtt(reading.slot);
+        ask.rtts.push(key(reading));
     }
     if flow.thread_comm.is_none()
         || (flow.reading.send_tid, flow.reading.recv_tid) != (reading.send_tid, reading.recv_tid)

@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use super::{
     super::{
         index::key,
-        look::{Actions, Observation, World},
+        look::{Actions, Observation},
+        questions::{Questions, answered},
     },
     Registry,
 };
@@ -32,13 +33,16 @@ const ADOPT_EVERY_NS: u64 = 1_000_000_000;
 const MAX_ASKED: usize = 32;
 const FACTS_FOR_NS: u64 = 1_000_000_000;
 
+/// What a flow is judged anew for: payload both ways, who moves it, and whether it is closed.
+type Seen = (u64, u64, u32, u32, u32, bool);
+
 /// What is known of a flow that is in no migration.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Candidate {
     /// Slot of its process; 0 where that is not recognised.
     pub(super) process: u32,
     /// Of the reading that was last judged.
-    seen: (u64, u64, u32, u32, u32, bool),
+    seen: Seen,
     /// Final answer, unless its other end or a sibling says otherwise.
     pub(super) rejected: Option<Rejection>,
     /// Last answer.
@@ -50,64 +54,70 @@ pub(super) struct Candidate {
 }
 
 impl Registry {
-    /// Judges flows that are in no migration and have changed. True when one was called a migration.
-    pub(super) fn judge_candidates(
-        &mut self,
-        observation: &Observation,
-        world: &mut impl World,
-        actions: &mut Actions,
-    ) -> bool {
-        let mut joined = false;
-        for reading in &observation.flows {
+    /// Flows that are in no migration and have changed: they are to be judged.
+    pub(super) fn find_candidates(&mut self, observation: &Observation) {
+        self.pending.clear();
+        for (position, reading) in observation.flows.iter().enumerate() {
             if self.index.member(key(reading)).is_some() {
                 continue;
             }
-            let payload = reading.payload;
-            let seen = (
-                payload.queued,
-                payload.received,
-                reading.send_tid,
-                reading.recv_tid,
-                reading.tgid,
-                reading.closed,
-            );
             let candidate = self.candidates.entry(key(reading)).or_default();
-            let unchanged = candidate.seen == seen && candidate.waiting.is_some();
-            if unchanged || candidate.rejected.is_some() {
+            let unchanged = candidate.seen == seen(reading) && candidate.waiting.is_some();
+            if !unchanged && candidate.rejected.is_none() {
+                candidate.process = reading.process;
+                self.pending.push(position);
+            }
+        }
+    }
+
+    /// Judges them, and those that are related to a flow which is called a migration. Those that wait for an answer are judged with it.
+    /// True when one was called a migration.
+    pub(super) fn judge_pending(
+        &mut self,
+        observation: &Observation,
+        actions: &mut Actions,
+    ) -> bool {
+        let mut found = false;
+        for position in std::mem::take(&mut self.pending) {
+            let Some(reading) = observation.flows.get(position) else { continue };
+            if self.index.member(key(reading)).is_some() {
                 continue;
             }
-            candidate.process = reading.process;
-            let decision = self.judge(reading, observation, world);
+            let decision = self.judge(reading, observation, &mut actions.ask);
             let candidate = self.candidates.entry(key(reading)).or_default();
             let Some(decision) = decision else {
                 candidate.awaits_ns.get_or_insert(observation.now_ns);
+                self.pending.push(position);
                 continue;
             };
-            (candidate.seen, candidate.awaits_ns) = (seen, None);
-            joined |= self.follow(reading, decision, observation, world, actions);
+            (candidate.seen, candidate.awaits_ns) = (seen(reading), None);
+            found |= self.follow(reading, decision, observation, actions);
         }
-        joined
+        // A flow that is called a migration may settle what its other end and its siblings are.
+        let mut joined = found;
+        while joined {
+            joined = self.judge_again(observation, actions);
+        }
+        found
     }
 
     /// Other ends and siblings of flows that have just been called migrations, whatever was thought of them before.
     /// True when one of them was called a migration.
-    pub(super) fn judge_again(
-        &mut self,
-        observation: &Observation,
-        world: &mut impl World,
-        actions: &mut Actions,
-    ) -> bool {
+    fn judge_again(&mut self, observation: &Observation, actions: &mut Actions) -> bool {
         let migrating: HashSet<u32> =
             self.live.iter().flat_map(|live| live.ends.iter().map(|end| end.process)).collect();
         let mut joined = false;
-        for reading in &observation.flows {
+        for (position, reading) in observation.flows.iter().enumerate() {
             let related =
                 migrating.contains(&reading.process) || self.index.other_end(reading).is_some();
             if !related || self.index.member(key(reading)).is_some() {
                 continue;
             }
-            let Some(decision) = self.judge(reading, observation, world) else { continue };
-            joined |= self.follow(reading, decision, observation, world, actions);
+            let Some(decision) = self.judge(reading, observation, &mut actions.ask) else {
+                self.pending.push(position);
+                continue;
+            };
+            joined |= self.follow(reading, decision, observation, actions);
         }
         joined
     }
@@ -118,7 +128,6 @@ impl Registry {
         reading: &FlowReading,
         decision: Decision,
         observation: &Observation,
-        world: &mut impl World,
         actions: &mut Actions,
     ) -> bool {
         match decision {
@@ -128,7 +137,7 @@ impl Registry {
             }
             Decision::Migration { migrator, confidence, evidence, role_hint } => {
                 let place = self.place(reading, &migrator, observation);
-                self.join(place, reading, role_hint, world, actions);
+                self.join(place, reading, role_hint, actions);
                 if let Some(live) = self.live.get_mut(place) {
                     // The other end is called a migration because of this one: its word adds nothing.
                     let own_evidence = !evidence.iter().any(|line| line.kind == "peer");
@@ -197,12 +206,12 @@ impl Registry {
         }
     }
 
-    /// `None`: it could not be asked, the next look will.
+    /// `None`: an answer is missing.
     fn judge(
         &mut self,
         reading: &FlowReading,
         observation: &Observation,
-        world: &mut impl World,
+        ask: &mut Questions,
     ) -> Option<Decision> {
         let other_end = self.index.other_end(reading).and_then(|(at, other)| {
             let live = self.live.get(at)?;
@@ -211,12 +220,12 @@ impl Registry {
             Some(OtherEnd { migrator: live.migrator.clone(), confidence: live.confidence, role })
         });
         if reading.process == 0 {
-            return self.judge_stranger(reading, other_end.as_ref(), observation, world);
+            return self.judge_stranger(reading, other_end.as_ref(), observation, ask);
         }
         if self.processes.get(&reading.process).is_some_and(|known| known.facts.is_awaited()) {
             return None;
         }
-        Some(self.judge_own(reading, other_end.as_ref(), observation, world))
+        self.judge_own(reading, other_end.as_ref(), observation, ask)
     }
 
     /// A flow on a migration port of a process that is not recognised: judged by what `/proc` says of whoever moves its data.
@@ -225,7 +234,7 @@ impl Registry {
         reading: &FlowReading,
         other_end: Option<&OtherEnd>,
         observation: &Observation,
-        world: &mut impl World,
+        ask: &mut Questions,
     ) -> Option<Decision> {
         let pid = holder(reading);
         if pid == 0 {
@@ -238,7 +247,7 @@ impl Registry {
         }
         let flow = flow_facts(reading, pid, observation);
         let moved_ns = reading.first_data_ns.max(reading.tagged_ns) + observation.boot_offset_ns;
-        let facts = self.strangers.facts(pid, observation, world)?;
+        let facts = self.strangers.facts(pid, observation, ask)?;
         let Some(facts) = facts.filter(|facts| facts.was_there(moved_ns)) else {
             let reason = format!("process {pid} is gone");
             return Some(Decision::NotMigration { class: Rejection::ProcessUnknown, reason });
@@ -256,26 +265,27 @@ impl Registry {
         reading: &FlowReading,
         other_end: Option<&OtherEnd>,
         observation: &Observation,
-        world: &mut impl World,
-    ) -> Decision {
+        ask: &mut Questions,
+    ) -> Option<Decision> {
         let siblings = self.siblings(reading.process, observation.boot_offset_ns);
         let Some(known) = self.processes.get_mut(&reading.process) else {
             let reason = "its process is not known yet".to_owned();
-            return Decision::Undecided { class: Rejection::ProcessUnknown, reason };
+            return Some(Decision::Undecided { class: Rejection::ProcessUnknown, reason });
         };
         let unknown =
             |tid: u32| tid != 0 && !known.facts.threads.iter().any(|thread| thread.tid == tid);
         if !known.threads_fresh && (unknown(reading.send_tid) || unknown(reading.recv_tid)) {
-            let threads = world.threads(known.facts.id());
+            let threads = &observation.answers.threads;
+            let threads = answered(threads, &mut ask.threads, &known.facts.id())?;
             if !threads.is_empty() {
-                known.facts.threads = threads;
+                known.facts.threads.clone_from(threads);
             }
             known.threads_fresh = true;
         }
         let flow = flow_facts(reading, known.facts.pid, observation);
         let context =
             Context { siblings: &siblings, other_end, incoming_done: known.incoming_done };
-        classify(&self.rules, &known.facts, known.reading.rule, &flow, &context)
+        Some(classify(&self.rules, &known.facts, known.reading.rule, &flow, &context))
     }
 
     /// Some flows of the process that are in a running migration: enough to know its peer and when it began.
@@ -293,6 +303,12 @@ impl Registry {
         }
         siblings
     }
+}
+
+const fn seen(reading: &FlowReading) -> Seen {
+    let (payload, closed) = (reading.payload, reading.closed);
+    let (send, recv) = (reading.send_tid, reading.recv_tid);
+    (payload.queued, payload.received, send, recv, reading.tgid, closed)
 }
 
 /// Who moves the data of a flow of an unrecognised process, else who opened it; 0 nobody is known.
@@ -334,23 +350,29 @@ impl Strangers {
         self.known.retain(|_, (at_ns, _)| now_ns.saturating_sub(*at_ns) < FACTS_FOR_NS);
     }
 
-    /// What is known of a process, `Some(None)` when it is gone; `None` when too many were asked for in this look.
+    /// What is known of a process, `Some(None)` when it is gone; `None` while that is asked, or when too many were in this look.
     fn facts(
         &mut self,
         pid: u32,
         observation: &Observation,
-        world: &mut impl World,
+        ask: &mut Questions,
     ) -> Option<Option<&ProcessFacts>> {
+        let answers = &observation.answers;
         if !self.known.contains_key(&pid) {
-            if self.asked >= MAX_ASKED {
+            if self.asked >= MAX_ASKED && !answers.strangers.contains_key(&pid) {
                 return None;
             }
-            self.asked += 1;
-            self.known.insert(pid, (observation.now_ns, world.facts_now(pid)));
+            let asked = ask.strangers.len();
+            let facts = answered(&answers.strangers, &mut ask.strangers, &pid);
+            self.asked += ask.strangers.len() - asked;
+            self.known.insert(pid, (observation.now_ns, facts?.clone()));
         }
         let (_, facts) = self.known.get_mut(&pid)?;
         if let Some(facts) = facts.as_mut().filter(|facts| facts.is_awaited()) {
-            facts.learn(world.cmdline(facts.id()));
+            let arguments = answered(&answers.arguments, &mut ask.arguments, &facts.id());
+            if let Some(arguments) = arguments {
+                facts.learn(arguments.clone());
+            }
         }
         Some(facts.as_ref())
     }

@@ -1,5 +1,5 @@
-//! Which flows belong to which migration, from one look at the kernel side to the next. Pure: the kernel and `/proc` are behind
-//! [`World`], time comes with the [`Observation`].
+//! Which flows belong to which migration, from one look at the kernel side to the next. Pure: all that is known of the kernel and of
+//! `/proc`, and the time, come with the [`Observation`]; what is missing is asked for, and comes with it the next time.
 
 mod candidates;
 mod ids;
@@ -26,11 +26,12 @@ use super::{
     clock::WallClock,
     compose,
     end::FlowKey,
-    ends,
     index::{Index, key},
     live::Live,
-    look::{Actions, Observation, Options, World, take_in},
+    look::{Actions, Observation, Options, take_in},
     neighbours,
+    questions::{Answers, Questions},
+    surroundings,
 };
 use crate::{
     identify::rules::RuleSet,
@@ -83,7 +84,17 @@ pub struct Registry {
     ids: Ids,
     /// Those of DWCP v1.
     totals_v1: Totals,
+    /// Steps of the look that is under way.
+    steps: usize,
+    /// Its readings are taken in.
+    taken_in: bool,
+    /// Flows of it that wait for an answer, by position.
+    pending: Vec<usize>,
 }
+
+/// Steps within one look: who moves the data, whose it is, what its other end is, what surrounds both. What is still asked then is
+/// asked with the next look.
+const MAX_STEPS: usize = 8;
 
 impl Registry {
     /// Nothing seen yet.
@@ -101,6 +112,9 @@ impl Registry {
             totals: Totals::default(),
             ids: Ids::new(),
             totals_v1: Totals::default(),
+            steps: 0,
+            taken_in: false,
+            pending: Vec::new(),
         }
     }
 
@@ -171,28 +185,75 @@ impl Registry {
             .collect()
     }
 
-    /// Takes in one look.
-    pub fn step(&mut self, observation: &Observation, world: &mut impl World) -> Actions {
-        let mut actions = Actions::default();
-        self.strangers.renew(observation.now_ns);
-        self.update_processes(observation, world);
-        self.update_registrations(observation);
-        self.update_phases(observation, world);
-        self.begin_by_words(observation, world, &mut actions);
-        self.update_members(observation, world);
-        // A flow that is called a migration may settle what its other end and its siblings are.
-        let mut joined = self.judge_candidates(observation, world, &mut actions);
-        while joined {
-            joined = self.judge_again(observation, world, &mut actions);
+    /// Takes in one look. `act` does what each step wants done, and answers what it asks.
+    pub fn look(
+        &mut self,
+        observation: &mut Observation,
+        mut act: impl FnMut(Actions, &mut Answers),
+    ) {
+        loop {
+            let actions = self.step(observation);
+            let is_over = actions.ask.is_empty();
+            act(actions, &mut observation.answers);
+            if is_over {
+                return;
+            }
         }
+    }
+
+    /// One step of a look: as far as it gets with the answers that there are. Where something is asked the look goes on with the same
+    /// readings and the answers to it; nothing is released before it is over.
+    pub fn step(&mut self, observation: &Observation) -> Actions {
+        let mut actions = Actions::default();
+        self.steps += 1;
+        let last = self.steps >= MAX_STEPS;
+        self.recognise(observation, last, &mut actions);
+        if !last && !actions.ask.is_empty() {
+            return actions;
+        }
+        self.advance(observation, &mut actions);
+        self.let_go(observation, &mut actions);
+        (self.steps, self.taken_in) = (0, false);
+        actions.ask = Questions::default();
+        actions
+    }
+
+    /// Which processes and flows are a migration's.
+    fn recognise(&mut self, observation: &Observation, last: bool, actions: &mut Actions) {
+        let is_new = !self.taken_in;
+        if is_new {
+            self.ask_of_processes(observation, &mut actions.ask);
+            if !last && !actions.ask.is_empty() {
+                return;
+            }
+            self.take_in(observation, actions);
+        }
+        let joined = self.judge_pending(observation, actions);
+        if is_new || joined {
+            surroundings::ask_waits(&self.live, observation, &mut actions.ask);
+        }
+        surroundings::survey(&mut self.live, observation, &mut actions.ask);
+    }
+
+    /// New readings, each once.
+    fn take_in(&mut self, observation: &Observation, actions: &mut Actions) {
+        self.taken_in = true;
+        self.strangers.renew(observation.now_ns);
+        self.update_processes(observation);
+        self.update_registrations(observation);
+        self.update_phases(observation);
+        self.begin_by_words(observation, actions);
+        self.update_members(observation, actions);
+        self.find_candidates(observation);
+    }
+
+    /// Takes all migrations one look further.
+    fn advance(&mut self, observation: &Observation, actions: &mut Actions) {
+        self.update_rtts(observation);
         self.update_storage(observation);
         self.give_up_crowds(observation);
-        self.drop_files(observation, &mut actions);
-        ends::update_threads(&mut self.live, observation, world, &mut actions);
-        ends::update_taps(&mut self.live, world);
-        if observation.tick {
-            ends::update_hindrances(&mut self.live, world);
-        }
+        self.drop_files(observation, actions);
+        surroundings::update_threads(&mut self.live, observation, actions);
         let paths = if observation.tick { neighbours::paths(&self.live) } else { Vec::new() };
         for live in &mut self.live {
             if let Some(rule) = self.options.v1.as_ref().filter(|_| live.version.is_none()) {
@@ -205,14 +266,17 @@ impl Registry {
             };
             account::advance(live, observation, &self.options.mode, &paths, totals);
         }
-        self.retire(observation, &mut actions);
+    }
+
+    /// Finished migrations become records, and slots that nobody needs any more are freed.
+    fn let_go(&mut self, observation: &Observation, actions: &mut Actions) {
+        self.retire(observation, actions);
         self.watch_for_split_brains();
-        self.release(observation, &mut actions);
-        actions
+        self.release(observation, actions);
     }
 
     /// New readings of flows that are in a migration.
-    fn update_members(&mut self, observation: &Observation, world: &impl World) {
+    fn update_members(&mut self, observation: &Observation, actions: &mut Actions) {
         let mut closed = false;
         for reading in &observation.flows {
             let Some(live) = self.index.member(key(reading)).and_then(|at| self.live.get_mut(at))
@@ -222,12 +286,23 @@ impl Registry {
             let over = retire::left_behind(reading, &self.processes, observation.now_ns);
             let reading = over.as_ref().unwrap_or(reading);
             for end in live.ends.iter_mut().filter(|end| end.flows.contains_key(&key(reading))) {
-                take_in(end, reading, world);
+                take_in(end, reading, &mut actions.ask);
             }
             closed |= reading.closed;
         }
         if closed {
             self.index = Index::new(&self.live);
+        }
+    }
+
+    /// The RTT quantiles that this look has asked for.
+    fn update_rtts(&mut self, observation: &Observation) {
+        for (key, rtt) in &observation.answers.rtts {
+            let live = self.index.member(*key).and_then(|at| self.live.get_mut(at));
+            let ends = live.into_iter().flat_map(|live| live.ends.iter_mut());
+            for flow in ends.filter_map(|end| end.flows.get_mut(key)) {
+                flow.rtt = *rtt;
+            }
         }
     }
 }

@@ -5,16 +5,15 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use dwcp_observer_ebpf::{netdev::Tap, process::FlowOverflow};
+use dwcp_observer_ebpf::process::FlowOverflow;
 
 use super::{
     super::{
-        dump,
         end::EndState,
         history::History,
         index::{Index, key},
         live::Live,
-        look::{Actions, Observation, World, take_in},
+        look::{Actions, Observation, take_in},
         machine::Life,
     },
     Registry,
@@ -23,11 +22,7 @@ use super::{
 use crate::model::record::{Evidence, Role};
 use crate::{
     identify::qemu_cmdline::incoming,
-    model::{
-        facts::ProcessId,
-        qemu::{MigratorState, Request},
-    },
-    netdev::TapReading,
+    model::qemu::{MigratorState, Request},
     phase::attach::Coverage,
     tcp::FlowReading,
     verdict::Judge,
@@ -60,7 +55,6 @@ impl Registry {
         at: usize,
         reading: &FlowReading,
         role_hint: Option<Role>,
-        world: &mut impl World,
         actions: &mut Actions,
     ) {
         self.candidates.remove(&key(reading));
@@ -71,22 +65,17 @@ impl Registry {
         live.peer.get_or_insert(reading.peer.ip());
         if !live.ends.iter().any(|end| end.process == reading.process) {
             live.started_ns = live.started_ns.min(first_word(known).unwrap_or(u64::MAX));
-            live.ends.push(end_of(reading.process, known, role_hint, world));
+            live.ends.push(end_of(reading.process, known, role_hint));
             known.told_attempt = known.timeline.attempt;
             actions.watch.push((reading.process, true));
         }
         if let Some(end) = live.ends.iter_mut().find(|end| end.process == reading.process) {
-            take_in(end, reading, world);
+            take_in(end, reading, &mut actions.ask);
         }
     }
 
     /// Begins the migrations that migrators speak of and of which no connection was seen yet, nor may ever be.
-    pub(super) fn begin_by_words(
-        &mut self,
-        observation: &Observation,
-        world: &mut impl World,
-        actions: &mut Actions,
-    ) {
+    pub(super) fn begin_by_words(&mut self, observation: &Observation, actions: &mut Actions) {
         let is_new = |slot: u32, known: &Known| {
             !self.live.iter().any(|live| {
                 live.ends.iter().any(|end| {
@@ -106,7 +95,7 @@ impl Registry {
             let Some(known) = self.processes.get_mut(&slot) else { continue };
             live.confidence = WORD_CONFIDENCE;
             live.evidence = words(known);
-            live.ends.push(end_of(slot, known, Some(Role::Source), world));
+            live.ends.push(end_of(slot, known, Some(Role::Source)));
             known.told_attempt = known.timeline.attempt;
             self.live.push(live);
             actions.watch.push((slot, true));
@@ -287,11 +276,13 @@ fn words(known: &Known) -> Vec<Evidence> {
 }
 
 /// A process as an end of a migration, from now on.
-fn end_of(slot: u32, known: &Known, role_hint: Option<Role>, world: &mut impl World) -> EndState {
+fn end_of(slot: u32, known: &Known, role_hint: Option<Role>) -> EndState {
     EndState {
         process: slot,
         facts: known.facts.clone(),
-        dumped: dump::dumped(known.facts.id(), &known.facts.cmdline, world),
+        is_surveyed: false,
+        names_dumped: true,
+        dumped: None,
         freeze: known.reading.freeze.clone(),
         hinted: role_hint,
         flows: BTreeMap::new(),
@@ -311,17 +302,12 @@ fn end_of(slot: u32, known: &Known, role_hint: Option<Role>, world: &mut impl Wo
         },
         coverage: known.coverage.clone(),
         own_work: [own_work(&known.reading); 2],
-        taps: watch_taps(known.facts.id(), world),
-        quota_file: world.quota_file(known.facts.id()),
+        taps: Vec::new(),
+        quota_file: None,
         quota_throttled_ns: None,
         stopped: false,
         guest_cpus_found: None,
         registered: known.registered.clone(),
         registered_base: known.registered_base,
     }
-}
-
-fn watch_taps(process: ProcessId, world: &mut impl World) -> Vec<TapReading> {
-    let watched = world.watch_taps(process).into_iter();
-    watched.map(|key| TapReading { key, tap: Tap::default() }).collect()
 }

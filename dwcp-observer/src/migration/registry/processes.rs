@@ -9,14 +9,15 @@ use dwcp_observer_ebpf::{phase::NOT_TOLD, process::FlowOverflow};
 
 use super::{
     super::{
-        dump,
         end::{OwnWork, Registrations},
         live::Live,
-        look::{Observation, World},
+        look::Observation,
+        questions::Questions,
     },
     Registry,
 };
 use crate::{
+    identify::rules::may_be_qemu,
     keeper::ProcessReading,
     model::facts::{ProcessFacts, ProcessId},
     phase::{MarkReading, attach::Coverage, timeline::Timeline},
@@ -60,63 +61,63 @@ pub(super) struct Departed {
 }
 
 impl Registry {
-    pub(super) fn update_processes(&mut self, observation: &Observation, world: &mut impl World) {
-        for reading in &observation.processes {
-            let known = self
-                .processes
-                .get_mut(&reading.slot)
-                .filter(|known| known.reading.generation == reading.generation);
-            let Some(known) = known else {
-                let facts = (reading.slot != 0)
-                    .then(|| world.facts(reading.id()))
-                    .flatten()
-                    .unwrap_or_else(|| ProcessFacts {
-                        pid: reading.tgid,
-                        comm: reading.comm.clone(),
-                        started_boottime_ns: reading.start_boottime_ns,
-                        ..ProcessFacts::default()
-                    });
-                let known = Known {
-                    reading: reading.clone(),
-                    facts,
-                    overflow_base: FlowOverflow::default(),
-                    registered: None,
-                    registered_base: Registrations::default(),
-                    incoming_done: false,
-                    threads_fresh: true,
-                    coverage: None,
-                    timeline: Timeline::default(),
-                    told_attempt: 0,
-                    departed: None,
-                };
-                self.processes.insert(reading.slot, known);
+    /// What must be known of processes before their flows and marks can be taken in.
+    pub(super) fn ask_of_processes(&self, observation: &Observation, ask: &mut Questions) {
+        let answers = &observation.answers;
+        for reading in observation.processes.iter().filter(|reading| reading.slot != 0) {
+            let id = reading.id();
+            let Some(known) = self.known(reading) else {
+                if !answers.facts.contains_key(&id) {
+                    ask.facts.push(reading.clone());
+                }
                 continue;
             };
+            if is_to_learn(known, observation) && !answers.arguments.contains_key(&id) {
+                ask.arguments.push(id);
+            }
+            let unprobed = known.coverage.is_none() && reading.exited_ns.is_none();
+            if unprobed
+                && may_be_qemu(reading.rule, &known.facts)
+                && !answers.coverage.contains_key(&id)
+            {
+                ask.coverage.push(reading.clone());
+            }
+        }
+    }
+
+    fn known(&self, reading: &ProcessReading) -> Option<&Known> {
+        let known = self.processes.get(&reading.slot)?;
+        (known.reading.generation == reading.generation).then_some(known)
+    }
+
+    pub(super) fn update_processes(&mut self, observation: &Observation) {
+        let answers = &observation.answers;
+        for reading in &observation.processes {
+            if self.known(reading).is_none() {
+                let facts = answers.facts.get(&reading.id()).cloned().flatten();
+                let known = Known::new(reading, facts.unwrap_or_else(|| name_facts(reading)));
+                self.processes.insert(reading.slot, known);
+                continue;
+            }
+            let Some(known) = self.processes.get_mut(&reading.slot) else { continue };
             known.reading.clone_from(reading);
             known.threads_fresh = false;
-            let learned =
-                known.facts.is_awaited() || (observation.tick && known.facts.unread.is_some());
-            if learned {
-                known.facts.learn(world.cmdline(reading.id()));
+            let arguments = answers.arguments.get(&reading.id());
+            let learned = arguments.filter(|_| is_to_learn(known, observation));
+            if let Some(arguments) = learned {
+                known.facts.learn(arguments.clone());
             }
-            for end in self
-                .live
-                .iter_mut()
-                .flat_map(|live| live.ends.iter_mut())
-                .filter(|end| end.process == reading.slot)
-            {
+            let ends = self.live.iter_mut().flat_map(|live| live.ends.iter_mut());
+            for end in ends.filter(|end| end.process == reading.slot) {
                 end.overflow = reading.overflow;
                 end.exited_ns = reading.exited_ns;
                 end.exit_code = reading.exit_code;
                 end.freeze.clone_from(&reading.freeze);
                 end.own_work[1] = own_work(reading);
-                if learned {
+                if learned.is_some() {
                     end.facts.cmdline.clone_from(&known.facts.cmdline);
                     end.facts.unread = known.facts.unread;
-                    end.dumped = end
-                        .dumped
-                        .take()
-                        .or_else(|| dump::dumped(end.facts.id(), &end.facts.cmdline, world));
+                    end.names_dumped |= end.dumped.is_none();
                 }
             }
         }
@@ -136,12 +137,12 @@ impl Registry {
         }
     }
 
-    /// Probes new processes, and takes in what their phase functions told.
-    pub(super) fn update_phases(&mut self, observation: &Observation, world: &mut impl World) {
+    /// Takes in whether phase functions of new processes are probed, and what they told.
+    pub(super) fn update_phases(&mut self, observation: &Observation) {
         for (slot, known) in self.processes.iter_mut().filter(|(slot, known)| {
             **slot != 0 && known.coverage.is_none() && known.reading.exited_ns.is_none()
         }) {
-            known.coverage = world.phases(&known.reading, &known.facts);
+            known.coverage = coverage(known, observation);
             if let Some(Coverage::Probed { names, .. }) = &known.coverage {
                 known.timeline = Timeline::new(Arc::clone(names));
             }
@@ -188,6 +189,46 @@ impl Registry {
             }
         }
     }
+}
+
+impl Known {
+    fn new(reading: &ProcessReading, facts: ProcessFacts) -> Self {
+        Self {
+            reading: reading.clone(),
+            facts,
+            overflow_base: FlowOverflow::default(),
+            registered: None,
+            registered_base: Registrations::default(),
+            incoming_done: false,
+            threads_fresh: true,
+            coverage: None,
+            timeline: Timeline::default(),
+            told_attempt: 0,
+            departed: None,
+        }
+    }
+}
+
+/// What the kernel side knows of a process that is gone already.
+fn name_facts(reading: &ProcessReading) -> ProcessFacts {
+    ProcessFacts {
+        pid: reading.tgid,
+        comm: reading.comm.clone(),
+        started_boottime_ns: reading.start_boottime_ns,
+        ..ProcessFacts::default()
+    }
+}
+
+/// Whether its arguments are missing; those that it does not tell are asked for once a second.
+fn is_to_learn(known: &Known, observation: &Observation) -> bool {
+    known.facts.is_awaited() || (observation.tick && known.facts.unread.is_some())
+}
+
+fn coverage(known: &Known, observation: &Observation) -> Option<Coverage> {
+    if !may_be_qemu(known.reading.rule, &known.facts) {
+        return Some(Coverage::Unprobed("is not QEMU's".to_owned()));
+    }
+    observation.answers.coverage.get(&known.reading.id()).cloned().flatten()
 }
 
 /// Payload that each process' queue pairs were posted for, those included that are closed.

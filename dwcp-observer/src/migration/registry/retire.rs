@@ -130,7 +130,12 @@ impl Registry {
         for reading in &observation.flows {
             let over = left_behind(reading, &self.processes, observation.now_ns).is_some();
             let gone = reading.closed || over || hopeless.contains(&key(reading));
-            if !gone || self.awaits(reading, observation.now_ns) {
+            // Its RTT goes with the slot.
+            let answered = &observation.answers.rtts;
+            let unread = || {
+                self.index.member(key(reading)).is_some() && !answered.contains_key(&key(reading))
+            };
+            if !gone || unread() || self.awaits(reading, observation.now_ns) {
                 held.insert(reading.process);
                 continue;
             }

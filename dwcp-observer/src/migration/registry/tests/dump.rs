@@ -40,17 +40,17 @@ fn look(seconds: f64, flows: Vec<FlowReading>, exits: [Option<(f64, u32)>; 2]) -
 
 /// A dump that exits so, 2 s after it has sent its pages.
 fn dump(code: u32) -> Vec<Migration> {
-    let (mut registry, mut world) = (registry(), host());
+    let (mut registry, world) = (registry(), host());
     let flows = || vec![flow(0, 1, 40000, true, 1 << 20), flow(1, 2, 40000, false, 1 << 20)];
-    registry.step(&look(1.0, flows(), [None; 2]), &mut world);
+    registry.look_at(&look(1.0, flows(), [None; 2]), &world);
     let closed = || flows().into_iter().map(|flow| close(flow, START + SECOND)).collect();
     let server = Some((1.1, 0));
     let wait = look(2.9, closed(), [None, server]);
-    registry.step(&wait, &mut world);
+    registry.look_at(&wait, &world);
     let found = records(&registry, &wait);
     assert_eq!(found[0].state, State::Active, "it has not exited: {found:#?}");
     let over = look(4.5, Vec::new(), [Some((3.0, code)), server]);
-    registry.step(&over, &mut world);
+    registry.look_at(&over, &world);
     records(&registry, &over)
 }
 
@@ -96,11 +96,11 @@ fn frozen(command: &str, seen: Option<FreezeReading>, code: u32) -> Migration {
         facts.cmdline = command.split(' ').map(str::to_owned).collect();
     }
     let flows = || vec![flow(0, 1, 40000, true, 1 << 20), flow(1, 2, 40000, false, 1 << 20)];
-    registry.step(&look(1.0, flows(), [None; 2]), &mut world);
+    registry.look_at(&look(1.0, flows(), [None; 2]), &world);
     let closed = || flows().into_iter().map(|flow| close(flow, START + SECOND)).collect();
     let mut over = look(4.5, closed(), [Some((3.0, code)), Some((1.1, 0))]);
     over.processes[0].freeze = seen;
-    registry.step(&over, &mut world);
+    registry.look_at(&over, &world);
     records(&registry, &over).remove(0)
 }
 

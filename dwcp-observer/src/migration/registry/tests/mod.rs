@@ -1,13 +1,8 @@
 //! The registry over made-up readings: no kernel, no `/proc`.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, net::SocketAddr, path::Path};
 
 use dwcp_observer_ebpf::{
-    netdev::{Tap, TapKey},
     process::FlowOverflow,
     sched::{CpuTimes, SchedTotals},
     tcp::{FLOW_ACTIVE_OPEN, FLOW_FIN_SENT, FLOW_FOUND_OPEN, FLOW_PASSIVE_OPEN, Payload, Snapshot},
@@ -17,11 +12,12 @@ use proptest::prelude::*;
 use super::{
     super::{
         clock::WallClock,
-        look::{Actions, Observation, Options, World},
+        look::{Actions, Observation, Options},
+        questions::{Answers, Hindrances, Questions, Surroundings},
     },
     Registry,
 };
-use crate::model::record::{Bytes, Migration, Outcome, Quantiles, Role, State, ThreadRole};
+use crate::model::record::{Bytes, Migration, Outcome, Role, State, ThreadRole};
 use crate::{
     config::Config,
     identify::{rejection::Rejection, rules::RuleSet},
@@ -35,6 +31,7 @@ use crate::{
 mod bounds;
 mod dump;
 mod paused;
+mod questions;
 mod rdma;
 mod storage;
 mod words;
@@ -44,54 +41,69 @@ const START: u64 = 100 * SECOND;
 /// A process that the one in slot 1 traces.
 const DUMPED: u32 = 77;
 
-/// Processes by id, and whether their phase functions are probed.
+/// What a host answers: processes by id, and whether their phase functions are probed.
 #[derive(Default)]
 struct Proc(HashMap<u32, ProcessFacts>, Option<Coverage>);
 
-impl World for Proc {
-    fn facts(&mut self, process: ProcessId) -> Option<ProcessFacts> {
+impl Proc {
+    fn facts(&self, process: ProcessId) -> Option<ProcessFacts> {
         self.0.get(&process.pid).filter(|facts| facts.id() == process).cloned()
     }
-    fn facts_now(&mut self, pid: u32) -> Option<ProcessFacts> {
-        self.0.get(&pid).cloned()
-    }
-    fn cmdline(&mut self, process: ProcessId) -> Result<Vec<String>, Unread> {
+
+    fn arguments(&self, process: ProcessId) -> Result<Vec<String>, Unread> {
         match self.facts(process) {
             Some(facts) => facts.unread.map_or(Ok(facts.cmdline), Err),
             None => Ok(Vec::new()),
         }
     }
-    fn traced_name(&mut self, pid: u32, tracer: ProcessId) -> Option<String> {
+
+    fn coverage(&self) -> Coverage {
+        self.1.clone().unwrap_or_else(|| Coverage::Unprobed("no functions here".to_owned()))
+    }
+
+    fn traced_name(&self, pid: u32, tracer: ProcessId) -> Option<String> {
         let traced = (pid, tracer.pid) == (DUMPED, 1001);
         self.0.get(&pid).filter(|_| traced).map(|facts| facts.comm.clone())
     }
-    fn threads(&mut self, process: ProcessId) -> Vec<ThreadFacts> {
-        self.facts(process).map(|facts| facts.threads).unwrap_or_default()
+
+    fn answer(&self, ask: &Questions, answers: &mut Answers) {
+        for reading in &ask.facts {
+            answers.coverage.insert(reading.id(), Some(self.coverage()));
+            answers.facts.insert(reading.id(), self.facts(reading.id()));
+        }
+        for reading in &ask.coverage {
+            answers.coverage.insert(reading.id(), Some(self.coverage()));
+        }
+        answers.arguments.extend(ask.arguments.iter().map(|it| (*it, self.arguments(*it))));
+        answers.strangers.extend(ask.strangers.iter().map(|it| (*it, self.0.get(it).cloned())));
+        let threads = |it| self.facts(it).map(|facts| facts.threads).unwrap_or_default();
+        answers.threads.extend(ask.threads.iter().map(|it| (*it, threads(*it))));
+        let nothing = |it: &ProcessId| (*it, Surroundings::default());
+        answers.surroundings.extend(ask.surroundings.iter().map(nothing));
+        let traced = ask.traced.iter();
+        answers.traced.extend(traced.map(|(pid, by)| ((*pid, *by), self.traced_name(*pid, *by))));
+        let free = ask.hindrances.iter().map(|(it, _)| (*it, Hindrances::default()));
+        answers.hindrances.extend(free);
+        answers.rtts.extend(ask.rtts.iter().map(|key| (*key, None)));
+        answers.waits.extend(ask.waits.iter().map(|slot| (*slot, None)));
     }
-    fn flow_rtt(&self, _slot: u32) -> Option<Quantiles> {
-        None
-    }
-    fn phases(&mut self, _: &ProcessReading, _: &ProcessFacts) -> Option<Coverage> {
-        let unprobed = || Coverage::Unprobed("no functions here".to_owned());
-        Some(self.1.clone().unwrap_or_else(unprobed))
-    }
-    fn watch_taps(&mut self, _: ProcessId) -> Vec<TapKey> {
-        Vec::new()
-    }
-    fn tap(&self, _key: TapKey) -> Option<Tap> {
-        None
-    }
-    fn quota_file(&mut self, _: ProcessId) -> Option<PathBuf> {
-        None
-    }
-    fn quota_throttled_ns(&mut self, _file: &Path) -> Option<u64> {
-        None
-    }
-    fn is_stopped(&mut self, _: ProcessId) -> bool {
-        false
-    }
-    fn thread_waits(&self, _slot: u32) -> Option<Quantiles> {
-        None
+}
+
+impl Registry {
+    /// A whole look at a host; what all its steps want done.
+    fn look_at(&mut self, observation: &Observation, host: &Proc) -> Actions {
+        let mut all = Actions::default();
+        self.look(&mut observation.clone(), |actions, answers| {
+            host.answer(&actions.ask, answers);
+            all.watch.extend(actions.watch);
+            all.release_flows.extend(actions.release_flows);
+            all.release_threads.extend(actions.release_threads);
+            all.release_processes.extend(actions.release_processes);
+            all.adopt.extend(actions.adopt);
+            all.release_taps.extend(actions.release_taps);
+            all.roles.extend(actions.roles);
+        });
+        all
     }
 }
 
@@ -225,6 +237,7 @@ fn observation(seconds: f64, flows: Vec<FlowReading>, processes: &[u32]) -> Obse
         memory: Vec::new(),
         texts: Vec::new(),
         marks: Vec::new(),
+        answers: Answers::default(),
     }
 }
 
@@ -253,13 +266,13 @@ fn records(registry: &Registry, observation: &Observation) -> Vec<Migration> {
 
 #[test]
 fn both_ends_on_one_host_are_one_record_and_each_byte_counts_once() {
-    let (mut registry, mut world) = (registry(), world(&[1, 2]));
+    let (mut registry, world) = (registry(), world(&[1, 2]));
     let look = observation(
         1.0,
         vec![flow(0, 1, 40000, true, 1 << 20), flow(1, 2, 40000, false, 1 << 20)],
         &[1, 2],
     );
-    let actions = registry.step(&look, &mut world);
+    let actions = registry.look_at(&look, &world);
     let found = records(&registry, &look);
     assert_eq!(found.len(), 1, "{found:#?}");
     let record = &found[0];
@@ -277,11 +290,11 @@ fn both_ends_on_one_host_are_one_record_and_each_byte_counts_once() {
 
 #[test]
 fn a_destination_seen_first_joins_its_source() {
-    let (mut registry, mut world) = (registry(), world(&[1, 2]));
+    let (mut registry, world) = (registry(), world(&[1, 2]));
     let destination = flow(1, 2, 40000, false, 1 << 20);
-    registry.step(&observation(0.5, vec![destination.clone()], &[2]), &mut world);
+    registry.look_at(&observation(0.5, vec![destination.clone()], &[2]), &world);
     let look = observation(1.0, vec![destination, flow(0, 1, 40000, true, 1 << 20)], &[1, 2]);
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     let found = records(&registry, &look);
     assert_eq!((found.len(), found[0].ends.len()), (1, 2));
     assert!(
@@ -292,18 +305,18 @@ fn a_destination_seen_first_joins_its_source() {
 
 #[test]
 fn a_migration_ends_with_its_last_stream_and_the_next_one_is_another() {
-    let (mut registry, mut world) = (registry(), world(&[1]));
+    let (mut registry, world) = (registry(), world(&[1]));
     let first = flow(0, 1, 40000, true, 1 << 20);
-    registry.step(&observation(1.0, vec![first.clone()], &[1]), &mut world);
+    registry.look_at(&observation(1.0, vec![first.clone()], &[1]), &world);
     let actions = registry
-        .step(&observation(2.0, vec![close(first, START + 3 * SECOND / 2)], &[1]), &mut world);
+        .look_at(&observation(2.0, vec![close(first, START + 3 * SECOND / 2)], &[1]), &world);
     assert_eq!(actions.release_flows, [0]);
     let mut second = flow(0, 1, 40001, true, 5);
     second.generation = 1;
     second.state_ns[1] = START + 2 * SECOND;
     second.tagged_ns = START + 2 * SECOND;
     let look = observation(4.0, vec![second], &[1]);
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     let found = records(&registry, &look);
     assert_eq!(
         found.iter().map(|record| record.state).collect::<Vec<_>>(),
@@ -315,34 +328,34 @@ fn a_migration_ends_with_its_last_stream_and_the_next_one_is_another() {
 
 #[test]
 fn a_flow_whose_close_nobody_saw_gives_its_slot_back() {
-    let (mut registry, mut world) = (registry(), world(&[1]));
+    let (mut registry, world) = (registry(), world(&[1]));
     let open = flow(0, 1, 40000, true, 1 << 20);
-    registry.step(&observation(1.0, vec![open.clone()], &[1]), &mut world);
+    registry.look_at(&observation(1.0, vec![open.clone()], &[1]), &world);
     let mut look = observation(1300.0, vec![open], &[1]);
     // A socket of a living process may be silent as long as it likes.
-    assert!(registry.step(&look, &mut world).release_flows.is_empty());
+    assert!(registry.look_at(&look, &world).release_flows.is_empty());
     look.processes[0].exited_ns = Some(START + 2 * SECOND);
-    let actions = registry.step(&look, &mut world);
+    let actions = registry.look_at(&look, &world);
     assert_eq!((actions.release_flows, look.processes[0].slot), (vec![0], 1));
 }
 
 #[test]
 fn the_outcome_waits_to_see_where_the_guest_runs() {
-    let (mut registry, mut world) = (registry(), world(&[1, 2]));
+    let (mut registry, world) = (registry(), world(&[1, 2]));
     let (source, destination) =
         (flow(0, 1, 40000, true, 1 << 20), flow(1, 2, 40000, false, 1 << 20));
-    let step = |registry: &mut Registry, world: &mut Proc, seconds, flows, ran: u64| {
+    let step = |registry: &mut Registry, world: &Proc, seconds, flows, ran: u64| {
         let mut look = observation(seconds, flows, &[1, 2]);
         look.threads = vec![vcpu(0, 1, 7 * SECOND), vcpu(1, 2, ran)];
-        let actions = registry.step(&look, world);
+        let actions = registry.look_at(&look, world);
         (records(registry, &look), actions)
     };
-    step(&mut registry, &mut world, 1.0, vec![source.clone(), destination.clone()], 0);
+    step(&mut registry, &world, 1.0, vec![source.clone(), destination.clone()], 0);
     let end = START + 3 * SECOND / 2;
     let (found, _) =
-        step(&mut registry, &mut world, 1.6, vec![close(source, end), close(destination, end)], 0);
+        step(&mut registry, &world, 1.6, vec![close(source, end), close(destination, end)], 0);
     assert_eq!((found[0].state, found[0].outcome), (State::Finished, Some(Outcome::Unknown)));
-    let (found, actions) = step(&mut registry, &mut world, 2.6, vec![], SECOND);
+    let (found, actions) = step(&mut registry, &world, 2.6, vec![], SECOND);
     assert_eq!(found[0].outcome, Some(Outcome::Completed));
     let destination = found[0].threads.iter().find(|thread| thread.tid == 4002).unwrap();
     assert_eq!(destination.on_cpu_seconds, 0.0, "the record ends with the migration");
@@ -353,7 +366,7 @@ fn the_outcome_waits_to_see_where_the_guest_runs() {
 
 #[test]
 fn a_port_that_is_used_again_is_another_connection() {
-    let (mut registry, mut world) = (registry(), world(&[1, 2]));
+    let (mut registry, world) = (registry(), world(&[1, 2]));
     let ends = |generation: u32, opened: u64, bytes: u64| {
         [(0, 1, true), (1, 2, false)].map(|(slot, process, source)| {
             let mut reading = flow(slot, process, 40000, source, bytes);
@@ -368,11 +381,11 @@ fn a_port_that_is_used_again_is_another_connection() {
     let first = ends(0, START, 1 << 20).map(|reading| close(reading, START + SECOND));
     let mut flows: Vec<FlowReading> = first.into();
     flows.push(main.clone());
-    registry.step(&observation(1.1, flows, &[1, 2]), &mut world);
+    registry.look_at(&observation(1.1, flows, &[1, 2]), &world);
     let mut flows: Vec<FlowReading> = ends(1, START + 2 * SECOND, 1 << 10).into();
     flows.push(main);
     let look = observation(2.5, flows, &[1, 2]);
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     let found = records(&registry, &look);
     assert_eq!((found.len(), found[0].streams.len(), found[0].ends.len()), (1, 3, 2));
     assert_eq!(bytes(&found[0]).received, (1 << 20) + (1 << 10));
@@ -380,22 +393,22 @@ fn a_port_that_is_used_again_is_another_connection() {
 
 #[test]
 fn a_thread_created_for_the_migration_counts_from_its_birth() {
-    let (mut registry, mut world) = (registry(), world(&[1]));
+    let (mut registry, world) = (registry(), world(&[1]));
     let mut look = observation(1.0, vec![flow(0, 1, 40000, true, 1 << 20)], &[1]);
     let mut thread = vcpu(0, 1, 900);
     thread.base.on_cpu_ns = 300;
     look.threads = vec![thread.clone()];
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     assert!((records(&registry, &look)[0].threads[0].on_cpu_seconds - 600e-9).abs() < 1e-15);
     look.threads[0].start_boottime_ns = START + 1;
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     assert!((records(&registry, &look)[0].threads[0].on_cpu_seconds - 900e-9).abs() < 1e-15);
 }
 
 #[test]
 fn flows_without_a_slot_count_in_the_bytes_of_their_process() {
-    let (mut registry, mut world) = (registry(), world(&[1]));
-    registry.step(&observation(1.0, vec![flow(0, 1, 40000, true, 100_000)], &[1]), &mut world);
+    let (mut registry, world) = (registry(), world(&[1]));
+    registry.look_at(&observation(1.0, vec![flow(0, 1, 40000, true, 100_000)], &[1]), &world);
     let mut look = observation(2.0, vec![flow(0, 1, 40000, true, 100_000)], &[1]);
     look.processes[0].overflow = FlowOverflow {
         flows: 3,
@@ -404,7 +417,7 @@ fn flows_without_a_slot_count_in_the_bytes_of_their_process() {
         bytes_delivered: 60_000,
         ..FlowOverflow::default()
     };
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     let record = &records(&registry, &look)[0];
     assert_eq!(
         (bytes(record).queued, bytes(record).delivered, record.streams_without_detail),
@@ -414,11 +427,11 @@ fn flows_without_a_slot_count_in_the_bytes_of_their_process() {
 
 #[test]
 fn totals_of_a_migration_found_under_way_say_so() {
-    let (mut registry, mut world) = (registry(), world(&[1]));
+    let (mut registry, world) = (registry(), world(&[1]));
     let mut found_open = flow(0, 1, 40000, true, 1 << 30);
     found_open.flags |= FLOW_FOUND_OPEN;
     let look = observation(1.0, vec![found_open], &[1]);
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     let record = &records(&registry, &look)[0];
     assert!(record.found_under_way);
     assert_eq!(record.throughput_bytes_per_second, None, "what was sent before is no rate");
@@ -426,12 +439,12 @@ fn totals_of_a_migration_found_under_way_say_so() {
 
 #[test]
 fn a_connection_that_one_end_has_seen_from_its_begin_is_not_found_under_way() {
-    let (mut registry, mut world) = (registry(), world(&[1, 2]));
+    let (mut registry, world) = (registry(), world(&[1, 2]));
     let mut reader = flow(1, 2, 40000, false, 1 << 20);
     // Its process was told late who reads: by splice(2).
     reader.flags |= FLOW_FOUND_OPEN;
     let look = observation(1.0, vec![flow(0, 1, 40000, true, 1 << 20), reader], &[1, 2]);
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     let record = &records(&registry, &look)[0];
     assert_eq!((record.ends.len(), record.found_under_way), (2, false));
 }
@@ -446,7 +459,7 @@ fn an_unknown_process_on_a_migration_port_is_no_migration() {
     let mut look = observation(1.0, vec![flow(0, 1, 40000, false, 1 << 30)], &[1]);
     look.processes[0].rule = 0;
     look.processes[0].comm = "nginx".to_owned();
-    let actions: Actions = registry.step(&look, &mut world);
+    let actions: Actions = registry.look_at(&look, &world);
     assert!(records(&registry, &look).is_empty());
     // Open or not: its slot goes back at once, and with its last flow the process' own.
     assert_eq!((actions.release_flows, actions.release_processes), (vec![0], vec![1]));
@@ -460,7 +473,7 @@ proptest! {
         sizes in proptest::collection::vec(1u64..(1 << 24), 1..12),
         order in proptest::collection::vec((0usize..12, any::<bool>(), any::<bool>()), 1..60),
     ) {
-        let (mut registry, mut world) = (registry(), world(&[1, 2]));
+        let (mut registry, world) = (registry(), world(&[1, 2]));
         let count = sizes.len();
         // Shares of each stream that have been sent, of ten.
         let mut shares = vec![1u64; count];
@@ -493,14 +506,14 @@ proptest! {
             }
             let mut look = observation(seconds, flows, &[1, 2]);
             look.tick = tick;
-            registry.step(&look, &mut world);
+            registry.look_at(&look, &world);
             let totals = registry.totals();
             let sent: u64 = totals.bytes.iter().filter(|((role, _), _)| *role == Role::Source).map(|(_, bytes)| bytes.transferred).sum();
             prop_assert!(sent >= sent_before);
             sent_before = sent;
         }
         let look = observation(seconds + 5.0, Vec::new(), &[1, 2]);
-        registry.step(&look, &mut world);
+        registry.look_at(&look, &world);
         let expected: u64 = sizes.iter().zip(&shares).map(|(size, share)| size * share / 10).sum();
         let found = records(&registry, &look);
         prop_assert_eq!(found.iter().map(|record| bytes(record).delivered).sum::<u64>(), expected);
@@ -534,7 +547,7 @@ fn migrations_of_v1_count_for_themselves() {
 
     let rule = crate::migration::v1::V1Rule::new(&config.v1);
     let mut registry = Registry::new(RuleSet::new(&config), options(rule));
-    registry.step(&look, &mut world(&[1]));
+    registry.look_at(&look, &world(&[1]));
     assert_eq!(records(&registry, &look)[0].version, Some(Version::V1));
     assert_eq!(sent(registry.totals()), 0);
     assert_eq!(sent(registry.totals_v1().unwrap()), 1 << 20);
@@ -542,27 +555,27 @@ fn migrations_of_v1_count_for_themselves() {
     let other = Config::parse("[v1]\nprocess = ['dwcpd']", Path::new("t")).unwrap();
     let rule = crate::migration::v1::V1Rule::new(&other.v1);
     let mut registry = Registry::new(RuleSet::new(&config), options(rule));
-    registry.step(&look, &mut world(&[1]));
+    registry.look_at(&look, &world(&[1]));
     assert_eq!(records(&registry, &look)[0].version, Some(Version::V3));
     assert_eq!((sent(registry.totals()), sent(registry.totals_v1().unwrap())), (1 << 20, 0));
 
     let mut registry = Registry::new(RuleSet::new(&config), options(None));
-    registry.step(&look, &mut world(&[1]));
+    registry.look_at(&look, &world(&[1]));
     assert_eq!(records(&registry, &look)[0].version, None, "nothing tells them apart");
     assert!(registry.totals_v1().is_none());
 }
 
 #[test]
 fn what_turns_out_to_be_received_was_not_counted_as_sent() {
-    let (mut registry, mut world) = (registry(), world(&[1, 2]));
+    let (mut registry, world) = (registry(), world(&[1, 2]));
     // The first bytes go the other way: a handshake.
     let source = flow(0, 1, 40000, true, 2 << 10);
     let mut destination = flow(1, 2, 40000, false, 2 << 10);
     destination.payload = Payload { queued: 8 << 10, delivered: 8 << 10, received: 2 << 10 };
-    registry.step(&observation(0.5, vec![destination.clone()], &[2]), &mut world);
-    registry.step(&observation(0.6, vec![source, destination], &[1, 2]), &mut world);
+    registry.look_at(&observation(0.5, vec![destination.clone()], &[2]), &world);
+    registry.look_at(&observation(0.6, vec![source, destination], &[1, 2]), &world);
     let flows = vec![flow(0, 1, 40000, true, 1 << 20), flow(1, 2, 40000, false, 1 << 20)];
-    registry.step(&observation(1.0, flows, &[1, 2]), &mut world);
+    registry.look_at(&observation(1.0, flows, &[1, 2]), &world);
     let moved = |role| {
         let of_role = registry.totals().bytes.iter().filter(|((found, _), _)| *found == role);
         of_role.map(|(_, totals)| totals.transferred).sum::<u64>()

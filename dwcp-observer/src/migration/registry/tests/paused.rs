@@ -50,25 +50,25 @@ fn is_let_run(seconds: f64) -> Vec<MarkReading> {
 /// Both ends on this host; the guest was stopped so long before, and is let run then, if at all. The record while all is loaded and
 /// nothing more was said, and the one at last.
 fn migrate(stopped_before: u64, let_run: Option<f64>) -> (Migration, Migration) {
-    let (mut registry, mut world) = (registry(), probed(&[1, 2]));
+    let (mut registry, world) = (registry(), probed(&[1, 2]));
     let mut look = observation(0.0, vec![], &[1, 2]);
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     look.marks = stop(stopped_before);
-    registry.step(&look, &mut world);
-    let flows = migrates(&mut registry, &mut world);
+    registry.look_at(&look, &world);
+    let flows = migrates(&mut registry, &world);
     let end = START + 3 * SECOND / 2;
     let closed = flows.into_iter().map(|flow| close(flow, end)).collect();
     let mut look = observation(1.6, closed, &[1, 2]);
     look.marks = [leaves_stopped(), arrives_stopped()].concat();
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     let loaded = records(&registry, &look).remove(0);
     if let Some(seconds) = let_run {
         let mut look = observation(seconds + 0.1, vec![], &[1, 2]);
         look.marks = is_let_run(seconds);
-        registry.step(&look, &mut world);
+        registry.look_at(&look, &world);
     }
     for seconds in [20.0, 25.0] {
-        registry.step(&observation(seconds, vec![], &[1, 2]), &mut world);
+        registry.look_at(&observation(seconds, vec![], &[1, 2]), &world);
     }
     let look = observation(30.0, vec![], &[1, 2]);
     (loaded, records(&registry, &look).remove(0))
@@ -113,20 +113,20 @@ fn arrives_alone(told: Option<u32>) -> (Migration, Migration) {
     let (mut registry, mut world) = (registry(), probed(&[2]));
     let facts = world.0.get_mut(&1002).unwrap();
     facts.cmdline.extend(["-incoming", "tcp:0:49152"].map(str::to_owned));
-    registry.step(&observation(0.0, vec![], &[2]), &mut world);
+    registry.look_at(&observation(0.0, vec![], &[2]), &world);
     let open = flow(1, 2, 40000, false, 1 << 20);
     let mut look = observation(0.5, vec![open.clone()], &[2]);
     look.marks = arrives_stopped()[..1].to_vec();
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     let mut look = observation(1.6, vec![close(open, START + 3 * SECOND / 2)], &[2]);
     let told = told.map(|state| mark(2, 1.2, MarkKind::GlobalState, [0, 0, state]));
     look.marks = arrives_stopped()[1..].to_vec();
     look.marks.retain(|mark| mark.kind != MarkKind::GlobalState);
     look.marks.splice(1..1, told);
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     let loaded = records(&registry, &look).remove(0);
     for seconds in [20.0, 25.0] {
-        registry.step(&observation(seconds, vec![], &[2]), &mut world);
+        registry.look_at(&observation(seconds, vec![], &[2]), &world);
     }
     (loaded, records(&registry, &observation(30.0, vec![], &[2])).remove(0))
 }

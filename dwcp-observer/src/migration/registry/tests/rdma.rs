@@ -33,11 +33,11 @@ fn queue_pair(process: u32, source: bool, written: u64) -> FlowReading {
 
 #[test]
 fn two_queue_pairs_of_one_connection_are_one_migration_over_rdma() {
-    let (mut registry, mut world) = (registry(), world(&[1, 2]));
+    let (mut registry, world) = (registry(), world(&[1, 2]));
     let pair = |written| vec![queue_pair(1, true, written), queue_pair(2, false, 0)];
-    registry.step(&observation(0.0, pair(0), &[1, 2]), &mut world);
+    registry.look_at(&observation(0.0, pair(0), &[1, 2]), &world);
     let look = observation(1.0, pair(5_000_000), &[1, 2]);
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     let found = records(&registry, &look);
     assert_eq!(found.len(), 1, "{found:#?}");
     let record = &found[0];
@@ -57,7 +57,7 @@ fn two_queue_pairs_of_one_connection_are_one_migration_over_rdma() {
 #[test]
 fn queue_pairs_that_cannot_be_timed_have_no_verdict() {
     for timed in [true, false] {
-        let (mut registry, mut world) = (registry(), world(&[1]));
+        let (mut registry, world) = (registry(), world(&[1]));
         let flows = |written| {
             let mut flow = queue_pair(1, true, written);
             if let Some(qp) = flow.queue_pair.as_mut().filter(|_| !timed) {
@@ -65,9 +65,9 @@ fn queue_pairs_that_cannot_be_timed_have_no_verdict() {
             }
             vec![flow]
         };
-        registry.step(&observation(0.0, flows(0), &[1]), &mut world);
+        registry.look_at(&observation(0.0, flows(0), &[1]), &world);
         let look = observation(1.0, flows(5_000_000), &[1]);
-        registry.step(&look, &mut world);
+        registry.look_at(&look, &world);
         let verdict = records(&registry, &look).remove(0).verdict;
         assert_eq!(verdict.is_some(), timed, "{verdict:?}");
         if let Some(verdict) = verdict {
@@ -78,7 +78,7 @@ fn queue_pairs_that_cannot_be_timed_have_no_verdict() {
 
 #[test]
 fn what_a_device_moves_without_the_kernel_is_absent_and_not_zero() {
-    let (mut registry, mut world) = (registry(), world(&[1]));
+    let (mut registry, world) = (registry(), world(&[1]));
     let hidden = || {
         let mut flow = queue_pair(1, true, 0);
         let qp = Arc::make_mut(flow.queue_pair.as_mut().unwrap());
@@ -86,10 +86,10 @@ fn what_a_device_moves_without_the_kernel_is_absent_and_not_zero() {
         flow
     };
     for second in 0..3 {
-        registry.step(&observation(f64::from(second), vec![hidden()], &[1]), &mut world);
+        registry.look_at(&observation(f64::from(second), vec![hidden()], &[1]), &world);
     }
     let look = observation(3.0, vec![hidden()], &[1]);
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     let record = records(&registry, &look).remove(0);
     assert_eq!(record.bytes, None);
     assert_eq!(record.streams[0].bytes, None);
@@ -101,7 +101,7 @@ fn what_a_device_moves_without_the_kernel_is_absent_and_not_zero() {
     // Over software iWARP the connection under it is seen.
     let socket = flow(0, 1, 40000, true, 1 << 20);
     let look = observation(4.0, vec![hidden(), socket], &[1]);
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     let record = records(&registry, &look).remove(0);
     assert_eq!(record.transport, Some(Transport::Rdma));
     assert_eq!(bytes(&record).delivered, 1 << 20);

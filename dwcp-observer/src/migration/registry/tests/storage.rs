@@ -47,15 +47,15 @@ fn storage(record: &Migration) -> &Storage {
 
 #[test]
 fn a_mirror_and_then_the_guest_are_one_record_whose_figures_are_of_the_guest() {
-    let (mut registry, mut world) = (registry(), hosts(&[1, 2]));
+    let (mut registry, world) = (registry(), hosts(&[1, 2]));
     let disks = |bytes| vec![mirror(2, 1, true, bytes, 6), mirror(3, 2, false, bytes, 6)];
     let look = observation(0.2, disks(50 << 20), &[1, 2]);
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     assert!(records(&registry, &look).is_empty(), "a copied disk alone is no migration");
     for (seconds, disk) in [(1.0, 60_u64 << 20), (2.0, 70 << 20)] {
         let mut flows = disks(disk);
         flows.extend([ram(0, 1, true, 8 << 20), ram(1, 2, false, 8 << 20)]);
-        registry.step(&observation(seconds, flows, &[1, 2]), &mut world);
+        registry.look_at(&observation(seconds, flows, &[1, 2]), &world);
     }
     let look = observation(2.0, Vec::new(), &[1, 2]);
     let found = records(&registry, &look);
@@ -70,15 +70,15 @@ fn a_mirror_and_then_the_guest_are_one_record_whose_figures_are_of_the_guest() {
 
 #[test]
 fn the_record_does_not_wait_for_the_mirror_to_close() {
-    let (mut registry, mut world) = (registry(), hosts(&[1, 2]));
+    let (mut registry, world) = (registry(), hosts(&[1, 2]));
     let mut flows = vec![mirror(2, 1, true, 9 << 20, 6), mirror(3, 2, false, 9 << 20, 6)];
     flows.extend([ram(0, 1, true, 8 << 20), ram(1, 2, false, 8 << 20)]);
-    registry.step(&observation(1.0, flows.clone(), &[1, 2]), &mut world);
+    registry.look_at(&observation(1.0, flows.clone(), &[1, 2]), &world);
     let end = START + 3 * SECOND / 2;
     let ends = |flow: FlowReading| if flow.slot < 2 { close(flow, end) } else { flow };
     let flows = flows.into_iter().map(ends).collect();
     let look = observation(2.0, flows, &[1, 2]);
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     let found = records(&registry, &look);
     assert_eq!((found[0].state, found[0].ended_at), (State::Finished, Some(look.wall.at(end))));
     let disk = storage(&found[0]);
@@ -89,11 +89,11 @@ fn the_record_does_not_wait_for_the_mirror_to_close() {
 #[test]
 fn each_host_alone_tells_the_disk_from_the_guest() {
     for (slot, source) in [(1, true), (2, false)] {
-        let (mut registry, mut world) = (registry(), hosts(&[1, 2]));
+        let (mut registry, world) = (registry(), hosts(&[1, 2]));
         let disk = mirror(2, slot, source, 50 << 20, 6);
-        registry.step(&observation(0.2, vec![disk.clone()], &[slot]), &mut world);
+        registry.look_at(&observation(0.2, vec![disk.clone()], &[slot]), &world);
         let look = observation(1.0, vec![disk, ram(0, slot, source, 8 << 20)], &[slot]);
-        registry.step(&look, &mut world);
+        registry.look_at(&look, &world);
         let found = records(&registry, &look);
         assert_eq!((found.len(), found[0].streams.len()), (1, 1), "{found:#?}");
         let disk = storage(&found[0]);
@@ -108,17 +108,17 @@ fn a_disk_that_qemu_was_started_with_is_not_copied_along() {
     let flows = |before| vec![mirror(2, 1, true, 50 << 20, before), ram(0, 1, true, 8 << 20)];
     let mut look = observation(1.0, flows(6), &[1]);
     look.processes[0].start_boottime_ns = START - 7 * SECOND;
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     assert!(records(&registry, &look)[0].storage.is_none());
 }
 
 #[test]
 fn a_display_at_the_migrations_peer_is_no_disk() {
-    let (mut registry, mut world) = (registry(), hosts(&[1]));
+    let (mut registry, world) = (registry(), hosts(&[1]));
     // A VNC server greets as well; what it sends goes the other way.
     let mut display = mirror(2, 1, false, 4096, 6);
     display.payload.queued = 50 << 20;
     let look = observation(1.0, vec![display, ram(0, 1, true, 8 << 20)], &[1]);
-    registry.step(&look, &mut world);
+    registry.look_at(&look, &world);
     assert!(records(&registry, &look)[0].storage.is_none());
 }
