@@ -166,3 +166,7 @@ fn memory(reading: &MemoryReading) -> MemoryView<'_> {
         completion_events: reading.completion_events,
     }
 }
+
+#[cfg(test)]
+#[path = "view_tests.rs"]
+mod tests;

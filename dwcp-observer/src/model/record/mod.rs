@@ -11,6 +11,8 @@ mod rdma;
 mod reason;
 mod storage;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod thread;
 mod version;
 
