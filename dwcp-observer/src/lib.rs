@@ -15,7 +15,6 @@ pub mod kernel;
 pub mod ledger;
 pub mod metrics;
 pub mod migration;
-pub mod model;
 pub mod netdev;
 pub mod netlink;
 pub mod phase;
@@ -26,3 +25,5 @@ pub mod sched;
 pub mod sla;
 pub mod tcp;
 pub mod verdict;
+
+pub use dwcp_observer_model as model;

@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use hyper::StatusCode;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use tokio::runtime::Builder;
 
@@ -47,11 +48,19 @@ pub(super) enum ClientError {
     Refused(String),
     #[error("cannot ask: {0}")]
     Runtime(#[from] io::Error),
+    #[error("the observer has another version: {0}")]
+    OtherVersion(serde_json::Error),
 }
 
+/// JSON.
 pub(super) struct Body {
     pub(super) text: String,
-    pub(super) value: Value,
+}
+
+impl Body {
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
+        serde_json::from_str(&self.text).map_err(ClientError::OtherVersion)
+    }
 }
 
 /// A `GET` on a connection of its own.
@@ -60,21 +69,19 @@ pub(super) fn get(url: &Url, path: &str) -> Result<Body, ClientError> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let answer = runtime.block_on(fetch(&url.0.with_path(path)));
     let (status, text) = answer.map_err(|error| explain(authority.clone(), error))?;
-    let value: Option<Value> = serde_json::from_str(&text).ok();
-    match (status, value) {
-        (StatusCode::OK, Some(value)) => Ok(Body { text, value }),
-        (StatusCode::OK, None) => {
-            Err(ClientError::Foreign { authority, what: format!("{path} is not JSON") })
+    let what = if status == StatusCode::OK {
+        if serde_json::from_str::<IgnoredAny>(&text).is_ok() {
+            return Ok(Body { text });
         }
-        (_, Some(value)) if value.get("error").is_some_and(Value::is_string) => {
-            let text = value.get("error").and_then(Value::as_str).unwrap_or_default();
-            Err(ClientError::Refused(text.to_owned()))
+        format!("{path} is not JSON")
+    } else {
+        let value: Option<Value> = serde_json::from_str(&text).ok();
+        if let Some(said) = value.as_ref().and_then(|value| value.get("error")?.as_str()) {
+            return Err(ClientError::Refused(said.to_owned()));
         }
-        _ => {
-            let what = format!("{path} gives status {}", status.as_u16());
-            Err(ClientError::Foreign { authority, what })
-        }
-    }
+        format!("{path} gives status {}", status.as_u16())
+    };
+    Err(ClientError::Foreign { authority, what })
 }
 
 async fn fetch(endpoint: &Endpoint) -> Result<(StatusCode, String), FetchError> {

@@ -4,9 +4,9 @@ use std::{io::Write as _, process::ExitCode};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::client::{Url, get};
+use crate::model::record::{List, Migration, Role};
 
 /// A connection key can repeat. The halves of one migration start within this time, plus the error of the clocks.
 const SAME_START: SignedDuration = SignedDuration::from_secs(30);
@@ -62,9 +62,9 @@ pub struct Joined {
 /// # Errors
 /// When an observer does not answer. The message is one line.
 pub fn run(args: &JoinArgs) -> anyhow::Result<ExitCode> {
-    let lists = [&args.first, &args.second].map(|url| get(url, "/api/v1/migrations"));
-    let [first, second] = lists;
-    let joined = join(&first?.value, &second?.value);
+    let [first, second] = [&args.first, &args.second]
+        .map(|url| get(url, "/api/v1/migrations").and_then(|body| body.read::<List>()));
+    let joined = join(&first?.migrations, &second?.migrations);
     let mut output = String::new();
     if args.json {
         output = format!("{}\n", serde_json::to_string(&joined)?);
@@ -96,52 +96,45 @@ fn line(joined: &Joined) -> String {
 
 /// The half of a blackout that one record holds.
 struct Half<'a> {
-    record: &'a Value,
+    record: &'a Migration,
     key: &'a str,
-    began: Timestamp,
     at: Timestamp,
     clock_error: Option<f64>,
 }
 
 /// Joins the records of two observers. Either may be the source's.
 #[must_use]
-pub fn join(first: &Value, second: &Value) -> Vec<Joined> {
-    let records = |list: &Value| -> Vec<Value> {
-        list.get("migrations").and_then(Value::as_array).cloned().unwrap_or_default()
-    };
-    let (first, second) = (records(first), records(second));
+pub fn join(first: &[Migration], second: &[Migration]) -> Vec<Joined> {
     let mut joined = Vec::new();
-    for (sources, destinations) in [(&first, &second), (&second, &first)] {
+    for (sources, destinations) in [(first, second), (second, first)] {
         let destinations: Vec<Half<'_>> =
-            destinations.iter().filter_map(|record| half(record, "destination")).collect();
-        for source in sources.iter().filter_map(|record| half(record, "source")) {
+            destinations.iter().filter_map(|record| half(record, Role::Destination)).collect();
+        for source in sources.iter().filter_map(|record| half(record, Role::Source)) {
             let other = destinations
                 .iter()
                 .filter(|other| other.key == source.key)
-                .min_by_key(|other| apart(source.began, other.began));
+                .min_by_key(|other| apart(&source, other));
             joined.extend(other.and_then(|destination| pair(&source, destination)));
         }
     }
     joined
 }
 
-fn apart(left: Timestamp, right: Timestamp) -> SignedDuration {
-    left.duration_since(right).abs()
+/// Between the begins.
+fn apart(left: &Half<'_>, right: &Half<'_>) -> SignedDuration {
+    left.record.started_at.duration_since(right.record.started_at).abs()
 }
 
 fn pair(source: &Half<'_>, destination: &Half<'_>) -> Option<Joined> {
     let bound_seconds = source.clock_error.zip(destination.clock_error).map(|(a, b)| a + b);
     let slack = SignedDuration::try_from_secs_f64(bound_seconds.unwrap_or_default()).ok()?;
-    if apart(source.began, destination.began) > SAME_START.checked_add(slack)? {
+    if apart(source, destination) > SAME_START.checked_add(slack)? {
         return None;
     }
-    let id = |half: &Half<'_>| {
-        half.record.get("id").and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
     Some(Joined {
         connection_key: source.key.to_owned(),
-        source_id: id(source),
-        destination_id: id(destination),
+        source_id: source.record.id.clone(),
+        destination_id: destination.record.id.clone(),
         stopped_at: source.at,
         started_at: destination.at,
         seconds: destination.at.duration_since(source.at).as_secs_f64(),
@@ -150,59 +143,65 @@ fn pair(source: &Half<'_>, destination: &Half<'_>) -> Option<Joined> {
 }
 
 /// The half that the record holds, if it is this one.
-fn half<'a>(record: &'a Value, wanted: &str) -> Option<Half<'a>> {
-    let blackout = record.get("blackout")?;
-    if blackout.get("half").and_then(Value::as_str) != Some(wanted) {
-        return None;
-    }
-    let time = |value: Option<&Value>| value.and_then(Value::as_str)?.parse::<Timestamp>().ok();
-    let instant = if wanted == "source" { "stopped_at" } else { "started_at" };
+fn half(record: &Migration, wanted: Role) -> Option<Half<'_>> {
+    let blackout = record.blackout.as_ref().filter(|blackout| blackout.half == Some(wanted))?;
+    let at = match wanted {
+        Role::Source => blackout.stopped_at,
+        Role::Destination => blackout.started_at,
+    };
     Some(Half {
         record,
-        key: record.get("connection_key").and_then(Value::as_str)?,
-        began: time(record.get("started_at"))?,
-        at: time(blackout.get(instant))?,
-        clock_error: blackout.get("clock_error_seconds").and_then(Value::as_f64),
+        key: record.connection_key.as_deref()?,
+        at: at?,
+        clock_error: blackout.clock_error_seconds,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use crate::{
+        metrics::sample,
+        model::record::{Blackout, Method, Outcome},
+    };
 
-    const KEY: &str = "tcp:10.0.0.1:40000>10.0.0.2:49152";
-
-    fn record(half: &str, began: &str, at: &str, error: Option<f64>) -> Value {
-        let instant = if half == "source" { "stopped_at" } else { "started_at" };
-        let mut blackout = json!({ "complete": false, "half": half, "method": "phase_functions" });
-        blackout[instant] = at.into();
-        if let Some(error) = error {
-            blackout["clock_error_seconds"] = error.into();
-        }
-        json!({ "id": format!("{half}-1"), "connection_key": KEY, "started_at": began, "blackout": blackout })
-    }
-
-    fn list(records: &[Value]) -> Value {
-        json!({ "migrations": records })
+    fn record(half: Role, began: &str, at: &str, error: Option<f64>) -> Migration {
+        let mut record = sample::active(&format!("{}-1", half.as_str()));
+        record.started_at = began.parse().unwrap();
+        let instant = |end: Role| (end == half).then(|| at.parse().unwrap());
+        record.blackout = Some(Blackout {
+            seconds: None,
+            method: Method::PhaseFunctions,
+            complete: false,
+            half: Some(half),
+            incomplete: None,
+            stopped_at: instant(Role::Source),
+            started_at: instant(Role::Destination),
+            ran_on_at_source: false,
+            by_method: Default::default(),
+            breakdown: None,
+            clock_error_seconds: error,
+        });
+        record
     }
 
     #[test]
     fn two_halves_are_one_blackout_with_a_bound() {
-        let source =
-            record("source", "2026-11-22T12:00:00Z", "2026-11-22T12:00:05.000000Z", Some(0.001));
+        let source = record(
+            Role::Source,
+            "2026-11-22T12:00:00Z",
+            "2026-11-22T12:00:05.000000Z",
+            Some(0.001),
+        );
         let destination = record(
-            "destination",
+            Role::Destination,
             "2026-11-22T12:00:00.5Z",
             "2026-11-22T12:00:05.004250Z",
             Some(0.0005),
         );
-        for lists in [
-            [list(std::slice::from_ref(&source)), list(std::slice::from_ref(&destination))],
-            [list(&[destination]), list(&[source])],
-        ] {
-            let joined = join(&lists[0], &lists[1]);
+        for lists in [[&source, &destination], [&destination, &source]] {
+            let [first, second] = lists.map(std::slice::from_ref);
+            let joined = join(first, second);
             assert_eq!(joined.len(), 1);
             assert!((joined[0].seconds - 0.00425).abs() < 1e-9, "{:?}", joined[0]);
             assert_eq!(joined[0].bound_seconds, Some(0.0015));
@@ -213,22 +212,22 @@ mod tests {
 
     #[test]
     fn without_synchronised_clocks_the_bound_is_unknown() {
-        let source = record("source", "2026-11-22T12:00:00Z", "2026-11-22T12:00:05Z", None);
+        let source = record(Role::Source, "2026-11-22T12:00:00Z", "2026-11-22T12:00:05Z", None);
         let destination =
-            record("destination", "2026-11-22T12:00:00Z", "2026-11-22T12:00:06Z", Some(0.1));
-        let joined = join(&list(&[source]), &list(&[destination]));
+            record(Role::Destination, "2026-11-22T12:00:00Z", "2026-11-22T12:00:06Z", Some(0.1));
+        let joined = join(&[source], &[destination]);
         assert_eq!(joined[0].bound_seconds, None);
         assert!(line(&joined[0]).contains("bound unknown"));
     }
 
     #[test]
     fn a_port_that_was_used_again_is_not_joined() {
-        let source = record("source", "2026-11-22T12:00:00Z", "2026-11-22T12:00:05Z", None);
+        let source = record(Role::Source, "2026-11-22T12:00:00Z", "2026-11-22T12:00:05Z", None);
         let later =
-            record("destination", "2026-11-22T12:10:00Z", "2026-11-22T12:10:05Z", Some(0.1));
-        assert_eq!(join(&list(std::slice::from_ref(&source)), &list(&[later])), []);
-        // A complete blackout needs no join, and what is no list has none.
-        assert_eq!(join(&list(std::slice::from_ref(&source)), &list(&[source])), []);
-        assert_eq!(join(&json!(null), &json!({"migrations": [{}, 7]})), []);
+            record(Role::Destination, "2026-11-22T12:10:00Z", "2026-11-22T12:10:05Z", Some(0.1));
+        assert_eq!(join(std::slice::from_ref(&source), &[later]), []);
+        // A complete blackout needs no join.
+        let complete = sample::finished("1-1", Outcome::Completed, 5);
+        assert_eq!(join(&[source.clone(), complete], &[source]), []);
     }
 }

@@ -12,6 +12,7 @@ use super::{
     client::{ClientError, Url, get},
     table::{render_detail, render_list},
 };
+use crate::model::record::List;
 
 /// Moves the cursor home and clears what follows.
 const REDRAW: &str = "\x1b[H\x1b[J";
@@ -102,7 +103,10 @@ fn page(args: &MigrationsArgs, now: Timestamp) -> Result<String, ClientError> {
     if args.json {
         return Ok(format!("{}\n", body.text));
     }
-    Ok(if args.id.is_some() { render_detail(&body.value) } else { render_list(&body.value, now) })
+    Ok(match args.id {
+        Some(_) => render_detail(&body.read()?),
+        None => render_list(&body.read::<List>()?.migrations, now),
+    })
 }
 
 #[cfg(test)]

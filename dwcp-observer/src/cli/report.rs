@@ -1,14 +1,15 @@
 //! `dwcp-observer report`: reports on a period, from the history and the running observer.
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode};
+use std::{io::Write as _, path::PathBuf, process::ExitCode, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 use super::client::{Url, get};
 use crate::{
     config::Config,
     history::Store,
+    model::record::{List, State},
     report::{
         data::{Data, Live},
         hourly::{put, write_markdown},
@@ -105,18 +106,21 @@ fn begin(to: Timestamp, since: SignedDuration) -> Timestamp {
 
 /// What a running observer adds to the report, if one answers.
 fn live(url: &Url) -> Live {
-    let ask = |path: &str| -> Option<Value> { get(url, path).ok().map(|body| body.value) };
-    let active = ask("/api/v1/migrations").and_then(|mut list| {
-        let list = list.get_mut("migrations")?.as_array_mut().map(std::mem::take)?;
-        let running = list.into_iter().filter(|record| record["state"] == "active");
-        Some(running.filter_map(|record| serde_json::from_value(record).ok()).collect())
+    let list: Option<List> = ask(url, "/api/v1/migrations");
+    let active = list.map(|list| {
+        let running = list.migrations.into_iter().filter(|record| record.state == State::Active);
+        running.map(Arc::new).collect()
     });
     Live {
-        sla: ask("/api/v1/sla").and_then(|value| serde_json::from_value(value).ok()),
-        health: ask("/health"),
+        sla: ask(url, "/api/v1/sla"),
+        health: ask(url, "/health"),
         active,
-        parts: ask("/api/v1/components").and_then(|value| serde_json::from_value(value).ok()),
+        components: ask(url, "/api/v1/components").map(Arc::new),
     }
+}
+
+fn ask<T: DeserializeOwned>(url: &Url, path: &str) -> Option<T> {
+    get(url, path).and_then(|body| body.read()).ok()
 }
 
 #[cfg(test)]

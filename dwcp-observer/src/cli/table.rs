@@ -1,13 +1,16 @@
-//! Renders the records of the API for a terminal. Works on JSON, so that it shows whatever an older or newer observer sends.
+//! Renders the records of the API for a terminal.
 
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
-use serde_json::Value;
 
-use super::text::{
-    NONE, Table, array, bytes, clean, count, duration, flag, integer, number, per_second, rtt,
-    section, text, text_or,
+use super::text::{NONE, Table, bytes, clean, duration, per_second, rtt, section};
+use crate::model::{
+    record::{
+        Blackout, End, Frozen, Interruption, Migration, QueuePair, Role, Sample, Standstill, State,
+        Storage, Stream, Thread, ThreadRole, Transport,
+    },
+    verdict::Verdict,
 };
 
 /// Seconds of history in the detail.
@@ -15,12 +18,11 @@ const HISTORY_LINES: usize = 10;
 
 /// Live and finished migrations from the body of `/api/v1/migrations`.
 /// `now` decides whether a start needs its date.
-pub(super) fn render_list(body: &Value, now: Timestamp) -> String {
-    let all = array(body, "migrations");
-    let of_state = |state: &str| -> Vec<&Value> {
-        all.iter().filter(|migration| text(migration, "state") == state).collect()
+pub(super) fn render_list(all: &[Migration], now: Timestamp) -> String {
+    let of_state = |state: State| -> Vec<&Migration> {
+        all.iter().filter(|migration| migration.state == state).collect()
     };
-    let (active, finished) = (of_state("active"), of_state("finished"));
+    let (active, finished) = (of_state(State::Active), of_state(State::Finished));
     let mut output = format!("{} active, {} finished\n", active.len(), finished.len());
     if !active.is_empty() {
         output.push_str("\nACTIVE\n");
@@ -33,7 +35,7 @@ pub(super) fn render_list(body: &Value, now: Timestamp) -> String {
     output
 }
 
-fn migrations(records: &[&Value], now: Timestamp, finished: bool) -> String {
+fn migrations(records: &[&Migration], now: Timestamp, finished: bool) -> String {
     let last: [&str; 2] = if finished { ["BLACKOUT", "OUTCOME"] } else { ["STR", "VERDICT"] };
     let [eighth, ninth] = last;
     let mut table = Table::new(&[
@@ -52,51 +54,47 @@ fn migrations(records: &[&Value], now: Timestamp, finished: bool) -> String {
     table.right(&[4, 5, 6, 7, 8]);
     for record in records {
         let mut row = vec![
-            text(record, "id"),
+            clean(&record.id),
             vm_name(record),
             path(record),
-            started(&text(record, "started_at"), now),
-            found_late(record, duration(number(record, "duration_seconds"))),
-            amount(transferred(record)),
+            started(record.started_at, now),
+            found_late(record, duration(Some(record.duration_seconds))),
+            amount(record.transferred()),
             rate(record),
             rtt(mean_rtt(record)),
         ];
         if finished {
-            row.extend([blackout_length(record), text_or(record, "outcome", "unknown")]);
+            let outcome = record.outcome.map_or("unknown", |outcome| outcome.as_str());
+            row.extend([short(record.blackout_seconds()), outcome.to_owned()]);
         } else {
-            let found = verdict(record).unwrap_or_else(|| NONE.to_owned());
-            row.extend([stream_count(record).to_string(), found]);
+            let found = record.verdict.as_ref().map_or_else(|| NONE.to_owned(), verdict);
+            row.extend([record.stream_count().to_string(), found]);
         }
         table.row(row);
     }
     let mut output = table.render();
-    let note = if finished { "/reason/text" } else { "/verdict/sentence" };
     for record in records {
-        if let Some(sentence) = record.pointer(note).and_then(Value::as_str) {
+        let note = match &record.verdict {
+            Some(verdict) if !finished => Some(&verdict.sentence),
+            _ => record.reason.as_ref().filter(|_| finished).map(|reason| &reason.text),
+        };
+        if let Some(sentence) = note {
             // Writing to a String cannot fail.
-            let _ = writeln!(output, "{}: {}", text(record, "id"), clean(sentence));
+            let _ = writeln!(output, "{}: {}", clean(&record.id), clean(sentence));
         }
     }
     output
 }
 
 /// Marks what began before the observer saw it.
-fn found_late(record: &Value, duration: String) -> String {
-    if flag(record, "found_under_way") { format!("> {duration}") } else { duration }
+fn found_late(record: &Migration, duration: String) -> String {
+    if record.found_under_way { format!("> {duration}") } else { duration }
 }
 
 /// State and cause, as `slow: network`.
-fn verdict(record: &Value) -> Option<String> {
-    let verdict = record.get("verdict")?;
-    let state = text(verdict, "state");
-    let cause = verdict.get("cause").and_then(Value::as_str).map(clean);
-    Some(cause.map_or_else(|| state.clone(), |cause| format!("{state}: {cause}")))
-}
-
-/// Length of the blackout; the half that was seen goes without a figure.
-fn blackout_length(record: &Value) -> String {
-    let seconds = record.pointer("/blackout/seconds").and_then(Value::as_f64);
-    seconds.map_or_else(|| NONE.to_owned(), fine)
+fn verdict(verdict: &Verdict) -> String {
+    let state = verdict.state.as_str();
+    verdict.cause.map_or_else(|| state.to_owned(), |cause| format!("{state}: {}", cause.as_str()))
 }
 
 /// A short time to the microsecond.
@@ -104,218 +102,204 @@ fn fine(seconds: f64) -> String {
     if seconds < 1.0 { format!("{:.3} ms", seconds * 1e3) } else { format!("{seconds:.3} s") }
 }
 
+/// The same of a time that may not be known.
+fn short(seconds: Option<f64>) -> String {
+    seconds.map_or_else(|| NONE.to_owned(), fine)
+}
+
 /// One migration from the body of `/api/v1/migrations/{id}`.
-pub(super) fn render_detail(record: &Value) -> String {
+pub(super) fn render_detail(record: &Migration) -> String {
     let mut output = String::new();
-    let mut line = |name: &str, value: String| {
+    for (name, value) in facts(record) {
         // Writing to a String cannot fail.
         let _ = writeln!(output, "{name:<12} {value}");
-    };
-    line("migration", text(record, "id"));
-    let outcome = text_or(record, "outcome", "");
-    line("state", format!("{} {outcome}", text(record, "state")).trim_end().to_owned());
-    if let Some(reason) = record.pointer("/reason/text").and_then(Value::as_str) {
-        line("reason", clean(reason));
-    }
-    if flag(record, "split_brain") {
-        line("SPLIT BRAIN", "the guest was let run at both ends: stop one of them".to_owned());
-    }
-    let memory = record.pointer("/vm/memory_bytes").and_then(Value::as_u64);
-    let vm = [
-        Some(vm_name(record)),
-        record.pointer("/vm/uuid").and_then(Value::as_str).map(clean),
-        memory.map(|bytes| format!("{} MiB memory", bytes >> 20)),
-    ];
-    line("vm", vm.into_iter().flatten().collect::<Vec<_>>().join(", "));
-    let mode = text_or(record, "mode", "unknown");
-    let transport = text_or(record, "transport", "no connection seen");
-    let kind = [text(record, "migrator"), transport, format!("mode {mode}")];
-    line("migrator", kind.join(", "));
-    for end in array(record, "ends") {
-        let exe = text_or(end, "exe", "");
-        let pid = integer(end, "pid");
-        let value = format!("pid {pid} {} {exe}", text(end, "comm"));
-        line(&text(end, "role"), value.trim_end().to_owned());
-    }
-    line("started", text(record, "started_at"));
-    if flag(record, "found_under_way") {
-        line("observed", format!("from {}: it was under way", text(record, "observed_from")));
-    }
-    if let Some(ended) = record.get("ended_at").and_then(Value::as_str) {
-        line("ended", clean(ended));
-    }
-    line("duration", duration(number(record, "duration_seconds")));
-    line(
-        "bytes",
-        record.get("bytes").map_or_else(
-            || "not seen".to_owned(),
-            |sums| {
-                let total = |key: &str| bytes(integer(sums, key));
-                format!(
-                    "{} queued, {} delivered, {} received, {} retransmitted",
-                    total("queued"),
-                    total("delivered"),
-                    total("received"),
-                    total("retransmitted"),
-                )
-            },
-        ),
-    );
-    line("rate", rate(record));
-    if let Some(left) = record.get("remaining_bytes").and_then(Value::as_u64) {
-        line("remaining", bytes(left));
-    }
-    if let Some(key) = record.get("connection_key").and_then(Value::as_str) {
-        line("connection", clean(key));
-    }
-    if let Some(found) = verdict(record) {
-        line("verdict", found);
-        line(
-            "",
-            record
-                .pointer("/verdict/sentence")
-                .and_then(Value::as_str)
-                .map_or_else(String::new, clean),
-        );
-        for (name, value) in course(record) {
-            line(name, value);
-        }
-    }
-    if record.get("blackout").is_some_and(|blackout| !blackout.is_null()) {
-        line("blackout", blackout(record));
-    }
-    if let Some(frozen) = record.pointer("/dumped_process/frozen") {
-        line("frozen", freeze(frozen));
-    }
-    if let Some(still) = record.get("standstill") {
-        line("standstill", standstill(still));
-    }
-    let breaks = record.pointer("/postcopy/interruptions").and_then(Value::as_array);
-    for found in breaks.into_iter().flatten() {
-        line("interrupted", interruption(found));
     }
     parts(record, &mut output);
     phases(record, &mut output);
     streams(record, &mut output);
-    disks(record, &mut output);
-    if text(record, "transport") == "rdma" {
+    if let Some(storage) = &record.storage {
+        disks(storage, &mut output);
+    }
+    if record.transport == Some(Transport::Rdma) {
         queue_pairs(record, &mut output);
     }
-    threads(record, &mut output);
+    threads(&record.threads, &mut output);
     evidence(record, &mut output);
-    history(record, &mut output);
+    history(record.history.as_deref().unwrap_or_default(), &mut output);
     output
 }
 
+/// What takes one line each.
+fn facts(record: &Migration) -> Vec<(&'static str, String)> {
+    let outcome = record.outcome.map_or("", |outcome| outcome.as_str());
+    let mut lines = vec![
+        ("migration", clean(&record.id)),
+        ("state", format!("{} {outcome}", record.state.as_str()).trim_end().to_owned()),
+    ];
+    if let Some(reason) = &record.reason {
+        lines.push(("reason", clean(&reason.text)));
+    }
+    if record.split_brain {
+        let what = "the guest was let run at both ends: stop one of them".to_owned();
+        lines.push(("SPLIT BRAIN", what));
+    }
+    lines.extend([("vm", vm(record)), ("migrator", migrator(record))]);
+    lines.extend(record.ends.iter().map(|end| (end.role.as_str(), process(end))));
+    lines.push(("started", record.started_at.to_string()));
+    if record.found_under_way {
+        lines.push(("observed", format!("from {}: it was under way", record.observed_from)));
+    }
+    lines.extend(record.ended_at.map(|at| ("ended", at.to_string())));
+    lines.push(("duration", duration(Some(record.duration_seconds))));
+    lines.extend([("bytes", amounts(record)), ("rate", rate(record))]);
+    lines.extend(record.remaining_bytes.map(|left| ("remaining", bytes(left))));
+    lines.extend(record.connection_key.as_deref().map(|key| ("connection", clean(key))));
+    if let Some(found) = &record.verdict {
+        lines.extend([("verdict", verdict(found)), ("", clean(&found.sentence))]);
+        lines.extend(course(found));
+    }
+    lines.extend(record.blackout.as_ref().map(|found| ("blackout", blackout(found))));
+    lines.extend(record.dumped_process.as_ref().map(|process| ("frozen", freeze(&process.frozen))));
+    lines.extend(record.standstill.as_ref().map(|still| ("standstill", standstill(still))));
+    let breaks = record.postcopy.iter().flat_map(|postcopy| &postcopy.interruptions);
+    lines.extend(breaks.map(|found| ("interrupted", interruption(found))));
+    lines
+}
+
+fn vm(record: &Migration) -> String {
+    let memory = record.vm.memory_bytes.map(|bytes| format!("{} MiB memory", bytes >> 20));
+    let known = [Some(vm_name(record)), record.vm.uuid.as_deref().map(clean), memory];
+    known.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn migrator(record: &Migration) -> String {
+    let transport = record.transport.map_or("no connection seen", |transport| transport.as_str());
+    let mode = record.mode.map_or("unknown", |mode| mode.as_str());
+    format!("{}, {transport}, mode {mode}", clean(&record.migrator))
+}
+
+fn process(end: &End) -> String {
+    let exe = end.exe.as_deref().map(clean).unwrap_or_default();
+    format!("pid {} {} {exe}", end.pid, clean(&end.comm)).trim_end().to_owned()
+}
+
+fn amounts(record: &Migration) -> String {
+    record.bytes.map_or_else(
+        || "not seen".to_owned(),
+        |sums| {
+            format!(
+                "{} queued, {} delivered, {} received, {} retransmitted",
+                bytes(sums.queued),
+                bytes(sums.delivered),
+                bytes(sums.received),
+                bytes(sums.retransmitted),
+            )
+        },
+    )
+}
+
 /// Where the last second went, when it will end, how even the streams are.
-fn course(record: &Value) -> Vec<(&'static str, String)> {
+fn course(verdict: &Verdict) -> Vec<(&'static str, String)> {
     let mut lines = Vec::new();
-    let verdict = record.get("verdict").unwrap_or(&Value::Null);
-    if let Some(Value::Object(fractions)) = verdict.get("fractions") {
+    if let Some(fractions) = &verdict.fractions {
         let shares: Vec<String> = fractions
             .iter()
-            .filter_map(|(cause, share)| {
-                let share = share.as_f64().filter(|share| *share >= 0.005)?;
-                Some(format!("{} {:.0} %", clean(cause), share * 100.0))
-            })
+            .filter(|(_, share)| *share >= 0.005)
+            .map(|(cause, share)| format!("{} {:.0} %", cause.as_str(), share * 100.0))
             .collect();
         lines.push(("time", shares.join(", ")));
     }
-    let bound = |key: &str| number(verdict, key);
-    if let (Some(eta), Some(low), Some(high)) =
-        (bound("eta_seconds"), bound("eta_low_seconds"), bound("eta_high_seconds"))
-    {
-        let [eta, low, high] = [eta, low, high].map(|seconds| duration(Some(seconds)));
+    if let Some(eta) = verdict.eta {
+        let [eta, low, high] = [eta.eta_seconds, eta.eta_low_seconds, eta.eta_high_seconds]
+            .map(|seconds| duration(Some(seconds)));
         lines.push(("eta", format!("{eta} ({low} to {high})")));
     }
-    if let (Some(jain), Some(most)) = (bound("stream_jain_index"), bound("stream_max_over_mean")) {
+    if let Some(balance) = &verdict.balance {
+        let (jain, most) = (balance.stream_jain_index, balance.stream_max_over_mean);
         lines.push(("streams", format!("Jain's index {jain:.3}, fastest {most:.2} x mean")));
     }
     lines
 }
 
-fn blackout(record: &Value) -> String {
-    let blackout = record.get("blackout").unwrap_or(&Value::Null);
-    let how = text(blackout, "method");
-    let by_method = |key: &str| {
-        let seconds = blackout.pointer(&format!("/by_method/{key}")).and_then(Value::as_f64);
-        seconds.map_or_else(|| NONE.to_owned(), fine)
-    };
-    let length = match number(blackout, "seconds") {
-        Some(seconds) => fine(seconds),
-        None => format!("not complete: {}", text_or(blackout, "incomplete", "an end was not seen")),
-    };
-    let after = if flag(blackout, "ran_on_at_source") { ", then ran on at the source" } else { "" };
+fn blackout(blackout: &Blackout) -> String {
+    let length = blackout.seconds.map_or_else(
+        || {
+            let why = blackout.incomplete.as_deref().map(clean);
+            format!("not complete: {}", why.unwrap_or_else(|| "an end was not seen".to_owned()))
+        },
+        fine,
+    );
+    let after = if blackout.ran_on_at_source { ", then ran on at the source" } else { "" };
     format!(
-        "{length}{after} by {how} (phase_functions {}, vcpu_scheduling {})",
-        by_method("phase_functions"),
-        by_method("vcpu_scheduling"),
+        "{length}{after} by {} (phase_functions {}, vcpu_scheduling {})",
+        blackout.method.as_str(),
+        short(blackout.by_method.phase_functions),
+        short(blackout.by_method.vcpu_scheduling),
     )
 }
 
 /// How long a dumped process stood still, and what ended that.
-fn freeze(frozen: &Value) -> String {
-    let Some(seconds) = number(frozen, "seconds") else {
-        return format!("not known: {}", text(frozen, "incomplete"));
+fn freeze(frozen: &Frozen) -> String {
+    let Some(seconds) = frozen.seconds else {
+        let why = frozen.incomplete.as_deref().map_or_else(|| NONE.to_owned(), clean);
+        return format!("not known: {why}");
     };
-    let end = text(frozen, "ended_by").replace('_', " ");
-    format!("{}, until its {end}, {} tasks", fine(seconds), integer(frozen, "tasks"))
+    let end = frozen.ended_by.map_or(NONE, |end| end.as_str()).replace('_', " ");
+    format!("{}, until its {end}, {} tasks", fine(seconds), frozen.tasks.unwrap_or(0))
 }
 
 /// Where the guest stands still, since when and for what.
-fn standstill(still: &Value) -> String {
-    let length = duration(number(still, "seconds"));
-    let pid = still.get("pid").map_or_else(String::new, |pid| format!(" (pid {pid})"));
-    format!("{length} at the {}{pid}, awaits {}", text(still, "at"), text(still, "awaits"))
+fn standstill(still: &Standstill) -> String {
+    let standing = still.standing;
+    let length = duration(Some(standing.seconds));
+    let pid = standing.pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+    let (at, awaits) = (standing.at.as_str(), standing.awaits.as_str());
+    format!("{length} at the {at}{pid}, awaits {awaits}")
 }
 
 /// A time in which postcopy had no connection.
-fn interruption(found: &Value) -> String {
-    let recovered = found.get("recovered_at").and_then(Value::as_str);
-    let end = recovered.map_or_else(|| "not recovered".to_owned(), |at| clock(&clean(at)));
-    let length = duration(number(found, "seconds"));
-    format!("{length}, from {} to {end}", clock(&text(found, "broken_at")))
+fn interruption(found: &Interruption) -> String {
+    let end = found.recovered_at.map_or_else(|| "not recovered".to_owned(), clock);
+    let length = duration(Some(found.seconds));
+    format!("{length}, from {} to {end}", clock(found.broken_at))
 }
 
 /// Where the blackout went.
-fn parts(record: &Value, output: &mut String) {
+fn parts(record: &Migration, output: &mut String) {
     let mut table = Table::new(&["STOP", "RAM", "DEVICE", "NETWORK", "LOAD", "RESUME", "START"]);
     table.right(&[0, 1, 2, 3, 4, 5, 6]);
-    if let Some(parts) = record.pointer("/blackout/breakdown") {
-        let part = |name| number(parts, name).map_or_else(|| NONE.to_owned(), fine);
-        table.row(
-            ["stop", "ram", "device", "network", "load", "resume", "start"].map(part).to_vec(),
-        );
+    if let Some(parts) = record.blackout.as_ref().and_then(|blackout| blackout.breakdown) {
+        table.row(parts.named().map(|(_, seconds)| short(seconds)).to_vec());
     }
     section("BLACKOUT", &table, output);
 }
 
 /// Phases; rounds over RAM are summed up.
-fn phases(record: &Value, output: &mut String) {
+fn phases(record: &Migration, output: &mut String) {
     let mut table = Table::new(&["PHASE", "START UTC", "TIME"]);
     table.right(&[2]);
-    for phase in array(record, "phases") {
-        let took = number(phase, "seconds").map_or_else(|| NONE.to_owned(), fine);
-        table.row(vec![text(phase, "phase"), clock(&text(phase, "started_at")), took]);
+    for phase in &record.phases {
+        let name = phase.phase.as_str().to_owned();
+        table.row(vec![name, clock(phase.started_at), fine(phase.seconds)]);
     }
     section("PHASES", &table, output);
-    let rounds = array(record, "rounds");
+    let rounds = &record.rounds;
     let mut table = Table::new(&["ROUND", "START UTC", "TIME", "BYTES", "LEFT", "DIRTIED"]);
     table.right(&[0, 2, 3, 4, 5]);
     for round in &rounds[rounds.len().saturating_sub(HISTORY_LINES)..] {
         table.row(vec![
-            integer(round, "round").to_string(),
-            clock(&text(round, "started_at")),
-            number(round, "seconds").map_or_else(|| NONE.to_owned(), fine),
-            amount(count(round, "bytes")),
-            amount(count(round, "remaining_bytes")),
-            per_second(number(round, "dirty_bytes_per_second")),
+            round.round.to_string(),
+            clock(round.started_at),
+            fine(round.seconds),
+            amount(round.bytes),
+            amount(round.remaining_bytes),
+            per_second(round.dirty_bytes_per_second),
         ]);
     }
     section("LAST ROUNDS", &table, output);
 }
 
-fn streams(record: &Value, output: &mut String) {
+fn streams(record: &Migration, output: &mut String) {
     let mut table = Table::new(&[
         "#",
         "ROLE",
@@ -330,57 +314,62 @@ fn streams(record: &Value, output: &mut String) {
     ]);
     table.shrinks(&[2, 3]);
     table.right(&[0, 4, 5, 6, 7, 8]);
-    for (index, stream) in array(record, "streams").iter().enumerate() {
+    for (index, stream) in record.streams.iter().enumerate() {
+        let tcp = stream.tcp.as_ref();
         table.row(vec![
             index.to_string(),
-            text(stream, "role"),
-            text(stream, "local"),
-            text(stream, "peer"),
-            amount(count(stream, "bytes_delivered")),
-            amount(count(stream, "bytes_received")),
-            number(stream, "retransmitted_segments")
-                .map_or_else(|| NONE.to_owned(), |count| format!("{count}")),
-            rtt(number(stream, "srtt_seconds")),
-            rtt(number(stream, "min_rtt_seconds")),
-            text_or(stream, "last_error", &text_or(stream, "tcp_state", &qp_state(stream))),
+            stream.role.as_str().to_owned(),
+            clean(&stream.local),
+            clean(&stream.peer),
+            amount(stream.bytes.map(|bytes| bytes.bytes_delivered)),
+            amount(stream.bytes.map(|bytes| bytes.bytes_received)),
+            number(tcp.map(|tcp| tcp.retransmitted_segments)),
+            rtt(tcp.and_then(|tcp| tcp.srtt_seconds)),
+            rtt(tcp.and_then(|tcp| tcp.min_rtt_seconds)),
+            stream_state(stream),
         ]);
     }
     section("STREAMS", &table, output);
-    let without = integer(record, "streams_without_detail");
+    let without = record.streams_without_detail;
     if without > 0 {
         let _ = writeln!(output, "and {without} streams without detail: the kernel table was full");
     }
 }
 
 /// Disks that are copied along.
-fn disks(record: &Value, output: &mut String) {
-    let Some(storage) = record.get("storage") else { return };
+fn disks(storage: &Storage, output: &mut String) {
     let mut table = Table::new(&["FROM", "TO", "DELIVERED", "START UTC", "STATE"]);
     table.right(&[2]);
-    for stream in array(storage, "streams") {
+    for stream in &storage.streams {
         table.row(vec![
-            text(stream, "local"),
-            text(stream, "peer"),
-            amount(count(stream, "bytes_delivered")),
-            clock(&text(stream, "started_at")),
-            if stream.get("ended_at").is_some() { "closed" } else { "open" }.to_owned(),
+            clean(&stream.local),
+            clean(&stream.peer),
+            bytes(stream.bytes_delivered),
+            clock(stream.started_at),
+            if stream.ended_at.is_some() { "closed" } else { "open" }.to_owned(),
         ]);
     }
     section("DISKS COPIED ALONG", &table, output);
-    let lag = count(storage, "lag_bytes");
-    let lag = lag.map_or_else(String::new, |lag| format!(", {} not acknowledged yet", bytes(lag)));
-    let now = number(storage, "throughput_bytes_per_second");
-    let rate = per_second(now.or_else(|| number(storage, "mean_throughput_bytes_per_second")));
-    let took = duration(number(storage, "seconds"));
+    let lag = storage
+        .lag_bytes
+        .map_or_else(String::new, |lag| format!(", {} not acknowledged yet", bytes(lag)));
+    let now = storage.throughput_bytes_per_second;
+    let rate = per_second(now.or(storage.mean_throughput_bytes_per_second));
+    let took = duration(Some(storage.seconds));
     let _ = writeln!(output, "in {took}, at {rate}{lag}");
 }
 
-fn qp_state(stream: &Value) -> String {
-    stream.get("queue_pair").map_or_else(|| NONE.to_owned(), |qp| text(qp, "qp_state"))
+/// What went wrong with it, else its state.
+fn stream_state(stream: &Stream) -> String {
+    match (&stream.tcp, &stream.queue_pair) {
+        (Some(tcp), _) => clean(tcp.last_error.as_deref().unwrap_or(&tcp.tcp_state)),
+        (None, Some(qp)) => qp.qp_state.as_str().to_owned(),
+        (None, None) => NONE.to_owned(),
+    }
 }
 
 /// What stands behind the streams of an RDMA migration.
-fn queue_pairs(record: &Value, output: &mut String) {
+fn queue_pairs(record: &Migration, output: &mut String) {
     let mut pairs = Table::new(&[
         "#",
         "DEVICE",
@@ -394,36 +383,33 @@ fn queue_pairs(record: &Value, output: &mut String) {
         "ERRORS",
     ]);
     pairs.right(&[0, 2, 4, 5, 6, 7, 8]);
-    for (index, stream) in array(record, "streams").iter().enumerate() {
-        let Some(qp) = stream.get("queue_pair") else { continue };
+    for (index, stream) in record.streams.iter().enumerate() {
+        let Some(qp) = &stream.queue_pair else { continue };
         let completed = |operation: &str| {
-            let found = qp.get("operations").and_then(|all| all.get(operation));
-            found.map_or(0, |found| integer(found, "completed")).to_string()
+            qp.operations.get(operation).map_or(0, |found| found.completed).to_string()
         };
-        let latency =
-            |key: &str| rtt(qp.get("completion_latency").and_then(|found| number(found, key)));
         pairs.row(vec![
             index.to_string(),
-            text(qp, "device"),
-            integer(qp, "qpn").to_string(),
-            text(qp, "data_path"),
+            clean(&qp.device),
+            qp.qpn.to_string(),
+            qp.data_path.as_str().to_owned(),
             completed("send"),
             completed("rdma_write"),
-            latency("p50_seconds"),
-            latency("p99_seconds"),
-            number(qp, "rnr_waits").map_or_else(|| NONE.to_owned(), |count| format!("{count}")),
+            rtt(qp.completion_latency.map(|latency| latency.p50_seconds)),
+            rtt(qp.completion_latency.map(|latency| latency.p99_seconds)),
+            number(qp.rnr_waits),
             completion_errors(qp),
         ]);
     }
     let mut memory = Table::new(&["END", "REGISTRATIONS", "REGISTERED", "MOST PINNED", "TOOK"]);
     memory.right(&[1, 2, 3, 4]);
-    for end in array(record, "registered_memory") {
+    for memory_of in &record.registered_memory {
         memory.row(vec![
-            text(end, "end"),
-            integer(end, "registrations").to_string(),
-            bytes(integer(end, "bytes")),
-            bytes(integer(end, "pinned_peak_bytes")),
-            duration(number(end, "seconds")),
+            memory_of.end.as_str().to_owned(),
+            memory_of.registrations.to_string(),
+            bytes(memory_of.bytes),
+            bytes(memory_of.pinned_peak_bytes),
+            duration(Some(memory_of.seconds)),
         ]);
     }
     section("QUEUE PAIRS", &pairs, output);
@@ -431,52 +417,52 @@ fn queue_pairs(record: &Value, output: &mut String) {
 }
 
 /// Completions that failed, by status.
-pub(super) fn completion_errors(qp: &Value) -> String {
-    let errors = qp.get("completion_errors").and_then(Value::as_object);
-    let texts = errors.into_iter().flatten().map(|(status, count)| format!("{count} {status}"));
-    texts.collect::<Vec<_>>().join(", ")
+pub(super) fn completion_errors(qp: &QueuePair) -> String {
+    let errors = qp.completion_errors.iter();
+    errors
+        .map(|(status, count)| format!("{count} {}", clean(status)))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
-fn threads(record: &Value, output: &mut String) {
-    let mut sums: Vec<(String, String, u64, f64, f64)> = Vec::new();
-    for thread in array(record, "threads") {
-        let (end, role) = (text(thread, "end"), text(thread, "role"));
-        let on_cpu = number(thread, "on_cpu_seconds").unwrap_or(0.0);
-        let wait = number(thread, "runqueue_wait_seconds").unwrap_or(0.0);
-        match sums.iter_mut().find(|sum| sum.0 == end && sum.1 == role) {
+fn threads(threads: &[Thread], output: &mut String) {
+    let mut sums: Vec<(Role, ThreadRole, u64, f64, f64)> = Vec::new();
+    for thread in threads {
+        let (on_cpu, wait) = (thread.on_cpu_seconds, thread.runqueue_wait_seconds);
+        match sums.iter_mut().find(|sum| sum.0 == thread.end && sum.1 == thread.role) {
             Some(sum) => {
                 sum.2 += 1;
                 sum.3 += on_cpu;
                 sum.4 += wait;
             }
-            None => sums.push((end, role, 1, on_cpu, wait)),
+            None => sums.push((thread.end, thread.role, 1, on_cpu, wait)),
         }
     }
     let mut table = Table::new(&["END", "ROLE", "THREADS", "ON CPU", "WAITED FOR CPU"]);
     table.right(&[2, 3, 4]);
     for (end, role, count, on_cpu, wait) in sums {
-        table.row(vec![end, role, count.to_string(), duration(Some(on_cpu)), duration(Some(wait))]);
+        let [on_cpu, wait] = [on_cpu, wait].map(|seconds| duration(Some(seconds)));
+        let (end, role) = (end.as_str().to_owned(), role.as_str().to_owned());
+        table.row(vec![end, role, count.to_string(), on_cpu, wait]);
     }
     section("THREADS", &table, output);
 }
 
-fn evidence(record: &Value, output: &mut String) {
+fn evidence(record: &Migration, output: &mut String) {
     let mut table = Table::new(&["EVIDENCE", "WEIGHT", "SEEN"]);
     table.shrinks(&[2]);
     table.right(&[1]);
-    for evidence in array(record, "evidence") {
-        let weight = number(evidence, "weight");
+    for evidence in &record.evidence {
         table.row(vec![
-            text(evidence, "kind"),
-            weight.map_or_else(|| NONE.to_owned(), |weight| format!("{weight:.2}")),
-            text(evidence, "detail"),
+            clean(&evidence.kind),
+            evidence.weight.map_or_else(|| NONE.to_owned(), |weight| format!("{weight:.2}")),
+            clean(&evidence.detail),
         ]);
     }
     section("WHY", &table, output);
 }
 
-fn history(record: &Value, output: &mut String) {
-    let samples = array(record, "history");
+fn history(samples: &[Sample], output: &mut String) {
     let mut table = Table::new(&[
         "SECOND",
         "RATE",
@@ -491,85 +477,72 @@ fn history(record: &Value, output: &mut String) {
     table.right(&[1, 2, 3, 4, 5, 6, 7]);
     for sample in &samples[samples.len().saturating_sub(HISTORY_LINES)..] {
         table.row(vec![
-            clock(&text(sample, "at")),
-            per_second(number(sample, "bytes_per_second")),
-            amount(count(sample, "bytes_in_flight")),
-            integer(sample, "retransmitted_segments").to_string(),
-            rtt(number(sample, "srtt_seconds")),
-            bytes(integer(sample, "cwnd_bytes")),
-            integer(sample, "streams").to_string(),
-            duration(number(sample, "vcpu_cpu_seconds")),
-            [text_or(sample, "verdict", NONE), text_or(sample, "cause", "")].join(" "),
+            clock(sample.at),
+            per_second(sample.bytes.map(|bytes| bytes.bytes_per_second)),
+            amount(sample.bytes.map(|bytes| bytes.bytes_in_flight)),
+            sample.retransmitted_segments.to_string(),
+            rtt(sample.srtt_seconds),
+            bytes(sample.cwnd_bytes),
+            sample.streams.to_string(),
+            duration(Some(sample.vcpu_cpu_seconds)),
+            [
+                sample.verdict.map_or(NONE, |verdict| verdict.as_str()),
+                sample.cause.map_or("", |cause| cause.as_str()),
+            ]
+            .join(" "),
         ]);
     }
     section("LAST SECONDS", &table, output);
 }
 
-fn vm_name(record: &Value) -> String {
-    if let Some(process) = record.get("dumped_process") {
-        return format!("{} (pid {})", text(process, "name"), integer(process, "pid"));
+fn vm_name(record: &Migration) -> String {
+    if let Some(process) = &record.dumped_process {
+        return format!("{} (pid {})", clean(&process.name), process.pid);
     }
-    record.get("vm").map_or_else(|| NONE.to_owned(), |vm| text(vm, "name"))
+    record.vm.name.as_deref().map_or_else(|| NONE.to_owned(), clean)
 }
 
-fn path(record: &Value) -> String {
-    let Some(stream) = array(record, "streams").first() else {
+fn path(record: &Migration) -> String {
+    let Some(stream) = record.streams.first() else {
         return NONE.to_owned();
     };
-    let host = |key: &str| {
-        let address = text(stream, key);
+    let host = |address: &str| {
+        let address = clean(address);
         address.rsplit_once(':').map_or(address.clone(), |(host, _)| host.to_owned())
     };
-    format!("{} -> {}", host("local"), host("peer"))
-}
-
-fn has_source(record: &Value) -> bool {
-    array(record, "ends").iter().any(|end| text(end, "role") == "source")
-}
-
-/// Delivered bytes where the source is seen, else what the destination received; `None` where neither is seen.
-fn transferred(record: &Value) -> Option<u64> {
-    let key = if has_source(record) { "delivered" } else { "received" };
-    count(record.get("bytes")?, key)
+    format!("{} -> {}", host(&stream.local), host(&stream.peer))
 }
 
 fn amount(count: Option<u64>) -> String {
     count.map_or_else(|| NONE.to_owned(), bytes)
 }
 
+fn number(count: Option<u64>) -> String {
+    count.map_or_else(|| NONE.to_owned(), |count| count.to_string())
+}
+
 /// The rate now, or of the whole when it is over.
-fn rate(record: &Value) -> String {
-    let now = number(record, "throughput_bytes_per_second");
-    if text(record, "state") != "finished" {
-        return per_second(now);
-    }
-    per_second(number(record, "mean_throughput_bytes_per_second"))
+fn rate(record: &Migration) -> String {
+    per_second(match record.state {
+        State::Active => record.throughput_bytes_per_second,
+        State::Finished => record.mean_throughput_bytes_per_second,
+    })
 }
 
-fn stream_count(record: &Value) -> u64 {
-    array(record, "streams").len() as u64 + integer(record, "streams_without_detail")
-}
-
-fn mean_rtt(record: &Value) -> Option<f64> {
-    let streams = array(record, "streams").iter();
-    let samples: Vec<f64> = streams.filter_map(|stream| number(stream, "srtt_seconds")).collect();
+fn mean_rtt(record: &Migration) -> Option<f64> {
+    let sockets = record.streams.iter().filter_map(|stream| stream.tcp.as_ref());
+    let samples: Vec<f64> = sockets.filter_map(|tcp| tcp.srtt_seconds).collect();
     (!samples.is_empty()).then(|| samples.iter().sum::<f64>() / samples.len() as f64)
 }
 
 /// Time of day, with the date when it is not today's (UTC).
-fn started(at: &str, now: Timestamp) -> String {
-    let today = now.to_string();
-    match (at.get(..10), today.get(..10)) {
-        (Some(date), Some(today)) if date != today => {
-            let (month_day, minute) = (at.get(5..10), at.get(11..16));
-            format!("{} {}", month_day.unwrap_or(NONE), minute.unwrap_or(NONE))
-        }
-        _ => clock(at),
-    }
+fn started(at: Timestamp, now: Timestamp) -> String {
+    let day = |at: Timestamp| at.strftime("%F").to_string();
+    if day(at) == day(now) { clock(at) } else { at.strftime("%m-%d %H:%M").to_string() }
 }
 
-fn clock(at: &str) -> String {
-    at.get(11..19).map_or_else(|| NONE.to_owned(), str::to_owned)
+fn clock(at: Timestamp) -> String {
+    at.strftime("%T").to_string()
 }
 
 #[cfg(test)]

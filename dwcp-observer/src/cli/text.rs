@@ -1,11 +1,10 @@
-//! Tables of text for a terminal, and the values of JSON that go into them.
+//! Tables of text for a terminal, and the figures that go into them.
 
 use std::fmt::Write as _;
 
 use comfy_table::{
     CellAlignment, ColumnConstraint, ContentArrangement, Row, Table as Grid, presets,
 };
-use serde_json::Value;
 
 /// A column that may shrink keeps at least this much, while the columns stand apart.
 const SHRUNK: u16 = 8;
@@ -114,34 +113,6 @@ pub(super) fn clean(text: &str) -> String {
         if c.is_control() || invisible { '?' } else { c }
     };
     text.chars().map(printable).collect()
-}
-
-pub(super) fn array<'a>(value: &'a Value, key: &str) -> &'a [Value] {
-    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
-}
-
-pub(super) fn text(value: &Value, key: &str) -> String {
-    text_or(value, key, NONE)
-}
-
-pub(super) fn text_or(value: &Value, key: &str, default: &str) -> String {
-    value.get(key).and_then(Value::as_str).map_or_else(|| default.to_owned(), clean)
-}
-
-pub(super) fn number(value: &Value, key: &str) -> Option<f64> {
-    value.get(key).and_then(Value::as_f64)
-}
-
-pub(super) fn count(value: &Value, key: &str) -> Option<u64> {
-    value.get(key).and_then(Value::as_u64)
-}
-
-pub(super) fn integer(value: &Value, key: &str) -> u64 {
-    count(value, key).unwrap_or(0)
-}
-
-pub(super) fn flag(value: &Value, key: &str) -> bool {
-    value.get(key).and_then(Value::as_bool).unwrap_or(false)
 }
 
 pub(super) fn duration(seconds: Option<f64>) -> String {

@@ -307,8 +307,8 @@ impl Watch {
         let scrape = (config.mode == ComponentMode::Scrape).then(|| {
             let given = config.endpoint.as_deref().and_then(Endpoint::parse);
             let endpoint = given.unwrap_or_else(|| Endpoint::local(port));
-            let errors = ScrapeError::REASONS.map(|reason| (reason, 0)).into();
-            let dropped = DROP_REASONS.map(|reason| (reason, 0)).into();
+            let errors = ScrapeError::REASONS.map(|reason| (reason.into(), 0)).into();
+            let dropped = DROP_REASONS.map(|reason| (reason.into(), 0)).into();
             let view = ScrapeView {
                 endpoint: endpoint.to_string(),
                 errors,
@@ -343,7 +343,7 @@ impl Watch {
             }
             Err(error) => {
                 state.failures += 1;
-                *state.view.errors.entry(error.reason()).or_default() += 1;
+                *state.view.errors.entry(error.reason().into()).or_default() += 1;
                 let text = error.to_string();
                 if state.failures == FAILED_SCRAPES {
                     log::warn!("component {}: {text}", self.component.as_str());
@@ -364,7 +364,7 @@ impl Watch {
         for (reason, count) in
             DROP_REASONS.into_iter().zip([left_out.own, left_out.duplicates + within, over_limit])
         {
-            *state.view.dropped.entry(reason).or_default() += count;
+            *state.view.dropped.entry(reason.into()).or_default() += count;
         }
         exposition::text(&kept)
     }

@@ -1,9 +1,9 @@
 //! Judges the health of a component: a pure function of measurements.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The word, best first but for `unknown`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Nothing that belongs to it was ever seen, or nothing is there now.

@@ -35,7 +35,7 @@ impl Labels {
 }
 
 /// The share of migrations that run v3.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// 0 to 100.
     pub percent: f64,

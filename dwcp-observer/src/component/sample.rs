@@ -62,11 +62,11 @@ pub(crate) fn view() -> View {
                 view.scrape = Some(ScrapeView {
                     endpoint: "http://127.0.0.1:9092/metrics".to_owned(),
                     scrapes: 60,
-                    errors: [("timeout", 2), ("connect", 0)].into(),
+                    errors: [("timeout".into(), 2), ("connect".into(), 0)].into(),
                     failure: None,
                     seconds: 0.0025,
                     series: 1,
-                    dropped: [("duplicate", 1), ("own_name", 0)].into(),
+                    dropped: [("duplicate".into(), 1), ("own_name".into(), 0)].into(),
                 });
             }
             Component::Acp => view.reasons = vec!["no process of it is left".to_owned()],

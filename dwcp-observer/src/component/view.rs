@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{health::Status, rollout::Progress};
 use crate::{
     config::{Component, ComponentMode},
+    model::record::Name,
     sla::decide::Unhealthy,
 };
 
 /// All components at one moment.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct View {
     /// When; null before the first look.
     pub at: Option<Timestamp>,
@@ -55,7 +56,7 @@ impl View {
 }
 
 /// One component.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ComponentView {
     /// Which.
     pub component: Component,
@@ -85,7 +86,7 @@ pub struct ComponentView {
 }
 
 /// Processes and threads of a component.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProcessView {
     /// Ids of live processes.
     pub pids: Vec<u32>,
@@ -100,7 +101,7 @@ pub struct ProcessView {
 }
 
 /// TCP sockets of a component in the observer's network namespace.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ConnectionView {
     /// Established.
     pub established: usize,
@@ -119,14 +120,14 @@ pub struct ConnectionView {
 }
 
 /// How the scrapes of a component go.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ScrapeView {
     /// Where.
     pub endpoint: String,
     /// Scrapes since the start.
     pub scrapes: u64,
     /// Of these, failed, by reason.
-    pub errors: BTreeMap<&'static str, u64>,
+    pub errors: BTreeMap<Name, u64>,
     /// The last failure; null while it answers.
     pub failure: Option<String>,
     /// How long the last one took, seconds.
@@ -134,5 +135,5 @@ pub struct ScrapeView {
     /// Series carried on from the last one.
     pub series: u64,
     /// Series left out since the start, by reason.
-    pub dropped: BTreeMap<&'static str, u64>,
+    pub dropped: BTreeMap<Name, u64>,
 }

@@ -3,11 +3,11 @@
 use crate::{
     identify::rules::may_be_qemu,
     keeper::{Kernel, ProcessReading},
-    migration::{
+    migration::questions::{Answers, Hindrances, Questions, Surroundings},
+    model::{
+        facts::{ProcessId, Unread},
         quantiles::quantiles,
-        questions::{Answers, Hindrances, Questions, Surroundings},
     },
-    model::facts::{ProcessId, Unread},
     netdev, process,
     process::CommandLines,
 };

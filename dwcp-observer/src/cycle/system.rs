@@ -17,11 +17,10 @@ use crate::{
     migration::{
         clock::WallClock,
         look::{Actions, Observation},
-        quantiles::exposition,
         questions::Answers,
         registry::{self, Registry},
     },
-    model::{facts::ProcessFacts, record::ThreadRole, status::KernelStatus},
+    model::{facts::ProcessFacts, quantiles::exposition, record::ThreadRole, status::KernelStatus},
     phase::{self, MarkReading, TextReading},
     process::{self, CommandLines, Scanner},
     rdma::{Rdma, RdmaStatus},

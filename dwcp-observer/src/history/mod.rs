@@ -2,10 +2,9 @@
 //!
 //! The cycle hands each second's news to a thread of its own ([`writer`]) over a bounded queue, so that no disk can delay it. One
 //! batch is one transaction: after a kill the file holds everything up to the last commit. [`store`] is the file, [`minute`] what
-//! a minute holds, [`finished`] what the report reads of a stored migration.
+//! a minute holds.
 
 pub mod error;
-pub mod finished;
 pub mod minute;
 mod schema;
 pub mod store;

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, Transaction};
 use serde::Serialize;
 
-use super::{Batch, Event, HistoryError, finished::Finished, minute::Minute, schema};
+use super::{Batch, Event, HistoryError, minute::Minute, schema};
 use crate::config::Retention;
 use crate::model::record::{Migration, Sample};
 
@@ -207,7 +207,7 @@ impl Store {
             .map_err(HistoryError::of(&self.path))
     }
 
-    /// Migrations that ended from `from` to before `to`, oldest first, one at a time: a record may be large.
+    /// Migrations that ended from `from` to before `to`, oldest first, one at a time: a record may be large. Their seconds are left out.
     ///
     /// # Errors
     /// What the disk refuses, or a row that is no record.
@@ -215,9 +215,10 @@ impl Store {
         &self,
         from: Timestamp,
         to: Timestamp,
-        mut each: impl FnMut(Finished),
+        mut each: impl FnMut(Migration),
     ) -> Result<(), HistoryError> {
-        let sql = "SELECT record FROM migrations WHERE ended_ms >= ? AND ended_ms < ? ORDER BY ended_ms, id";
+        let sql = "SELECT json_remove(record, '$.history') FROM migrations \
+                   WHERE ended_ms >= ? AND ended_ms < ? ORDER BY ended_ms, id";
         self.bodies(sql, from, to, |body| {
             each(serde_json::from_str(body)?);
             Ok(())

@@ -16,8 +16,7 @@ use crate::{
     component::{View as Components, rollout::Control},
     cycle::published::{Board, Published},
     metrics::{Exporter, Input, ProcessUsage},
-    model::record::Migration,
-    rdma::{RdmaStatus, View},
+    model::record::{List, Migration},
 };
 
 const JSON: &str = "application/json";
@@ -138,16 +137,13 @@ impl Endpoints {
     }
 
     fn list(&self, endpoint: &'static str, published: Option<&Arc<Published>>) -> Answer {
-        #[derive(Serialize)]
-        struct List<'a> {
-            migrations: Vec<&'a Migration>,
-        }
         let Some(published) = published else {
-            return json_answer(endpoint, StatusCode::OK, &List { migrations: Vec::new() });
+            let none: List = List { migrations: Vec::new() };
+            return json_answer(endpoint, StatusCode::OK, &none);
         };
         let body = self.migrations.get(published, || {
-            let migrations = published.entries.iter().map(|entry| entry.record.as_ref()).collect();
-            serde_json::to_vec(&List { migrations })
+            let records = published.entries.iter().map(|entry| entry.record.as_ref());
+            serde_json::to_vec(&List::<&Migration> { migrations: records.collect() })
         });
         match body {
             Ok(body) => Answer { endpoint, status: StatusCode::OK, content_type: JSON, body },
@@ -202,9 +198,8 @@ fn one(endpoint: &'static str, published: Option<&Published>, id: &str) -> Answe
 }
 
 fn rdma(endpoint: &'static str, published: Option<&Published>) -> Answer {
-    let none = RdmaStatus::default();
-    let status = published.map_or(&none, |published| &published.rdma);
-    json_answer(endpoint, StatusCode::OK, &View::new(status))
+    let view = published.map(|published| published.rdma.view()).unwrap_or_default();
+    json_answer(endpoint, StatusCode::OK, &view)
 }
 
 fn anomalies(endpoint: &'static str, published: Option<&Published>) -> Answer {

@@ -4,7 +4,7 @@ use prometheus::proto::MetricFamily;
 
 use super::{family::Family, table};
 use crate::{
-    migration::quantiles::spread,
+    model::quantiles::spread,
     rdma::{
         RdmaStatus,
         verbs::{Operation, status_name},

@@ -79,7 +79,7 @@ pub(crate) fn stream(role: StreamRole, port: u16) -> Stream {
             congestion_state_seconds: Some(CongestionTimes::default()),
             resets: 0,
             last_error: None,
-            tcp_state: "ESTABLISHED",
+            tcp_state: "ESTABLISHED".into(),
             socket: SocketCounters::default(),
             states: Vec::new(),
         }),
@@ -270,7 +270,7 @@ pub(crate) fn finished(id: &str, outcome: Outcome, age_seconds: i64) -> Migratio
     for stream in &mut record.streams {
         stream.ended_at = Some(ended_at);
         if let Some(tcp) = &mut stream.tcp {
-            tcp.tcp_state = "CLOSE";
+            tcp.tcp_state = "CLOSE".into();
         }
     }
     record

@@ -18,7 +18,6 @@ pub mod machine;
 mod neighbours;
 pub mod outcome;
 pub mod phases;
-pub mod quantiles;
 pub mod questions;
 mod rdma;
 pub mod registry;

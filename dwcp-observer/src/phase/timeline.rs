@@ -35,19 +35,18 @@ pub struct Stop {
     pub paused_ns: Option<u64>,
 }
 
-impl Request {
-    const fn of(kind: MarkKind) -> Option<Self> {
-        Some(match kind {
-            MarkKind::Migrate => Self::Migrate,
-            MarkKind::MigrateContinue => Self::MigrateContinue,
-            MarkKind::Cancel => Self::MigrateCancel,
-            MarkKind::StartPostcopy => Self::MigrateStartPostcopy,
-            MarkKind::Recover => Self::MigrateRecover,
-            MarkKind::Continue => Self::Cont,
-            MarkKind::Halt => Self::Stop,
-            _ => return None,
-        })
-    }
+/// What a mark asks for.
+const fn request(kind: MarkKind) -> Option<Request> {
+    Some(match kind {
+        MarkKind::Migrate => Request::Migrate,
+        MarkKind::MigrateContinue => Request::MigrateContinue,
+        MarkKind::Cancel => Request::MigrateCancel,
+        MarkKind::StartPostcopy => Request::MigrateStartPostcopy,
+        MarkKind::Recover => Request::MigrateRecover,
+        MarkKind::Continue => Request::Cont,
+        MarkKind::Halt => Request::Stop,
+        _ => return None,
+    })
 }
 
 /// One attempt of one process, outgoing or incoming.
@@ -184,7 +183,7 @@ impl Timeline {
                 self.announced_ns.get_or_insert(mark.at_ns);
             }
             kind => {
-                let request = Request::of(kind).filter(|_| self.requests.len() < MAX_CHANGES);
+                let request = request(kind).filter(|_| self.requests.len() < MAX_CHANGES);
                 self.requests.extend(request.map(|request| (mark.at_ns, request)));
             }
         }

@@ -29,7 +29,7 @@ pub use reading::{
     Connection, ConnectionState, Device, MemoryReading, Overflow, Port, Snapshot, Status,
 };
 pub use totals::{DeviceTotals, Tally, Totals};
-pub use view::View;
+pub use view::describe;
 
 /// What readers see of RDMA.
 #[derive(Clone, Debug, Default)]

@@ -1,18 +1,18 @@
 //! What a report is made from.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
+    component::View as Components,
     config::Targets,
     history::{
         Event, HistoryError, Store,
-        finished::Finished,
         minute::{Minute, Spread},
     },
+    model::record::Migration,
     sla::{
         View, Window,
         counts::Felt,
@@ -30,8 +30,8 @@ pub struct Data {
     pub to: Timestamp,
     /// The host.
     pub node: String,
-    /// Migrations that ended in the period, oldest first.
-    pub finished: Vec<Finished>,
+    /// Migrations that ended in the period, oldest first, without detail: there may be many.
+    pub finished: Vec<Migration>,
     /// Its minutes, oldest first, one each.
     pub minutes: Vec<Minute>,
     /// What happened, oldest first.
@@ -48,105 +48,9 @@ pub struct Live {
     /// The body of `/health`.
     pub health: Option<Value>,
     /// Running migrations.
-    pub active: Option<Vec<Active>>,
-    /// Components and the rollout: the body of `/api/v1/components`.
-    pub parts: Option<Parts>,
-}
-
-/// Of the components.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Parts {
-    /// Those that are not off.
-    pub components: Vec<Part>,
-    /// How far the rollout is; absent where nothing tells v1 from v3, or without migrations.
-    pub rollout: Option<Progress>,
-}
-
-/// A component.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Part {
-    /// Its name.
-    pub component: String,
-    /// `unknown`, `healthy`, `degraded`, `unhealthy`.
-    pub status: String,
-    /// Why it is not better.
-    pub reasons: Vec<String>,
-    /// Absent as long as none was ever seen.
-    pub processes: Option<Processes>,
-    /// Absent as long as none was ever seen.
-    pub connections: Option<Connections>,
-    /// Absent when its endpoint is not scraped.
-    pub scrape: Option<Scrape>,
-}
-
-/// Processes of a component.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Processes {
-    /// Ids of live ones.
-    pub pids: Vec<u32>,
-    /// CPU time since each was first seen, seconds.
-    pub cpu_seconds: f64,
-    /// Resident memory, bytes.
-    pub resident_bytes: u64,
-}
-
-/// Sockets of a component.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Connections {
-    /// Established.
-    pub established: u64,
-    /// Of these, stalled.
-    pub stalled: u64,
-    /// Segments sent again.
-    pub retransmitted_segments: u64,
-}
-
-/// Scrapes of a component's endpoint.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Scrape {
-    /// Since the start.
-    pub scrapes: u64,
-    /// Of these, failed, by reason.
-    pub errors: BTreeMap<String, u64>,
-    /// Series carried on from the last one.
-    pub series: u64,
-}
-
-/// How far the rollout is.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Progress {
-    /// Share of v3, 0 to 100.
-    pub percent: f64,
-    /// Migrations of v3: running, or ended within the last hour.
-    pub v3: u64,
-    /// The same of v1.
-    pub v1: u64,
-    /// As `canary`.
-    pub stage: Option<String>,
-    /// As `eu-west-1`.
-    pub region: Option<String>,
-}
-
-/// A running migration.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Active {
-    /// As in its record.
-    pub id: String,
-    /// `active` or `finished`.
-    pub state: String,
-    /// First connection.
-    pub started_at: Timestamp,
-    /// How it goes.
-    pub verdict: Option<Said>,
-}
-
-/// Of a verdict.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Said {
-    /// One word.
-    pub state: String,
-    /// One line.
-    pub sentence: String,
+    pub active: Option<Vec<Arc<Migration>>>,
+    /// Components and the rollout.
+    pub components: Option<Arc<Components>>,
 }
 
 impl Data {
@@ -162,7 +66,7 @@ impl Data {
         live: Live,
     ) -> Result<Self, HistoryError> {
         let mut finished = Vec::new();
-        store.migrations(from, to, |migration| finished.push(migration))?;
+        store.migrations(from, to, |migration| finished.push(migration.without_detail()))?;
         let mut minutes: Vec<Minute> = Vec::new();
         store.minutes(from, to, |minute| match minutes.last_mut() {
             // Two runs of the observer within a minute.
@@ -198,7 +102,7 @@ impl Data {
     }
 
     /// Those of the migrations that the figures of v3 are made of: not v1's.
-    pub fn v3(&self) -> impl Iterator<Item = &Finished> + Clone {
+    pub fn v3(&self) -> impl Iterator<Item = &Migration> + Clone {
         self.finished.iter().filter(|one| !one.is_v1())
     }
 

@@ -5,7 +5,7 @@ use super::{
     document::Document,
     words::{percent, short, some},
 };
-use crate::{history::finished::Finished, model::record::Outcome};
+use crate::model::record::{Migration, Outcome};
 
 /// Failed migrations that are listed.
 const LISTED: usize = 20;
@@ -49,7 +49,7 @@ pub(super) fn errors(data: &Data, document: &mut Document) {
     document.text("All of the above are errors of the transport (amst). What other components count as an error is in their own metrics, where these are scraped (section 4).");
     document.heading(3, "3.4 Windows");
     windows(data, document);
-    let failed: Vec<&Finished> =
+    let failed: Vec<&Migration> =
         data.v3().filter(|one| one.outcome == Some(Outcome::Failed)).collect();
     if failed.is_empty() {
         return;
@@ -96,7 +96,7 @@ fn windows(data: &Data, document: &mut Document) {
 }
 
 /// What speaks of the end, in the order of what tells most.
-fn why(one: &Finished) -> String {
+fn why(one: &Migration) -> String {
     let of_the_end = || one.evidence.iter().filter(|line| line.weight.is_none());
     let telling =
         TELLING.iter().flat_map(|kind| of_the_end().filter(move |line| line.kind == *kind));

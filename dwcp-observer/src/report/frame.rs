@@ -8,7 +8,7 @@ use super::{
     words::{NONE, at, percent, row, short, verdict},
 };
 use crate::{
-    history::finished::Finished,
+    model::record::Migration,
     sla::{
         SlaType, Window,
         decide::{Word, measured, name},
@@ -56,7 +56,7 @@ pub(super) fn header(data: &Data, document: &mut Document) {
 pub(super) fn status(data: &Data, document: &mut Document) {
     document.heading(2, "0 Quick status");
     let levels = data.levels();
-    let progress = data.live.parts.as_ref().and_then(|parts| parts.rollout.as_ref());
+    let progress = data.live.components.as_ref().and_then(|view| view.rollout.as_ref());
     let progress = progress.map_or(NONE.to_owned(), |progress| {
         let (v3, all) = (progress.v3, progress.v3 + progress.v1);
         format!("{:.1} % ({v3} of {all} migrations run v3)", progress.percent)
@@ -183,17 +183,17 @@ pub(super) fn migrations(data: &Data, document: &mut Document) {
     );
 }
 
-fn listed(one: &Finished) -> Vec<String> {
+fn listed(one: &Migration) -> Vec<String> {
     vec![
         one.ended_at.map_or("-".to_owned(), short),
         one.name().to_owned(),
         one.outcome.map_or("-", |outcome| outcome.as_str()).to_owned(),
         one.mode.map_or("unknown", |mode| mode.as_str()).to_owned(),
-        one.transport.as_str().to_owned(),
+        one.transport.map_or("-", |transport| transport.as_str()).to_owned(),
         format!("{:.2}", one.duration_seconds),
         one.blackout_seconds().map_or("-".to_owned(), |s| format!("{:.2}", s * 1e3)),
         one.transferred().map_or("-".to_owned(), |bytes| format!("{:.1}", bytes as f64 / 1e6)),
-        one.streams.len().to_string(),
+        one.stream_count().to_string(),
         if one.rounds.is_empty() { "-".to_owned() } else { one.rounds.len().to_string() },
         one.version.map_or("-", |version| version.as_str()).to_owned(),
     ]

@@ -3,11 +3,12 @@
 use jiff::Timestamp;
 
 use super::{
-    data::{Data, Part},
+    data::Data,
     document::Document,
     figures,
     words::{NONE, row, some},
 };
+use crate::component::ComponentView;
 use crate::history::minute::{Minute, Spread};
 
 /// Contract: use of CPU and memory above which a host is saturated, percent.
@@ -18,18 +19,18 @@ const LISTED: usize = 20;
 
 pub(super) fn components(data: &Data, document: &mut Document) {
     document.heading(2, "4 Components");
-    let Some(parts) = &data.live.parts else {
+    let Some(components) = data.live.components.as_ref().map(|view| &view.components) else {
         document.text("Not known: no observer answered.");
         return;
     };
-    if parts.components.is_empty() {
+    if components.is_empty() {
         document.text("All are switched off in the configuration.");
         return;
     }
     document.text(
         "At the end of the period. Unknown: no process or connection matches [components.NAME] of the configuration.",
     );
-    let rows = parts.components.iter().map(component).collect();
+    let rows = components.iter().map(component).collect();
     document.table(
         &[
             "Component",
@@ -44,7 +45,7 @@ pub(super) fn components(data: &Data, document: &mut Document) {
         rows,
     );
     let carried: u64 =
-        parts.components.iter().filter_map(|it| it.scrape.as_ref()).map(|it| it.series).sum();
+        components.iter().filter_map(|it| it.scrape.as_ref()).map(|it| it.series).sum();
     document.text(if carried > 0 {
         format!(
             "Compression, prediction, consensus, synchronisation and placement: {carried} series of the components' own, at /metrics/NAME."
@@ -54,7 +55,7 @@ pub(super) fn components(data: &Data, document: &mut Document) {
     });
 }
 
-fn component(part: &Part) -> Vec<String> {
+fn component(part: &ComponentView) -> Vec<String> {
     let processes = part.processes.as_ref();
     let bare = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let connections = part.connections.as_ref().map(|it| match it.stalled {
@@ -66,8 +67,8 @@ fn component(part: &Part) -> Vec<String> {
         format!("{} ({failed} failed)", it.scrapes)
     });
     vec![
-        part.component.clone(),
-        part.status.clone(),
+        part.component.as_str().to_owned(),
+        part.status.as_str().to_owned(),
         bare(processes.map(|it| it.pids.len().to_string())),
         bare(processes.map(|it| format!("{:.1}", it.cpu_seconds))),
         bare(processes.map(|it| format!("{:.1}", it.resident_bytes as f64 / f64::from(1 << 20)))),

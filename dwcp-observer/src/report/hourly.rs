@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -16,6 +17,7 @@ use super::{
 use crate::{
     cycle::published::{Board, Published},
     history::{HistoryError, Store},
+    model::record::State,
 };
 
 const HOUR: i64 = 3600;
@@ -133,18 +135,15 @@ pub fn live(published: &Published, now: Timestamp) -> Live {
     let active = published
         .entries
         .iter()
-        .filter(|entry| entry.record.state == crate::model::record::State::Active)
-        .filter_map(|entry| serde_json::to_value(entry.record.as_ref()).ok())
-        .filter_map(|record| serde_json::from_value(record).ok())
+        .map(|entry| &entry.record)
+        .filter(|record| record.state == State::Active)
+        .cloned()
         .collect();
     Live {
         sla: Some(published.sla.as_ref().clone()),
         health: Some(crate::http::health_body(published, now)),
         active: Some(active),
-        parts: serde_json::to_value(published.components.as_ref())
-            .and_then(serde_json::from_value)
-            .inspect_err(|error| log::warn!("report: components: {error}"))
-            .ok(),
+        components: Some(Arc::clone(&published.components)),
     }
 }
 

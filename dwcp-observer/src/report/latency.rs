@@ -10,7 +10,7 @@ use super::{
     words::{Ranked, bare, percent, some},
 };
 use crate::{
-    history::finished::Finished,
+    model::record::Migration,
     model::record::{Mode, Outcome},
 };
 
@@ -122,7 +122,7 @@ fn slices(data: &Data, document: &mut Document) {
     while begin < to {
         let end = begin + length;
         let inside = |at: i64| at >= begin && at < end;
-        let ended: Vec<&Finished> =
+        let ended: Vec<&Migration> =
             data.v3().filter(|one| one.ended_at.is_some_and(|at| inside(at.as_second()))).collect();
         let ms = Ranked::new(ended.iter().filter_map(|one| Some(one.blackout_seconds()? * 1e3)));
         let failed = ended.iter().filter(|one| one.outcome == Some(Outcome::Failed)).count();

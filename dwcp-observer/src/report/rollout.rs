@@ -5,15 +5,12 @@ use super::{
     document::Document,
     words::{Ranked, bare},
 };
-use crate::{
-    history::finished::Finished,
-    model::record::{Outcome, Version},
-};
+use crate::model::record::{Migration, Outcome, Version};
 
 pub(super) fn rollout(data: &Data, document: &mut Document) {
     document.heading(2, "8 Rollout");
     document.heading(3, "8.1 Progress");
-    match data.live.parts.as_ref().map(|parts| &parts.rollout) {
+    match data.live.components.as_ref().map(|view| &view.rollout) {
         None => document.text("Not known: no observer answered."),
         Some(None) => document.text(
             "Not measured: [v1] of the configuration names no migrations of v1, or none ran within the hour before the end of the period.",
@@ -23,8 +20,8 @@ pub(super) fn rollout(data: &Data, document: &mut Document) {
             document.table(
                 &["Stage", "Region", "Migrations of v3", "Migrations of v1", "Share of v3"],
                 vec![vec![
-                    label(&progress.stage),
-                    label(&progress.region),
+                    label(&progress.labels.stage),
+                    label(&progress.labels.region),
                     progress.v3.to_string(),
                     progress.v1.to_string(),
                     format!("{:.1} %", progress.percent),
@@ -62,11 +59,11 @@ struct Summary {
 }
 
 impl Summary {
-    fn of<'a>(migrations: impl Iterator<Item = &'a Finished> + Clone) -> Self {
+    fn of<'a>(migrations: impl Iterator<Item = &'a Migration> + Clone) -> Self {
         let ended = migrations.clone().count();
         let failed = migrations.clone().filter(|one| one.outcome == Some(Outcome::Failed)).count();
         let completed = migrations.clone().filter(|one| one.outcome == Some(Outcome::Completed));
-        let rate = |one: &Finished| {
+        let rate = |one: &Migration| {
             let bytes = one.transferred()? as f64;
             (one.duration_seconds > 0.0).then(|| bytes / one.duration_seconds)
         };

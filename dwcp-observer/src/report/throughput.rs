@@ -10,7 +10,7 @@ use super::{
     figures,
     words::{percent, some},
 };
-use crate::history::{finished::Finished, minute::Minute};
+use crate::{history::minute::Minute, model::record::Migration};
 
 /// Contract: most streams of AMST.
 const MAX_STREAMS: f64 = 512.0;
@@ -28,7 +28,7 @@ pub(super) fn throughput(data: &Data, document: &mut Document) {
         document.text("No transfer was measured in this period.");
         return;
     };
-    let bytes: u64 = data.v3().filter_map(Finished::transferred).sum();
+    let bytes: u64 = data.v3().filter_map(Migration::transferred).sum();
     document.table(
         &["What", "Value"],
         vec![

@@ -7,10 +7,11 @@ use super::{
     seconds,
 };
 use crate::model::record::{
-    CongestionTimes, QueuePair, Role, SocketCounters, StateChange, Stream, StreamBytes, TcpStream,
+    CongestionTimes, Role, SocketCounters, StateChange, Stream, StreamBytes, TcpStream,
 };
 use crate::{
     identify::roles::stream_role,
+    rdma::describe,
     tcp::{FlowReading, state_name},
 };
 
@@ -75,7 +76,7 @@ fn stream(
     let returned = if pair.source.is_some() { sent.payload.received } else { got.payload.queued };
     let queue_pair = sent.queue_pair.as_ref().map(|qp| {
         let end = if pair.source.is_some() { Role::Source } else { Role::Destination };
-        QueuePair::of(Some(end), qp)
+        describe(Some(end), qp)
     });
     Some(Stream {
         role: stream_role(index, comm),
@@ -132,7 +133,7 @@ fn tcp_stream(
     let mut states: Vec<StateChange> = (0u32..)
         .zip(sent.state_ns)
         .filter(|(_, ns)| *ns != 0)
-        .map(|(state, ns)| StateChange { state: state_name(state), at: wall.at(ns) })
+        .map(|(state, ns)| StateChange { state: state_name(state).into(), at: wall.at(ns) })
         .collect();
     states.sort_by_key(|change| change.at);
     TcpStream {
@@ -152,7 +153,7 @@ fn tcp_stream(
         congestion_state_seconds: congestion,
         resets,
         last_error: (error != 0).then(|| errno_name(error)),
-        tcp_state: if sent.closed { state_name(7) } else { state_name(sent.snapshot.tcp_state) },
+        tcp_state: state_name(if sent.closed { 7 } else { sent.snapshot.tcp_state }).into(),
         socket: SocketCounters {
             bytes_acked: sent.snapshot.bytes_acked,
             bytes_received: got.snapshot.bytes_received,

@@ -50,7 +50,7 @@ fn two_queue_pairs_of_one_connection_are_one_migration_over_rdma() {
     let stream = &record.streams[0];
     assert!(stream.tcp.is_none(), "no figures of a socket");
     let qp = stream.queue_pair.as_ref().unwrap();
-    assert_eq!((qp.end, qp.qpn, qp.data_path), (Some(Role::Source), 17, "completions"));
+    assert_eq!((qp.end, qp.qpn, qp.data_path), (Some(Role::Source), 17, DataPath::Completions));
     assert_eq!(record.connection_key.as_deref(), Some("rdma:127.0.0.1:40000>127.0.0.1:49152"));
 }
 

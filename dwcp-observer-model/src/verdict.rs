@@ -1,13 +1,16 @@
 //! The verdict on one second of a migration.
 
-use std::ops::{Index, IndexMut};
+use std::{
+    collections::BTreeMap,
+    ops::{Index, IndexMut},
+};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::record::{Awaited, Role};
 
 /// What is said of one second of a migration.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// One word.
     pub state: Health,
@@ -37,7 +40,7 @@ pub struct Verdict {
 }
 
 /// How a migration goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// As fast as it can, and it will end.
@@ -67,7 +70,7 @@ impl Health {
 }
 
 /// Where the sending side's time goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// Its threads work.
@@ -145,6 +148,15 @@ impl Serialize for Fractions {
     }
 }
 
+impl<'de> Deserialize<'de> for Fractions {
+    /// A cause that is missing has no share; one that is not known here is passed over.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let shares = BTreeMap::<String, f64>::deserialize(deserializer)?;
+        let share = |cause: Cause| shares.get(cause.as_str()).copied().unwrap_or_default();
+        Ok(Self(Cause::ALL.map(share)))
+    }
+}
+
 impl Fractions {
     /// Each cause and its share.
     pub fn iter(&self) -> impl Iterator<Item = (Cause, f64)> {
@@ -172,7 +184,7 @@ impl Fractions {
 }
 
 /// Seconds to the end of the migration, with an interval of about 90 %.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Eta {
     /// Most likely.
     pub eta_seconds: f64,
@@ -183,7 +195,7 @@ pub struct Eta {
 }
 
 /// Evenness of the streams' delivered bytes in one second.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Balance {
     /// Fastest stream over the mean: 1 is even, the number of streams is all on one.
     pub stream_max_over_mean: f64,
@@ -197,7 +209,7 @@ pub struct Balance {
 }
 
 /// A guest that stands still.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Standing {
     /// The end that would have to go on.
     pub at: Role,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use jiff::Timestamp;
 
 use super::*;
-use crate::model::{
+use crate::{
     qemu::{MigratorState, Request},
     queue_pair::{DataPath, QpState},
     verdict::{Balance, Eta, Standing},
@@ -288,9 +288,9 @@ fn stream(role: StreamRole) -> Stream {
             }),
             resets: 1,
             last_error: Some("ECONNRESET".to_owned()),
-            tcp_state: "ESTABLISHED",
+            tcp_state: "ESTABLISHED".into(),
             socket: SocketCounters { bytes_acked: 1_900_001, bytes_received: 1_800_000 },
-            states: vec![StateChange { state: "SYN_SENT", at: at(0) }],
+            states: vec![StateChange { state: "SYN_SENT".into(), at: at(0) }],
         }),
         queue_pair: None,
         started_at: at(0),
@@ -311,14 +311,14 @@ fn queue_pair() -> QueuePair {
         device: "rxe0".to_owned(),
         qpn: 17,
         remote_qpn: Some(18),
-        kind: "RC",
-        qp_state: "RTS",
-        data_path: "completions",
+        kind: "RC".into(),
+        qp_state: QpState::ReadyToSend,
+        data_path: DataPath::Completions,
         connect_seconds: Some(0.002),
         operations: BTreeMap::from([
-            ("send", operations),
+            ("send".into(), operations),
             (
-                "rdma_write",
+                "rdma_write".into(),
                 Operations {
                     posted: None,
                     provider_posted: None,
@@ -328,7 +328,10 @@ fn queue_pair() -> QueuePair {
             ),
         ]),
         completion_latency: Some(quantiles()),
-        completion_errors: BTreeMap::from([("REM_ACCESS_ERR", 2), ("WR_FLUSH_ERR", 40)]),
+        completion_errors: BTreeMap::from([
+            ("REM_ACCESS_ERR".into(), 2),
+            ("WR_FLUSH_ERR".into(), 40),
+        ]),
         rnr_waits: Some(6),
         outstanding: Some(1),
     }
@@ -525,13 +528,8 @@ fn words() -> BTreeMap<&'static str, Vec<String>> {
         ("cause", of(&Cause::ALL)),
         ("migrator_state", of(&MIGRATOR_STATES)),
         ("request", of(&REQUESTS)),
-        (
-            "qp_state",
-            [0, 1, 2, 3, 4, 5, 6, 7]
-                .map(|number| format!("\"{}\"", QpState::from_number(number).as_str()))
-                .to_vec(),
-        ),
-        ("data_path", DATA_PATHS.map(|path| format!("\"{}\"", path.as_str())).to_vec()),
+        ("qp_state", of(&[0, 1, 2, 3, 4, 5, 6, 7].map(QpState::from_number))),
+        ("data_path", of(&DATA_PATHS)),
     ])
 }
 
@@ -569,7 +567,7 @@ const REQUESTS: [Request; 7] = [
 ];
 
 fn golden(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/model/record/golden/{name}"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/record/golden/{name}"))
 }
 
 fn assert_golden(name: &str, got: &str) {
@@ -589,4 +587,66 @@ fn json_is_golden_byte_by_byte() {
     let words: Vec<String> =
         words().into_iter().map(|(of, words)| format!("{of}: {}\n", words.join(" "))).collect();
     assert_golden("words.txt", &words.concat());
+}
+
+/// A golden record, as a reader gets it.
+fn read(name: &str) -> Migration {
+    serde_json::from_str(&std::fs::read_to_string(golden(name)).unwrap()).unwrap()
+}
+
+#[test]
+fn what_is_read_is_written_byte_by_byte() {
+    for (name, record) in records() {
+        let json = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::to_string(&read(name)).unwrap(), json, "{name}");
+    }
+}
+
+#[test]
+fn fields_and_words_of_a_newer_observer_are_passed_over() {
+    fn add(value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                fields.values_mut().for_each(add);
+                fields.insert("newer".to_owned(), serde_json::json!([{ "x": 1 }]));
+            }
+            serde_json::Value::Array(all) => all.iter_mut().for_each(add),
+            _ => {}
+        }
+    }
+    let mut newer = serde_json::to_value(whole()).unwrap();
+    for field in ["verdict", "history"] {
+        // Shares by cause: numbers alone.
+        newer.as_object_mut().unwrap().remove(field);
+    }
+    add(&mut newer);
+    newer["outcome"] = "evacuated".into();
+    newer["reason"]["class"] = "out_of_paper".into();
+    newer["threads"][0]["role"] = "io".into();
+    let record: Migration = serde_json::from_value(newer).unwrap();
+    assert_eq!(record.outcome, Some(Outcome::Unknown));
+    assert_eq!(record.reason.unwrap().class, ReasonClass::NotKnown);
+    assert_eq!(record.threads[0].role, ThreadRole::Other);
+    assert_eq!(record.streams[0].tcp.as_ref().unwrap().resets, 1);
+}
+
+/// As the first version that kept a history wrote it.
+#[test]
+fn a_record_of_an_older_observer_is_read() {
+    let record = read("older.json");
+    assert_eq!((record.name(), record.outcome), ("web-01", Some(Outcome::Completed)));
+    assert_eq!(record.transferred(), Some(3_800_000));
+    assert_eq!(record.blackout_seconds(), Some(0.0078125));
+    assert_eq!((record.streams.len(), record.rounds.len()), (1, 1));
+    assert!(record.reason.is_none() && record.version.is_none() && !record.split_brain);
+}
+
+#[test]
+fn without_detail_its_streams_still_count() {
+    let record = whole();
+    let (streams, bytes) = (record.stream_count(), record.transferred());
+    assert_eq!(streams, 5);
+    let lean = record.without_detail();
+    assert!(lean.streams.is_empty() && lean.threads.is_empty() && lean.history.is_none());
+    assert_eq!((lean.stream_count(), lean.transferred()), (streams, bytes));
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// One line for a reader, and its class for a label.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     /// Of a fixed set.
     pub class: ReasonClass,
@@ -59,6 +59,7 @@ classes! {
     /// The migrator gave up, and why was not seen.
     Failed = "failed",
     /// What is seen from this host does not tell how it ended.
+    #[serde(other)]
     NotKnown = "not_known",
 }
 

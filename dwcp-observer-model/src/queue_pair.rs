@@ -6,28 +6,36 @@ use dwcp_observer_ebpf::{
     hist::{Hist, RUNQ_BUCKETS},
     rdma::{Count, OPERATIONS, Operation, STATUSES},
 };
+use serde::{Deserialize, Serialize};
 
 /// `WR_FLUSH_ERR`: work that was still queued when the queue pair went down; it follows an end, good or bad, and is no cause.
 pub const STATUS_FLUSHED: usize = 5;
 
 /// State of a queue pair (`enum ib_qp_state`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum QpState {
     /// Created, or reset.
     Reset,
     /// Initialised.
     Init,
     /// Ready to receive.
+    #[serde(rename = "RTR")]
     ReadyToReceive,
     /// Ready to send: connected.
+    #[serde(rename = "RTS")]
     ReadyToSend,
     /// Send queue drained.
+    #[serde(rename = "SQD")]
     SendQueueDrained,
     /// Send queue in error.
+    #[serde(rename = "SQE")]
     SendQueueError,
     /// In error: all work is flushed.
+    #[serde(rename = "ERR")]
     Error,
-    /// A number that this version does not know.
+    /// A number, or in JSON a name, that this version does not know.
+    #[serde(other)]
     Unknown,
 }
 
@@ -64,7 +72,8 @@ impl QpState {
 }
 
 /// What can be known of a queue pair's data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DataPath {
     /// Every completion passes through the kernel and is counted: operations and bytes are exact.
     Completions,
@@ -91,7 +100,8 @@ impl DataPath {
 }
 
 /// Why a queue pair's record ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CloseReason {
     /// Its owner destroyed it.
     Destroyed,

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Quantiles, Role};
+use super::{Name, Quantiles, Role};
+use crate::queue_pair::{DataPath, QpState};
 
 /// The queue pair behind a stream, at the source, or where only the destination is on this host, there.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct QueuePair {
     /// The end of the migration whose queue pair this is.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -20,24 +21,22 @@ pub struct QueuePair {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote_qpn: Option<u32>,
     /// `RC`, ...
-    pub kind: &'static str,
+    pub kind: Name,
     /// State of the queue pair (`RTS`, `ERR`, ...).
-    pub qp_state: &'static str,
-    /// What the figures rest on: `completions` (each passes through the kernel: exact), `posts` (what the process handed to its
-    /// provider, by a probe that the configuration asks for; not what became of it), `counters` (the device moves data without
-    /// the kernel: bytes are unknown here, see the device's port counters), `none`.
-    pub data_path: &'static str,
+    pub qp_state: QpState,
+    /// What the figures rest on.
+    pub data_path: DataPath,
     /// From the request to the established connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_seconds: Option<f64>,
     /// Work by operation (`send`, `rdma_write`, `recv`, ...); those that never happened are left out.
-    pub operations: BTreeMap<&'static str, Operations>,
+    pub operations: BTreeMap<Name, Operations>,
     /// Doorbell to completion; absent where it is not visible.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completion_latency: Option<Quantiles>,
     /// Failed completions by status (`REM_ACCESS_ERR`, ...), flushed work included.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub completion_errors: BTreeMap<&'static str, u64>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub completion_errors: BTreeMap<Name, u64>,
     /// Waits for the receiver to post a buffer (RNR) that ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rnr_waits: Option<u64>,
@@ -47,7 +46,7 @@ pub struct QueuePair {
 }
 
 /// Work requests of one operation.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Operations {
     /// Work requests posted; absent where the send queue is not readable.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,7 +64,7 @@ pub struct Operations {
 }
 
 /// What one end registered during the migration.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RegisteredMemory {
     /// Which end.
     pub end: Role,

@@ -4,13 +4,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Role;
-use crate::model::{
+use crate::{
     qemu::{MigratorState, Request},
     verdict::Standing,
 };
 
 /// How an instant was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
     /// The migrator's own functions, by uprobe.
@@ -34,7 +34,7 @@ impl Method {
 }
 
 /// Time in which the guest's CPUs ran nowhere.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Blackout {
     /// Length; absent while an end is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,7 +56,7 @@ pub struct Blackout {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
     /// The switch-over failed: the guest ran on at the source.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ran_on_at_source: bool,
     /// What each method gives on its own.
     pub by_method: ByMethod,
@@ -70,7 +70,7 @@ pub struct Blackout {
 }
 
 /// Kinds of a guest's first packet at its destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FirstPacket {
     /// QEMU's own announcement of the guest (RFC 903).
@@ -78,6 +78,7 @@ pub enum FirstPacket {
     /// The guest, or QEMU for it, asks or tells an address.
     Arp,
     /// Anything else.
+    #[serde(other)]
     Other,
 }
 
@@ -94,7 +95,7 @@ impl FirstPacket {
 }
 
 /// Time between the guest's stop and its first packet at the destination.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NetworkBlackout {
     /// Length; absent when the guest's stop was not seen on this host.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,7 +115,7 @@ pub struct NetworkBlackout {
 }
 
 /// A blackout's length by each method, seconds; absent where a method gave none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ByMethod {
     /// `pause_all_vcpus` of the source to `resume_all_vcpus` of the destination.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,7 +127,7 @@ pub struct ByMethod {
 
 /// Parts of a blackout, seconds, in order of time; they sum to the whole. A part whose edge is not known is absent, and its time is
 /// in the next one that is there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BlackoutParts {
     /// Guest stopped, until the last pass over RAM: devices are quiesced, disks flushed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -165,10 +166,16 @@ impl BlackoutParts {
             ("start", self.start),
         ]
     }
+
+    /// Of the parts that are known, seconds.
+    #[must_use]
+    pub fn sum(&self) -> f64 {
+        self.named().into_iter().filter_map(|(_, seconds)| seconds).sum()
+    }
 }
 
 /// A guest that stands still at this moment, because of its migration.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Standstill {
     /// Since when.
     pub since: Timestamp,
@@ -209,7 +216,7 @@ impl Awaited {
 }
 
 /// Something that the manager asked a migrator for.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ManagerRequest {
     /// When.
     pub at: Timestamp,
@@ -220,7 +227,7 @@ pub struct ManagerRequest {
 }
 
 /// A time in which postcopy had no connection.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interruption {
     /// The connection broke.
     pub broken_at: Timestamp,
@@ -279,7 +286,7 @@ impl PhaseName {
 }
 
 /// A span of a migration.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Phase {
     /// Which.
     pub phase: PhaseName,
@@ -290,7 +297,7 @@ pub struct Phase {
 }
 
 /// One pass over RAM.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Round {
     /// Counts from 1, as `dirty-sync-count`.
     pub round: u64,
@@ -312,7 +319,7 @@ pub struct Round {
 }
 
 /// A state of the migrator and when it was entered.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct MigratorStateChange {
     /// As in QMP: `setup`, `active`, `completed`, ...
     pub state: MigratorState,
@@ -321,7 +328,7 @@ pub struct MigratorStateChange {
 }
 
 /// What became of the guest's pages after the switch-over of a postcopy.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Postcopy {
     /// Pages that the destination asked for; absent where it is on another host.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -336,7 +343,7 @@ pub struct Postcopy {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub page_wait_mean_seconds: Option<f64>,
     /// Times without a connection, in order: no part of the blackout.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interruptions: Vec<Interruption>,
 }
 

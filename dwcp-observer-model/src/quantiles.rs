@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use dwcp_observer_ebpf::hist::{Hist, HostHist, bucket_bounds};
 
-use crate::model::histogram::Histogram;
-use crate::model::record::Quantiles;
+use crate::histogram::Histogram;
+use crate::record::Quantiles;
 
 /// Quantiles by nearest rank, as upper bounds of their buckets; `None` without samples. `unit` is the unit's length in seconds.
 #[must_use]

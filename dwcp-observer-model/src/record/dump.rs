@@ -4,19 +4,20 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// A process that a checkpoint tool dumps, with all below it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DumpedProcess {
     /// Process id in the initial pid namespace.
     pub pid: u32,
     /// Name of its main thread.
     pub name: String,
     /// How long it stood still.
+    #[serde(default)]
     pub frozen: Frozen,
 }
 
 /// Time in which a dumped process was kept from its own work. It ends with its exit where it is killed after the dump: that is no
 /// blackout, which lasts until it is restored.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Frozen {
     /// Length; absent while it lasts and where an end of it was not seen.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,4 +62,16 @@ pub enum FreezeEnd {
     Resume,
     /// Its tracer exited, by which the kernel lets go of what it traced.
     TracerExit,
+}
+
+impl FreezeEnd {
+    /// The name in records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Exit => "exit",
+            Self::Resume => "resume",
+            Self::TracerExit => "tracer_exit",
+        }
+    }
 }

@@ -1,12 +1,12 @@
 //! What the record says of one connection.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Quantiles, QueuePair};
+use super::{Name, Quantiles, QueuePair};
 
 /// One connection of a migration. Figures of sending come from the sending end's socket, figures of receiving from the receiving end's.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Stream {
     /// `main` (first connection), `multifd`, or `preempt`.
     pub role: StreamRole,
@@ -31,7 +31,7 @@ pub struct Stream {
 }
 
 /// Payload of one connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamBytes {
     /// Payload that the sending application queued.
     pub bytes_queued: u64,
@@ -44,7 +44,7 @@ pub struct StreamBytes {
 }
 
 /// What a socket tells of its stream.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TcpStream {
     /// Payload bytes retransmitted.
     pub bytes_retransmitted: u64,
@@ -84,7 +84,7 @@ pub struct TcpStream {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
     /// TCP state of the sending end (`ESTABLISHED`, ...).
-    pub tcp_state: &'static str,
+    pub tcp_state: Name,
     /// The socket's own counters of the sending end: with the sequence numbers of SYN and FIN, as `ss -ti` prints them.
     pub socket: SocketCounters,
     /// When each TCP state of the sending end was entered.
@@ -92,7 +92,7 @@ pub struct TcpStream {
 }
 
 /// A stream's place in its migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StreamRole {
     /// The first connection: device state, and RAM without multifd.
@@ -116,7 +116,7 @@ impl StreamRole {
 }
 
 /// `tcpi_bytes_acked` and `tcpi_bytes_received` as the kernel counts them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketCounters {
     /// Sending end: `tcp_sock.bytes_acked`.
     pub bytes_acked: u64,
@@ -125,7 +125,7 @@ pub struct SocketCounters {
 }
 
 /// Time in each congestion state (include/uapi/linux/tcp.h, `enum tcp_ca_state`), seconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CongestionTimes {
     /// Nothing suspicious.
     pub open: f64,
@@ -140,10 +140,10 @@ pub struct CongestionTimes {
 }
 
 /// A TCP state and when it was last entered.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StateChange {
     /// Name of the state.
-    pub state: &'static str,
+    pub state: Name,
     /// When.
     pub at: Timestamp,
 }

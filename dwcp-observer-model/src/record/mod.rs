@@ -2,6 +2,8 @@
 //!
 //! Absent is not zero: what was not measured is `None` and is missing from the JSON.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -31,8 +33,18 @@ pub use self::thread::{Thread, ThreadRole};
 pub use self::version::Version;
 use super::verdict::{Cause, Fractions, Health, Verdict};
 
+/// A name that the kernel or a specification gives: where it is written, one out of a fixed list; where it is read, any.
+pub type Name = Cow<'static, str>;
+
+/// What `/api/v1/migrations` answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct List<M = Migration> {
+    /// Running migrations, and finished ones that are still held.
+    pub migrations: Vec<M>,
+}
+
 /// One live migration, running or finished.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Migration {
     /// Unique for ever: start time in ms since 1970, the migrator's pid, and a number that no other run of the observer gives, as
     /// `1795350000123-4711-3f9a0c1`.
@@ -45,9 +57,10 @@ pub struct Migration {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// The guest was let run at both ends: two of it write to the same disks.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub split_brain: bool,
     /// The virtual machine, as far as its command line tells.
+    #[serde(default)]
     pub vm: Vm,
     /// The process that is dumped; absent with a guest, and where it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,22 +104,23 @@ pub struct Migration {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_blackout: Option<NetworkBlackout>,
     /// The phases it passed, in order, without gaps.
+    #[serde(default)]
     pub phases: Vec<Phase>,
     /// How the last second went, and why; absent before the first and after the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
     /// Passes over RAM; empty when the migrator's functions are not probed or its source is not on this host.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rounds: Vec<Round>,
     /// What is left to send, by QEMU's own count at its last look: memory, and what else it sends in rounds. Absent after the end,
     /// from the guest's stop on unless QEMU goes on to look (postcopy), and where QEMU does not tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remaining_bytes: Option<u64>,
     /// States that the migrator went through, as QEMU's `MIGRATION` events name them: the source's, else the destination's.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub migrator_states: Vec<MigratorStateChange>,
     /// What the manager asked the migrators for, in order.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<ManagerRequest>,
     /// Share of their time that the migrator keeps the guest's CPUs from running so that rounds shrink (auto-converge), %; absent
     /// while it does not.
@@ -128,19 +142,22 @@ pub struct Migration {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_throughput_bytes_per_second: Option<f64>,
     /// One per connection, in order of opening.
+    #[serde(default)]
     pub streams: Vec<Stream>,
     /// Local disks that are copied along; absent where there are none. They are in none of the figures above.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage: Option<Storage>,
     /// Memory that the migrators have registered with RDMA devices; empty without queue pairs.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub registered_memory: Vec<RegisteredMemory>,
     /// Streams that found no slot in the kernel: they count in `bytes` only.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub streams_without_detail: u64,
     /// Threads of the migrators on this host.
+    #[serde(default)]
     pub threads: Vec<Thread>,
     /// Why this is called a migration, and what is known of its end.
+    #[serde(default)]
     pub evidence: Vec<Evidence>,
     /// One entry per second, oldest first; only on the single-migration path.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -151,14 +168,83 @@ fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 
+impl Migration {
+    /// The end of this role, where it is on this host.
+    #[must_use]
+    pub fn end(&self, role: Role) -> Option<&End> {
+        self.ends.iter().find(|end| end.role == role)
+    }
+
+    /// Whether a process of this host is at one of its ends.
+    #[must_use]
+    pub fn has_process(&self, pid: u32) -> bool {
+        self.ends.iter().any(|end| end.pid == pid)
+    }
+
+    /// Its VM's name, else its id.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.vm.name.as_deref().unwrap_or(&self.id)
+    }
+
+    /// Delivered bytes where the source is on this host, else what the destination received; `None` where neither was seen.
+    #[must_use]
+    pub fn transferred(&self) -> Option<u64> {
+        let bytes = self.bytes?;
+        Some(if self.end(Role::Source).is_some() { bytes.delivered } else { bytes.received })
+    }
+
+    /// How many connections it has, those without detail included.
+    #[must_use]
+    pub fn stream_count(&self) -> u64 {
+        self.streams.len() as u64 + self.streams_without_detail
+    }
+
+    /// Without what is large: its streams count as streams without detail.
+    #[must_use]
+    pub fn without_detail(self) -> Self {
+        let streams_without_detail = self.stream_count();
+        Self {
+            streams_without_detail,
+            streams: Vec::new(),
+            threads: Vec::new(),
+            history: None,
+            ..self
+        }
+    }
+
+    /// Length of the blackout, seconds; `None` while one of its instants is not known.
+    #[must_use]
+    pub fn blackout_seconds(&self) -> Option<f64> {
+        self.blackout.as_ref()?.seconds
+    }
+
+    /// Whether it runs DWCP v1: no part of v3's figures.
+    #[must_use]
+    pub fn is_v1(&self) -> bool {
+        self.version == Some(Version::V1)
+    }
+}
+
 /// Whether a migration is running.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// At least one stream is open.
     Active,
     /// The last stream has closed.
     Finished,
+}
+
+impl State {
+    /// The name in records.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Finished => "finished",
+        }
+    }
 }
 
 /// How a migration ended; rests on the record's evidence.
@@ -172,6 +258,7 @@ pub enum Outcome {
     /// Given up on purpose: the guest runs on at the source.
     Cancelled,
     /// The evidence does not tell.
+    #[serde(other)]
     Unknown,
 }
 
@@ -237,7 +324,7 @@ impl Mode {
 }
 
 /// The virtual machine, from the migrator's command line.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vm {
     /// `-name guest=`; absent when the command line has none.
     pub name: Option<String>,
@@ -269,7 +356,7 @@ impl Role {
 }
 
 /// A migrator process on this host.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct End {
     /// Source or destination.
     pub role: Role,
@@ -286,7 +373,7 @@ pub struct End {
 }
 
 /// Byte totals of a migration. With both ends on this host each byte counts once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bytes {
     /// Payload that the source wrote into its sockets.
     pub queued: u64,
@@ -299,7 +386,7 @@ pub struct Bytes {
 }
 
 /// Quantiles of a kernel histogram, seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Quantiles {
     /// Number of samples.
     pub count: u64,
@@ -314,7 +401,7 @@ pub struct Quantiles {
 }
 
 /// One reason for what the record says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
     /// What was looked at: `comm`, `thread`, `port`, `cmdline`, `cgroup`, `exe`, `peer`, `behaviour`, `config`, `close`, ...
     pub kind: String,
@@ -326,7 +413,7 @@ pub struct Evidence {
 }
 
 /// Payload of one second of a migration.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SampleBytes {
     /// Delivered bytes so far.
     pub bytes_delivered: u64,
@@ -337,7 +424,7 @@ pub struct SampleBytes {
 }
 
 /// One second of a migration.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Sample {
     /// End of the second.
     pub at: Timestamp,

@@ -1,9 +1,9 @@
 //! QEMU's words: versions, states of a migration, run states of a guest, and what its manager asks for.
 
+use serde::{Deserialize, Serialize};
+
 /// A version of QEMU.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Version {
     /// Major number.
     pub major: u32,
@@ -23,7 +23,7 @@ impl Version {
 macro_rules! named {
     ($(#[$doc:meta])* $type:ident { $($variant:ident = $name:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(rename_all = "kebab-case")]
         #[expect(missing_docs, reason = "the names are QEMU's")]
         pub enum $type { $($variant,)* }
@@ -125,7 +125,7 @@ impl MigratorState {
 }
 
 /// What a manager asked a migrator for (QMP's commands).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
     /// `migrate`; with `resume`, to go on with a postcopy that is paused.

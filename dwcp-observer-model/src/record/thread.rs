@@ -1,11 +1,11 @@
 //! What the record says of one thread.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Quantiles, Role};
 
 /// A thread of a migrator, while the migration runs.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Thread {
     /// Which end it belongs to.
     pub end: Role,
@@ -33,7 +33,7 @@ pub struct Thread {
 }
 
 /// What a thread does for a migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ThreadRole {
     /// Drives the migration.
@@ -43,6 +43,7 @@ pub enum ThreadRole {
     /// Runs a guest CPU.
     Vcpu,
     /// Anything else.
+    #[serde(other)]
     Other,
 }
 

@@ -1,13 +1,13 @@
 //! Disks that are copied along.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Bytes;
 
 /// Local disks that QEMU copies to the destination over NBD, before and beside the guest's memory. None of it is in the figures of the
 /// migration itself.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Storage {
     /// First connection of the copy that belongs to this migration.
     pub started_at: Timestamp,
@@ -33,7 +33,7 @@ pub struct Storage {
 }
 
 /// A connection of a disk's copy.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StorageStream {
     /// The source's end.
     pub local: String,
