@@ -7,12 +7,13 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use dwcp_observer_model::record::{List, Migration};
 use serde_json::Value;
 
 use crate::http::{self, Response};
 use crate::metrics::Metrics;
 use crate::process::ChildGuard;
-use crate::record::Record;
+use crate::record::RecordExt as _;
 use crate::temp::{TempDir, free_port};
 
 /// The agent that the tests run: `$DWCP_OBSERVER`, or what `cargo xtask build` made.
@@ -158,12 +159,11 @@ impl Observer {
     /// The records of `GET /api/v1/migrations`.
     ///
     /// # Errors
-    /// When it does not answer, or not with `{"migrations":[...]}`.
-    pub fn migrations(&self) -> Result<Vec<Value>> {
-        match self.json("/api/v1/migrations")?.get_mut("migrations").map(Value::take) {
-            Some(Value::Array(migrations)) => Ok(migrations),
-            _ => bail!("GET /api/v1/migrations has no array `migrations`"),
-        }
+    /// When it does not answer, or with something else.
+    pub fn migrations(&self) -> Result<Vec<Migration>> {
+        let list: List = serde_json::from_value(self.json("/api/v1/migrations")?)
+            .context("the list of migrations")?;
+        Ok(list.migrations)
     }
 
     /// Waits until one migration satisfies `condition` and returns its record.
@@ -173,8 +173,8 @@ impl Observer {
     pub fn wait_migration(
         &self,
         limit: Duration,
-        condition: impl Fn(&Value) -> bool,
-    ) -> Result<Value> {
+        condition: impl Fn(&Migration) -> bool,
+    ) -> Result<Migration> {
         let start = Instant::now();
         loop {
             let migrations = self.migrations()?;
@@ -182,31 +182,30 @@ impl Observer {
                 return Ok(found.clone());
             }
             if start.elapsed() > limit {
-                bail!(
-                    "no such migration after {limit:?}; there are: {}\n{}",
-                    Value::Array(migrations),
-                    self.output()
-                );
+                let output = self.output();
+                bail!("no such migration after {limit:?}: {migrations:#?}\n{output}");
             }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// The records, typed: all there are, or on a shared host those of this test.
+    /// The records: all there are, or on a shared host those of this test.
     ///
     /// # Errors
     /// When it does not answer, or a record lacks a field.
-    pub fn records(&self) -> Result<Vec<Record>> {
-        let read = |value| serde_json::from_value(value).context("a migration's record");
-        let all: Vec<Record> = self.migrations()?.into_iter().map(read).collect::<Result<_>>()?;
-        Ok(all.into_iter().filter(|record| !shared_host() || record.is_own()).collect())
+    pub fn records(&self) -> Result<Vec<Migration>> {
+        Ok(self
+            .migrations()?
+            .into_iter()
+            .filter(|record| !shared_host() || record.is_own())
+            .collect())
     }
 
     /// The single-migration path: the record with its history.
     ///
     /// # Errors
     /// When it does not answer with such a record.
-    pub fn record(&self, id: &str) -> Result<Record> {
+    pub fn record(&self, id: &str) -> Result<Migration> {
         serde_json::from_value(self.json(&format!("/api/v1/migrations/{id}"))?)
             .with_context(|| format!("record {id}"))
     }
@@ -228,8 +227,8 @@ impl Observer {
     pub fn wait_records(
         &self,
         limit: Duration,
-        condition: impl Fn(&[Record]) -> bool,
-    ) -> Result<Vec<Record>> {
+        condition: impl Fn(&[Migration]) -> bool,
+    ) -> Result<Vec<Migration>> {
         let start = Instant::now();
         loop {
             let records = self.records()?;
@@ -248,10 +247,11 @@ impl Observer {
     ///
     /// # Errors
     /// When there are not so many after 45 s, or when there are more records.
-    pub fn wait_finished(&self, count: usize) -> Result<Vec<Record>> {
+    pub fn wait_finished(&self, count: usize) -> Result<Vec<Migration>> {
         const LIMIT: Duration = Duration::from_secs(45);
-        let over =
-            |records: &[Record]| records.iter().filter(|record| record.is_final()).count() >= count;
+        let over = |records: &[Migration]| {
+            records.iter().filter(|record| record.is_final()).count() >= count
+        };
         let records = self.wait_records(LIMIT, over)?;
         ensure!(records.len() == count, "more than {count} migrations: {records:#?}");
         if !shared_host() {

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+pub use dwcp_observer_model::record::Role;
 use serde_json::Value;
 
 use crate::clock::ClockPorts;
@@ -75,26 +76,6 @@ impl Default for QemuSpec {
             machine: "pc".to_owned(),
             wire: None,
             extra_args: Vec::new(),
-        }
-    }
-}
-
-/// Which end of a migration a QEMU process is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Runs the guest.
-    Source,
-    /// Waits for the guest to come.
-    Destination,
-}
-
-impl Role {
-    /// As records name it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Source => "source",
-            Self::Destination => "destination",
         }
     }
 }

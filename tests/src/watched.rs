@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use dwcp_observer_model::record::Migration;
 
 use crate::metrics::Metrics;
 use crate::migration::{MigrationPlan, Pair, QemuFigures};
 use crate::observer::{Observer, shared_host};
-use crate::record::Record;
+use crate::record::RecordExt as _;
 use crate::socket_totals::{SocketTotals, SocketWatch};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -21,7 +22,7 @@ const TICK_SECONDS: f64 = 0.0101;
 #[derive(Debug)]
 pub struct Watched {
     /// The one record.
-    pub record: Record,
+    pub record: Migration,
     /// QEMU's figures.
     pub figures: QemuFigures,
     /// Final counters of the source's sockets, by their own address.
@@ -94,27 +95,29 @@ impl Watched {
             let payload = source.payload_sent();
             let context = || format!("{stream:#?}\n{source:#?}\n{destination:#?}");
             ensure!(payload > 0, "no bytes: {}", context());
-            for bytes in [stream.bytes_queued, stream.bytes_delivered, stream.bytes_received] {
+            let seen = stream.bytes.with_context(context)?;
+            for bytes in [seen.bytes_queued, seen.bytes_delivered, seen.bytes_received] {
                 ensure!(bytes == payload, "{bytes} B instead of {payload} B: {}", context());
             }
-            ensure!(stream.socket.bytes_acked == source.bytes_acked, context());
-            ensure!(stream.socket.bytes_received == destination.bytes_received, context());
-            ensure!(stream.bytes_retransmitted == source.bytes_retrans, context());
+            let tcp = stream.tcp.as_ref().with_context(context)?;
+            ensure!(tcp.socket.bytes_acked == source.bytes_acked, context());
+            ensure!(tcp.socket.bytes_received == destination.bytes_received, context());
+            ensure!(tcp.bytes_retransmitted == source.bytes_retrans, context());
             let segments = u64::from(source.segments_retransmitted);
-            ensure!(stream.retransmitted_segments == segments, context());
+            ensure!(tcp.retransmitted_segments == segments, context());
             for (seconds, kernel_us) in [
-                (stream.busy_seconds, source.busy_us),
-                (stream.rwnd_limited_seconds, source.rwnd_limited_us),
-                (stream.sndbuf_limited_seconds, source.sndbuf_limited_us),
+                (tcp.busy_seconds, source.busy_us),
+                (tcp.rwnd_limited_seconds, source.rwnd_limited_us),
+                (tcp.sndbuf_limited_seconds, source.sndbuf_limited_us),
             ] {
                 let kernel = kernel_us as f64 / 1e6;
                 ensure!((seconds - kernel).abs() <= TICK_SECONDS, "{kernel} s: {}", context());
             }
-            let min_rtt = stream.min_rtt_seconds.with_context(context)?;
+            let min_rtt = tcp.min_rtt_seconds.with_context(context)?;
             ensure!((min_rtt * 1e6 - f64::from(source.min_rtt_us)).abs() < 0.5, context());
         }
         let carried = self.carried();
-        let bytes = record.bytes;
+        let bytes = record.totals();
         ensure!(
             (bytes.queued, bytes.delivered, bytes.received) == (carried, carried, carried),
             "{carried} B are right: {bytes:?}"
@@ -128,7 +131,7 @@ impl Watched {
     /// When it is more.
     pub fn check_transferred(&self) -> Result<f64> {
         let transferred = self.figures.transferred as f64;
-        let share = (self.record.bytes.delivered as f64 - transferred) / transferred;
+        let share = (self.record.totals().delivered as f64 - transferred) / transferred;
         ensure!(share.abs() <= 0.005, "{share}: {:?} {:?}", self.record.bytes, self.figures);
         Ok(share)
     }
@@ -153,25 +156,25 @@ impl Watched {
             return Ok(());
         }
         let record = &self.record;
-        let outcome = record.outcome.as_deref().context("no outcome")?;
+        let outcome = record.outcome.context("no outcome")?.as_str();
         let id = ("migration_id", record.id.as_str());
         let streams = record.streams.len() as u64;
         for (name, labels, expected) in [
             (
                 "dwcp_v3_bytes_transferred_total",
                 vec![("direction", "sent")],
-                record.bytes.delivered,
+                record.totals().delivered,
             ),
             (
                 "dwcp_v3_bytes_transferred_total",
                 vec![("direction", "received")],
-                record.bytes.received,
+                record.totals().received,
             ),
-            ("dwcp_v3_bytes_queued_total", vec![], record.bytes.queued),
+            ("dwcp_v3_bytes_queued_total", vec![], record.totals().queued),
             (
                 "dwcp_v3_retransmitted_bytes_total",
                 vec![("role", "source")],
-                record.bytes.retransmitted,
+                record.totals().retransmitted,
             ),
             ("dwcp_v3_migrations_total", vec![], 1),
             ("dwcp_v3_migrations_total", vec![("outcome", outcome)], 1),
@@ -179,16 +182,16 @@ impl Watched {
             ("dwcp_v3_migrations_active", vec![], 0),
             ("dwcp_v3_amst_active_streams", vec![], 0),
             ("dwcp_v3_migration_streams", vec![id], streams),
-            ("dwcp_v3_migration_bytes", vec![id, ("kind", "delivered")], record.bytes.delivered),
+            ("dwcp_v3_migration_bytes", vec![id, ("kind", "delivered")], record.totals().delivered),
             (
                 "dwcp_v3_migration_stream_bytes",
                 vec![id, ("kind", "delivered")],
-                record.bytes.delivered,
+                record.totals().delivered,
             ),
             (
                 "dwcp_v3_migration_stream_bytes",
                 vec![id, ("kind", "received")],
-                record.bytes.received,
+                record.totals().received,
             ),
         ] {
             let found = self.metrics.sum(name, &labels)?;

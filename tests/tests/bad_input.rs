@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use dwcp_observer_lab::flows::{FlowHelper, SteadyReport};
 use dwcp_observer_lab::observer::{Observer, binary, shared_host};
 use dwcp_observer_lab::process::ChildGuard;
-use dwcp_observer_lab::record::Stream;
+use dwcp_observer_lab::record::RecordExt as _;
 use dwcp_observer_lab::temp::{TempDir, free_port};
+use dwcp_observer_model::record::Stream;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -151,10 +152,14 @@ fn full_maps_cost_detail_and_no_bytes() {
     assert_eq!(detailed + record.streams_without_detail, OPENED, "{record:#?}");
     assert!(detailed <= SLOTS, "{record:#?}");
     let written = report.bytes_written;
-    assert_eq!((record.bytes.queued, record.bytes.delivered), (written, written), "{record:#?}");
+    assert_eq!(
+        (record.totals().queued, record.totals().delivered),
+        (written, written),
+        "{record:#?}"
+    );
     // Only where the other end found a slot, too, its figures are known.
     if record.ends.len() == 2 {
-        assert_eq!(record.bytes.received, report.bytes_read, "{record:#?}");
+        assert_eq!(record.totals().received, report.bytes_read, "{record:#?}");
     }
     let metrics = observer.metrics().unwrap();
     let full = [("map", "flows"), ("reason", "full")];
@@ -163,7 +168,10 @@ fn full_maps_cost_detail_and_no_bytes() {
         println!("counters are not compared: other migrations may run on this host");
     } else {
         // Both ends are on this host, and either may be the first to ask for a slot.
-        let ends = |stream: &Stream| [stream.bytes_queued, stream.bytes_received].map(|n| n > 0);
+        let ends = |stream: &Stream| {
+            let bytes = stream.bytes.unwrap();
+            [bytes.bytes_queued, bytes.bytes_received].map(|n| n > 0)
+        };
         let used = record.streams.iter().flat_map(ends).filter(|has_slot| *has_slot).count();
         // Some are kept for migrators: what was not known as one yet has not got these.
         let kept = SLOTS / 16;

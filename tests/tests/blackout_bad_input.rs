@@ -16,8 +16,8 @@ use dwcp_observer_lab::nameless::{copy_without_names, is_phase_function};
 use dwcp_observer_lab::observer::{Observer, binary, shared_host};
 use dwcp_observer_lab::process::ChildGuard;
 use dwcp_observer_lab::qemu::{QEMU, Qemu, QemuSpec, Role};
-use dwcp_observer_lab::record::Record;
 use dwcp_observer_lab::temp::{TempDir, free_migration_port};
+use dwcp_observer_model::record::{Method, Migration, Outcome};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -68,7 +68,7 @@ fn pause(qemu: &mut Qemu) {
     qemu.qmp().execute("cont", &Value::Null).unwrap();
 }
 
-fn assert_no_blackout(record: &Record) {
+fn assert_no_blackout(record: &Migration) {
     assert!(record.blackout.is_none(), "{record:#?}");
 }
 
@@ -99,13 +99,13 @@ fn without_symbols_the_scheduler_measures_and_says_so() {
     let comparison = Comparison::of(&run);
     print!("{}", render(std::slice::from_ref(&comparison)));
     let blackout = run.record.blackout.as_ref().unwrap();
-    assert_eq!(blackout.method.as_deref(), Some("vcpu_scheduling"), "{blackout:#?}");
+    assert_eq!(blackout.method, Method::VcpuScheduling, "{blackout:#?}");
     assert_eq!(blackout.by_method.phase_functions, None, "{blackout:#?}");
     assert!(blackout.complete && blackout.seconds == blackout.by_method.vcpu_scheduling);
     // Only the clock can tell whether a busy host came between: far less than a pass over the RAM.
     let error = comparison.error().unwrap();
     assert!(error.abs() < 0.05, "{comparison:#?}");
-    assert_eq!(run.record.outcome.as_deref(), Some("completed"), "{:#?}", run.record.evidence);
+    assert_eq!(run.record.outcome, Some(Outcome::Completed), "{:#?}", run.record.evidence);
     for end in ["source", "destination"] {
         let says_so = run.record.evidence.iter().any(|line| {
             line.kind == "vcpu_scheduling"
@@ -169,7 +169,7 @@ fn a_paused_guest_that_migrates_has_no_blackout() {
     assert_eq!(figures.status, "completed", "{figures:?}");
     let record = wait_record(&observer, &pair).unwrap();
     assert_no_blackout(&record);
-    assert_eq!(record.outcome.as_deref(), Some("completed"), "{:#?}", record.evidence);
+    assert_eq!(record.outcome, Some(Outcome::Completed), "{:#?}", record.evidence);
     // The operator lets it run at last.
     pair.destination.qmp().execute("cont", &Value::Null).unwrap();
     wait_ticks(&clock, Role::Destination).unwrap();

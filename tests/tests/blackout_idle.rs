@@ -11,8 +11,8 @@ use dwcp_observer_lab::migration::{MigrationPlan, Pair};
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::qemu::QemuSpec;
 use dwcp_observer_lab::qmp::Event;
-use dwcp_observer_lab::record::Record;
 use dwcp_observer_lab::temp::{TempDir, free_migration_port};
+use dwcp_observer_model::record::Migration;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The guest halts so long before it migrates: far longer than its blackout.
@@ -21,7 +21,7 @@ const ASLEEP: Duration = Duration::from_secs(2);
 const GROSS: f64 = 0.1;
 
 /// Migrates a guest that halts for ever; what the observer says, and its blackout by QEMU's events, seconds.
-fn migrate(observer: &Observer) -> (Record, f64) {
+fn migrate(observer: &Observer) -> (Migration, f64) {
     let guest = Guest { memory_mib: 128, working_set_mib: 0, ..Guest::default() };
     let mut pair = Pair::start(&QemuSpec { guest, ..QemuSpec::default() }).unwrap();
     std::thread::sleep(ASLEEP);

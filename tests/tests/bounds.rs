@@ -12,7 +12,9 @@ use dwcp_observer_lab::guest::Guest;
 use dwcp_observer_lab::migration::{MigrationPlan, Pair};
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::qemu::{Qemu, QemuSpec};
+use dwcp_observer_lab::record::RecordExt as _;
 use dwcp_observer_lab::temp::free_migration_port;
+use dwcp_observer_model::record::{Outcome, Role};
 use serde_json::Value;
 
 fn small() -> QemuSpec {
@@ -54,16 +56,18 @@ fn a_busy_server_on_a_migration_port_does_not_hide_a_migration() {
         let source = pair.source.pid();
         let record = observer
             .wait_records(Duration::from_secs(30), |records| {
-                records.iter().any(|it| it.pid("source") == Some(source) && it.outcome.is_some())
+                records
+                    .iter()
+                    .any(|it| it.pid(Role::Source) == Some(source) && it.outcome.is_some())
             })
             .unwrap()
             .into_iter()
-            .find(|it| it.pid("source") == Some(source))
+            .find(|it| it.pid(Role::Source) == Some(source))
             .unwrap();
-        assert_eq!(record.outcome.as_deref(), Some("completed"), "{record:#?}");
+        assert_eq!(record.outcome, Some(Outcome::Completed), "{record:#?}");
         assert_eq!((record.ends.len(), record.streams.len()), (2, 1), "{record:#?}");
         assert_eq!(record.streams_without_detail, 0);
-        assert!(record.bytes.delivered >= figures.transferred, "{record:#?}");
+        assert!(record.totals().delivered >= figures.transferred, "{record:#?}");
         let (flows, strangers) = (used(&observer, "flows"), used(&observer, "flows_by_port"));
         println!(
             "migration {round}: whole, {flows} slots of flows in use, {strangers} of strangers"

@@ -8,7 +8,9 @@ use std::process::{Command, Output};
 
 use dwcp_observer_lab::flows::{FlowHelper, FlowReport};
 use dwcp_observer_lab::observer::{Observer, binary};
+use dwcp_observer_lab::record::RecordExt as _;
 use dwcp_observer_lab::temp::TempDir;
+use dwcp_observer_model::record::Bytes;
 
 const BTF: &str = "/sys/kernel/btf";
 const FLOWS: usize = 40;
@@ -79,9 +81,8 @@ fn with_btf_from_a_file_it_measures_as_ever() {
         let read: u64 = reports.iter().map(|report| report.bytes_read).sum();
         // One record for ::1 and one for 127.0.0.1.
         let records = observer.wait_finished(2).unwrap();
-        let sum = |of: fn(&dwcp_observer_lab::record::Bytes) -> u64| {
-            records.iter().map(|record| of(&record.bytes)).sum::<u64>()
-        };
+        let sum =
+            |of: fn(&Bytes) -> u64| records.iter().map(|record| of(&record.totals())).sum::<u64>();
         let sums = (sum(|b| b.queued), sum(|b| b.delivered), sum(|b| b.received));
         println!("{rung}: {sums:?}");
         assert!(written > 0);

@@ -7,42 +7,39 @@ use std::time::Duration;
 use dwcp_observer_lab::criu::{Criu, Dump, Plan};
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::temp::free_port;
-use serde_json::Value;
+use dwcp_observer_model::record::{
+    FreezeEnd, FreezeMethod, Migration, Outcome, PhaseName, ReasonClass,
+};
+use jiff::Timestamp;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The finished record of a dump.
-fn record(observer: &Observer, dump: &Dump) -> Value {
-    let of_dump = |record: &Value| {
-        let mut ends = record["ends"].as_array().into_iter().flatten();
-        ends.any(|end| end["pid"] == dump.dump.0) && !record["outcome"].is_null()
-    };
+fn record(observer: &Observer, dump: &Dump) -> Migration {
+    let of_dump = |record: &Migration| record.has_process(dump.dump.0) && record.outcome.is_some();
     observer.wait_migration(LIMIT, of_dump).unwrap()
 }
 
 /// Nanoseconds since 1970 of a time of the record.
-fn ns(record: &Value, pointer: &str) -> u64 {
-    let text = record.pointer(pointer).and_then(Value::as_str);
-    assert!(text.is_some(), "{pointer}: {record:#}");
-    let at: jiff::Timestamp = text.unwrap_or_default().parse().unwrap();
-    at.as_nanosecond().try_into().unwrap()
+fn ns(at: Option<Timestamp>) -> u64 {
+    at.unwrap().as_nanosecond().try_into().unwrap()
 }
 
 /// What the record says of the time in which the process stood still, against the process' own beats and what CRIU says.
-fn check_freeze(found: &Value, dump: &Dump, ended_by: &str) {
+fn check_freeze(found: &Migration, dump: &Dump, ended_by: FreezeEnd) {
     /// The record's clock is read once per look.
     const CLOCKS_NS: u64 = 1_000_000;
-    let frozen = &found["dumped_process"]["frozen"];
-    assert_eq!(frozen["ended_by"], ended_by, "{found:#}");
-    assert_eq!((&frozen["method"], &frozen["tasks"]), (&"ptrace_stop".into(), &2.into()));
-    let (from, to) = (ns(frozen, "/started_at"), ns(frozen, "/ended_at"));
+    let frozen = &found.dumped_process.as_ref().unwrap().frozen;
+    assert_eq!(frozen.ended_by, Some(ended_by), "{found:#?}");
+    assert_eq!((frozen.method, frozen.tasks), (Some(FreezeMethod::PtraceStop), Some(2)));
+    let (from, to) = (ns(frozen.started_at), ns(frozen.ended_at));
     let inside = |beat: &&u64| **beat > from + CLOCKS_NS && **beat + CLOCKS_NS < to;
-    let seconds = frozen["seconds"].as_f64().unwrap();
-    assert_eq!(dump.beats.iter().find(inside), None, "{frozen:#}");
+    let seconds = frozen.seconds.unwrap();
+    assert_eq!(dump.beats.iter().find(inside), None, "{frozen:#?}");
     let last = dump.beats.iter().filter(|beat| **beat <= from + CLOCKS_NS).max().unwrap();
     let next = dump.beats.iter().find(|beat| *beat > last);
     println!(
-        "frozen {seconds:.6} s until its {ended_by}, {:?}; last beat {} us before",
+        "frozen {seconds:.6} s until its {ended_by:?}, {:?}; last beat {} us before",
         dump.stats,
         (from.saturating_sub(*last)) / 1000
     );
@@ -50,16 +47,12 @@ fn check_freeze(found: &Value, dump: &Dump, ended_by: &str) {
         println!("first beat {} us after", next.saturating_sub(to) / 1000);
     }
     if let Some(stats) = dump.stats {
-        assert!(seconds > stats.reading_memory, "{stats:?}, {frozen:#}");
+        assert!(seconds > stats.reading_memory, "{stats:?}, {frozen:#?}");
     }
-    let phases: Vec<&str> = found["phases"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|phase| phase["phase"].as_str().unwrap())
-        .collect();
-    assert_eq!(phases, ["setup", "freeze", "dump", "completion"], "{found:#}");
-    assert!(found["blackout"].is_null(), "{found:#}");
+    let phases: Vec<PhaseName> = found.phases.iter().map(|phase| phase.phase).collect();
+    let all = [PhaseName::Setup, PhaseName::Freeze, PhaseName::Dump, PhaseName::Completion];
+    assert_eq!(phases, all, "{found:#?}");
+    assert!(found.blackout.is_none(), "{found:#?}");
 }
 
 #[test]
@@ -70,8 +63,8 @@ fn a_process_that_is_left_running_stands_still_meanwhile() {
     let dump = criu.dump(free_port().unwrap(), plan).unwrap();
     assert!(dump.dump.1.success() && dump.server.1.success(), "{dump:?}");
     let found = record(&observer, &dump);
-    assert_eq!(found["outcome"], "completed", "{found:#}");
-    check_freeze(&found, &dump, "resume");
+    assert_eq!(found.outcome, Some(Outcome::Completed), "{found:#?}");
+    check_freeze(&found, &dump, FreezeEnd::Resume);
     assert!(observer.stop().unwrap().status.success());
 }
 
@@ -83,24 +76,24 @@ fn a_dump_that_succeeds_and_one_that_fails() {
     let good = criu.dump(free_port().unwrap(), Plan::default()).unwrap();
     assert!(good.dump.1.success() && good.server.1.success(), "{good:?}");
     let found = record(&observer, &good);
-    assert_eq!(found["outcome"], "completed", "{found:#}");
-    assert_eq!(found["dumped_process"]["pid"], good.dumped, "{found:#}");
-    assert_eq!(found["dumped_process"]["name"], "python3", "{found:#}");
-    let pids: Vec<_> = found["ends"].as_array().unwrap().iter().map(|end| &end["pid"]).collect();
-    assert_eq!(pids, [good.dump.0, good.server.0], "{found:#}");
-    assert!(found["bytes"]["received"].as_u64().unwrap() > 64 << 20, "{found:#}");
+    assert_eq!(found.outcome, Some(Outcome::Completed), "{found:#?}");
+    let process = found.dumped_process.as_ref().unwrap();
+    assert_eq!((process.pid, process.name.as_str()), (good.dumped, "python3"), "{found:#?}");
+    let pids: Vec<u32> = found.ends.iter().map(|end| end.pid).collect();
+    assert_eq!(pids, [good.dump.0, good.server.0], "{found:#?}");
+    assert!(found.bytes.unwrap().received > 64 << 20, "{found:#?}");
 
-    check_freeze(&found, &good, "exit");
+    check_freeze(&found, &good, FreezeEnd::Exit);
 
     let dies = Plan { server_dies: true, ..Plan::default() };
     let bad = criu.dump(free_port().unwrap(), dies).unwrap();
     assert!(!bad.dump.1.success(), "{bad:?}");
     let found = record(&observer, &bad);
-    assert_eq!(found["outcome"], "failed", "{found:#}");
-    assert_eq!(found["reason"]["class"], "source_exited", "{found:#}");
-    check_freeze(&found, &bad, "resume");
-    for evidence in found["evidence"].as_array().unwrap() {
-        assert!(!evidence["detail"].as_str().unwrap().contains("guest CPU"), "{found:#}");
+    assert_eq!(found.outcome, Some(Outcome::Failed), "{found:#?}");
+    assert_eq!(found.reason.as_ref().unwrap().class, ReasonClass::SourceExited, "{found:#?}");
+    check_freeze(&found, &bad, FreezeEnd::Resume);
+    for evidence in &found.evidence {
+        assert!(!evidence.detail.contains("guest CPU"), "{found:#?}");
     }
     assert!(observer.stop().unwrap().status.success());
 }

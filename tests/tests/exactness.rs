@@ -9,6 +9,8 @@ use std::path::Path;
 use dwcp_observer_lab::flows::{Close, FlowHelper, FlowReport};
 use dwcp_observer_lab::metrics::Metrics;
 use dwcp_observer_lab::observer::{Observer, binary, shared_host};
+use dwcp_observer_lab::record::RecordExt as _;
+use dwcp_observer_model::record::{Bytes, Role};
 
 const FLOWS: usize = 1000;
 
@@ -60,12 +62,13 @@ fn thousand_flows(observer_args: &[&str], seed: &str) {
     let mut seen: BTreeMap<(String, String), Vec<Payload>> = BTreeMap::new();
     for record in &records {
         assert_eq!(record.migrator, "criu");
-        assert_eq!(record.pid("source"), Some(sender));
+        assert_eq!(record.pid(Role::Source), Some(sender));
         assert_eq!(record.ends.len(), 2);
         assert_eq!(record.streams_without_detail, 0);
         for stream in &record.streams {
             let key = (stream.local.clone(), stream.peer.clone());
-            let payload = (stream.bytes_queued, stream.bytes_delivered, stream.bytes_received);
+            let bytes = stream.bytes.unwrap();
+            let payload = (bytes.bytes_queued, bytes.bytes_delivered, bytes.bytes_received);
             seen.entry(key).or_default().push(payload);
         }
     }
@@ -111,9 +114,8 @@ fn thousand_flows(observer_args: &[&str], seed: &str) {
     assert!(seen.is_empty(), "streams that were not made: {seen:?}");
 
     let total: u64 = reports.iter().map(|report| report.bytes_written).sum();
-    let sum = |of: fn(&dwcp_observer_lab::record::Bytes) -> u64| {
-        records.iter().map(|record| of(&record.bytes)).sum::<u64>()
-    };
+    let sum =
+        |of: fn(&Bytes) -> u64| records.iter().map(|record| of(&record.totals())).sum::<u64>();
     let sums = (sum(|b| b.queued), sum(|b| b.delivered), sum(|b| b.received));
     assert_eq!(sums, (total, total, total));
     for direction in ["sent", "received"] {

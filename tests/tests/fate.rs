@@ -12,6 +12,7 @@ use dwcp_observer_lab::migration::{MigrationPlan, QemuFigures};
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::qemu::{Qemu, QemuSpec, Role};
 use dwcp_observer_lab::temp::free_migration_port;
+use dwcp_observer_model::record::{Awaited, Migration, Outcome, ReasonClass, State, Transport};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -61,12 +62,8 @@ impl Rig {
     }
 
     /// The one record of this rig's source once it satisfies `condition`.
-    fn record(&self, condition: impl Fn(&Value) -> bool) -> Value {
-        let pid = self.source.pid();
-        let own = |record: &Value| {
-            let ends = record["ends"].as_array();
-            ends.is_some_and(|ends| ends.iter().any(|end| end["pid"] == pid))
-        };
+    fn record(&self, condition: impl Fn(&Migration) -> bool) -> Migration {
+        let own = |record: &Migration| record.has_process(self.source.pid());
         let found =
             self.observer.wait_migration(LIMIT, |record| own(record) && condition(record)).unwrap();
         let all = self.observer.migrations().unwrap();
@@ -75,13 +72,19 @@ impl Rig {
     }
 
     /// Its final record.
-    fn outcome(&self) -> Value {
-        self.record(|record| record["state"] == "finished" && record["outcome"] != "unknown")
+    fn outcome(&self) -> Migration {
+        let unknown = Some(Outcome::Unknown);
+        self.record(|record| record.state == State::Finished && record.outcome != unknown)
     }
 }
 
-fn seconds(record: &Value, pointer: &str) -> Option<f64> {
-    record.pointer(pointer).and_then(Value::as_f64)
+/// What its guest stands still for.
+fn awaits(record: &Migration) -> Option<Awaited> {
+    Some(record.standstill?.standing.awaits)
+}
+
+fn reason(record: &Migration) -> Option<ReasonClass> {
+    Some(record.reason.as_ref()?.class)
 }
 
 fn postcopy() -> MigrationPlan {
@@ -101,27 +104,25 @@ fn a_guest_that_its_manager_resumes_stands_still_until_then() {
     let mut rig = Rig::start(MigrationPlan::default(), &["-S"]);
     rig.begin();
     rig.wait_state("completed");
-    let waits = rig.record(|record| record["standstill"]["awaits"] == "resume");
-    assert_eq!(
-        (&waits["state"], &waits["standstill"]["at"]),
-        (&json!("active"), &json!("destination"))
-    );
-    assert_eq!(waits["standstill"]["pid"], rig.destination.pid());
-    assert_eq!(waits["blackout"]["seconds"], Value::Null, "{waits:#}");
+    let waits = rig.record(|record| awaits(record) == Some(Awaited::Resume));
+    let standing = waits.standstill.unwrap().standing;
+    assert_eq!((waits.state, standing.at), (State::Active, Role::Destination));
+    assert_eq!(standing.pid, Some(rig.destination.pid()));
+    assert_eq!(waits.blackout_seconds(), None, "{waits:#?}");
     // As long as a manager that is busy takes.
     sleep(Duration::from_secs(3));
-    rig.record(|record| record["state"] == "active");
+    rig.record(|record| record.state == State::Active);
     rig.ask(Role::Destination, "cont", &json!({}));
     let record = rig.outcome();
-    assert_eq!(record["outcome"], "completed", "{record:#}");
-    let blackout = seconds(&record, "/blackout/seconds").unwrap();
-    assert!(blackout > 3.0, "{record:#}");
-    let resume = seconds(&record, "/blackout/breakdown/resume").unwrap();
-    assert!(resume > 3.0 && resume <= blackout, "{record:#}");
+    assert_eq!(record.outcome, Some(Outcome::Completed), "{record:#?}");
+    let blackout = record.blackout_seconds().unwrap();
+    assert!(blackout > 3.0, "{record:#?}");
+    let stood = record.blackout.as_ref().unwrap();
+    let resume = stood.breakdown.unwrap().resume.unwrap();
+    assert!(resume > 3.0 && resume <= blackout, "{record:#?}");
     // No method passes off as a measurement what is none.
-    for method in ["phase_functions", "vcpu_scheduling"] {
-        let found = seconds(&record, &format!("/blackout/by_method/{method}"));
-        assert!(found.is_none_or(|found| (found - blackout).abs() < 0.5), "{method}: {record:#}");
+    for found in [stood.by_method.phase_functions, stood.by_method.vcpu_scheduling] {
+        assert!(found.is_none_or(|found| (found - blackout).abs() < 0.5), "{record:#?}");
     }
 }
 
@@ -129,33 +130,33 @@ fn a_guest_that_its_manager_resumes_stands_still_until_then() {
 fn a_guest_that_nobody_resumes_is_lost_with_its_destination() {
     let mut rig = Rig::start(MigrationPlan::default(), &["-S"]);
     rig.begin();
-    rig.record(|record| record["standstill"]["awaits"] == "resume");
+    rig.record(|record| awaits(record) == Some(Awaited::Resume));
     rig.destination.end().unwrap();
     let record = rig.outcome();
-    assert_eq!(record["outcome"], "failed", "{record:#}");
-    assert_eq!(record["reason"]["class"], "destination_exited", "{record:#}");
+    assert_eq!(record.outcome, Some(Outcome::Failed), "{record:#?}");
+    assert_eq!(reason(&record), Some(ReasonClass::DestinationExited), "{record:#?}");
 }
 
 #[test]
 fn a_guest_that_its_manager_takes_back_runs_on_at_the_source() {
     let mut rig = Rig::start(MigrationPlan::default(), &["-S"]);
     rig.begin();
-    rig.record(|record| record["standstill"]["awaits"] == "resume");
+    rig.record(|record| awaits(record) == Some(Awaited::Resume));
     rig.destination.end().unwrap();
     rig.ask(Role::Source, "cont", &json!({}));
     let record = rig.outcome();
-    assert_eq!(record["outcome"], "failed", "{record:#}");
-    assert_eq!(record["split_brain"], Value::Null, "{record:#}");
+    assert_eq!(record.outcome, Some(Outcome::Failed), "{record:#?}");
+    assert!(!record.split_brain, "{record:#?}");
 }
 
 #[test]
 fn a_guest_that_is_let_run_twice_is_told() {
     let mut rig = Rig::start(MigrationPlan::default(), &["-S"]);
     rig.begin();
-    rig.record(|record| record["standstill"]["awaits"] == "resume");
+    rig.record(|record| awaits(record) == Some(Awaited::Resume));
     rig.ask(Role::Source, "cont", &json!({}));
     rig.ask(Role::Destination, "cont", &json!({}));
-    rig.record(|record| record["split_brain"] == true);
+    rig.record(|record| record.split_brain);
 }
 
 #[test]
@@ -166,7 +167,7 @@ fn a_guest_that_is_let_run_at_its_source_long_after_is_told() {
     // The record is final by then.
     sleep(Duration::from_secs(3));
     rig.ask(Role::Source, "cont", &json!({}));
-    rig.record(|record| record["split_brain"] == true);
+    rig.record(|record| record.split_brain);
 }
 
 #[test]
@@ -175,8 +176,8 @@ fn a_guest_that_was_paused_before_is_not_waited_for() {
     rig.ask(Role::Source, "stop", &json!({}));
     rig.begin();
     let record = rig.outcome();
-    assert_eq!(record["outcome"], "completed", "{record:#}");
-    assert_eq!(record["blackout"], Value::Null, "{record:#}");
+    assert_eq!(record.outcome, Some(Outcome::Completed), "{record:#?}");
+    assert!(record.blackout.is_none(), "{record:#?}");
 }
 
 /// `virsh migrate` without `--live`: the manager stops the guest, migrates it, and lets it run at the destination.
@@ -188,15 +189,15 @@ fn a_guest_that_its_manager_stops_for_the_migration_stood_still_for_it() {
     let stopped = Instant::now();
     rig.begin();
     rig.wait_state("completed");
-    rig.record(|record| told_paused(record) && record["standstill"].is_null());
+    rig.record(|record| told_paused(record) && record.standstill.is_none());
     let least = stopped.elapsed().as_secs_f64();
     rig.ask(Role::Destination, "cont", &json!({}));
     let most = asked.elapsed().as_secs_f64();
     let record = rig.outcome();
-    assert_eq!(record["outcome"], "completed", "{record:#}");
-    let stood = seconds(&record, "/blackout/seconds").unwrap();
+    assert_eq!(record.outcome, Some(Outcome::Completed), "{record:#?}");
+    let stood = record.blackout_seconds().unwrap();
     println!("stood still for {stood:.3} s, of {least:.3} to {most:.3}");
-    assert!(stood >= least && stood <= most, "{least} {most} {record:#}");
+    assert!(stood >= least && stood <= most, "{least} {most} {record:#?}");
 }
 
 #[test]
@@ -209,16 +210,14 @@ fn a_guest_that_was_paused_long_before_has_no_blackout_though_it_is_let_run_afte
     rig.record(told_paused);
     rig.ask(Role::Destination, "cont", &json!({}));
     let record = rig.outcome();
-    assert_eq!(record["outcome"], "completed", "{record:#}");
-    assert_eq!(record["blackout"], Value::Null, "{record:#}");
+    assert_eq!(record.outcome, Some(Outcome::Completed), "{record:#?}");
+    assert!(record.blackout.is_none(), "{record:#?}");
 }
 
 /// Whether the destination knows that its guest did not run where it came from.
-fn told_paused(record: &Value) -> bool {
-    let mut evidence = record["evidence"].as_array().into_iter().flatten();
-    evidence.any(|line| {
-        line["kind"] == "global_state" && line["detail"].to_string().contains("was paused")
-    })
+fn told_paused(record: &Migration) -> bool {
+    let mut evidence = record.evidence.iter();
+    evidence.any(|line| line.kind == "global_state" && line.detail.contains("was paused"))
 }
 
 #[test]
@@ -232,13 +231,13 @@ fn a_pause_before_the_switch_over_is_seen_while_it_lasts() {
     }
     rig.begin();
     rig.wait_state("pre-switchover");
-    let waits = rig.record(|record| record["standstill"]["awaits"] == "migrate_continue");
-    assert_eq!(waits["standstill"]["at"], "source");
+    let waits = rig.record(|record| awaits(record) == Some(Awaited::MigrateContinue));
+    assert_eq!(waits.standstill.unwrap().standing.at, Role::Source);
     sleep(Duration::from_secs(3));
     rig.ask(Role::Source, "migrate-continue", &json!({ "state": "pre-switchover" }));
     let record = rig.outcome();
-    assert_eq!(record["outcome"], "completed", "{record:#}");
-    assert!(seconds(&record, "/blackout/seconds").unwrap() > 3.0, "{record:#}");
+    assert_eq!(record.outcome, Some(Outcome::Completed), "{record:#?}");
+    assert!(record.blackout_seconds().unwrap() > 3.0, "{record:#?}");
 }
 
 #[test]
@@ -250,8 +249,8 @@ fn postcopy_that_breaks_and_is_recovered_is_one_migration() {
     rig.wait_state("postcopy-active");
     break_connections(rig.plan.port);
     rig.wait_state("postcopy-paused");
-    let waits = rig.record(|record| record["standstill"]["awaits"] == "recovery");
-    assert_eq!(waits["state"], "active", "{waits:#}");
+    let waits = rig.record(|record| awaits(record) == Some(Awaited::Recovery));
+    assert_eq!(waits.state, State::Active, "{waits:#?}");
     sleep(Duration::from_secs(3));
     let uri = format!("tcp:127.0.0.1:{}", free_migration_port(false).unwrap());
     // The destination notices by itself, a moment later.
@@ -265,13 +264,13 @@ fn postcopy_that_breaks_and_is_recovered_is_one_migration() {
     rig.ask(Role::Source, "migrate-set-parameters", &json!({ "max-bandwidth": 1 << 30 }));
     rig.ask(Role::Source, "migrate", &json!({ "uri": uri, "resume": true }));
     let record = rig.outcome();
-    assert_eq!(record["outcome"], "completed", "{record:#}");
-    let breaks = record["postcopy"]["interruptions"].as_array().unwrap();
-    assert_eq!(breaks.len(), 1, "{record:#}");
-    let broken = breaks[0]["seconds"].as_f64().unwrap();
-    assert!(broken > 3.0 && breaks[0]["recovered_at"].is_string(), "{record:#}");
-    let blackout = seconds(&record, "/blackout/seconds").unwrap();
-    assert!(blackout < broken, "the break is no part of it: {record:#}");
+    assert_eq!(record.outcome, Some(Outcome::Completed), "{record:#?}");
+    let breaks = &record.postcopy.as_ref().unwrap().interruptions;
+    assert_eq!(breaks.len(), 1, "{record:#?}");
+    let broken = breaks[0].seconds;
+    assert!(broken > 3.0 && breaks[0].recovered_at.is_some(), "{record:#?}");
+    let blackout = record.blackout_seconds().unwrap();
+    assert!(blackout < broken, "the break is no part of it: {record:#?}");
 }
 
 #[test]
@@ -283,8 +282,8 @@ fn postcopy_whose_destination_is_killed_has_lost_the_guest() {
     rig.wait_state("postcopy-active");
     rig.destination.end().unwrap();
     let record = rig.outcome();
-    assert_eq!(record["outcome"], "failed", "{record:#}");
-    assert_eq!(record["reason"]["class"], "guest_lost", "{record:#}");
+    assert_eq!(record.outcome, Some(Outcome::Failed), "{record:#?}");
+    assert_eq!(reason(&record), Some(ReasonClass::GuestLost), "{record:#?}");
 }
 
 #[test]
@@ -295,9 +294,9 @@ fn a_connection_that_is_refused_is_a_migration_that_failed() {
     rig.plan.begin(&mut rig.source).unwrap();
     rig.wait_state("failed");
     let record = rig.outcome();
-    assert_eq!(record["outcome"], "failed", "{record:#}");
-    assert!(record.get("transport").is_none() || record["transport"] == "tcp", "{record:#}");
-    assert!(record["reason"]["text"].is_string(), "{record:#}");
+    assert_eq!(record.outcome, Some(Outcome::Failed), "{record:#?}");
+    assert!(record.transport.is_none_or(|carrier| carrier == Transport::Tcp), "{record:#?}");
+    assert!(record.reason.is_some(), "{record:#?}");
 }
 
 #[test]
@@ -306,11 +305,11 @@ fn a_source_that_quits_has_not_been_cancelled() {
     let mut rig = Rig::start(plan, &[]);
     rig.begin();
     rig.wait_state("active");
-    rig.record(|record| record["state"] == "active");
+    rig.record(|record| record.state == State::Active);
     rig.ask(Role::Source, "quit", &json!({}));
     let record = rig.outcome();
-    assert_eq!(record["outcome"], "failed", "{record:#}");
-    assert_eq!(record["reason"]["class"], "source_exited", "{record:#}");
+    assert_eq!(record.outcome, Some(Outcome::Failed), "{record:#?}");
+    assert_eq!(reason(&record), Some(ReasonClass::SourceExited), "{record:#?}");
 }
 
 #[test]
@@ -319,12 +318,12 @@ fn a_migration_that_is_cancelled_says_so() {
     let mut rig = Rig::start(plan, &[]);
     rig.begin();
     rig.wait_state("active");
-    rig.record(|record| record["state"] == "active");
+    rig.record(|record| record.state == State::Active);
     rig.ask(Role::Source, "migrate_cancel", &json!({}));
     let record = rig.outcome();
-    assert_eq!(record["outcome"], "cancelled", "{record:#}");
-    let class = record["reason"]["class"].as_str().unwrap();
-    assert!(class.starts_with("cancelled"), "{record:#}");
+    assert_eq!(record.outcome, Some(Outcome::Cancelled), "{record:#?}");
+    let cancelled = [Some(ReasonClass::Cancelled), Some(ReasonClass::CancelledByManager)];
+    assert!(cancelled.contains(&reason(&record)), "{record:#?}");
 }
 
 #[test]
@@ -334,9 +333,9 @@ fn a_load_that_fails_is_a_failure_without_a_guest_at_the_destination() {
     let mut rig = Rig::start(plan, &["-m", "32"]);
     rig.begin();
     let record = rig.outcome();
-    assert_eq!(record["outcome"], "failed", "{record:#}");
-    let evidence = record["evidence"].to_string();
-    assert!(!evidence.contains("ran at the destination"), "{record:#}");
+    assert_eq!(record.outcome, Some(Outcome::Failed), "{record:#?}");
+    let ran = record.evidence.iter().any(|line| line.detail.contains("ran at the destination"));
+    assert!(!ran, "{record:#?}");
 }
 
 #[test]
@@ -347,5 +346,5 @@ fn ends_that_are_killed_at_once_are_on_record() {
     rig.source.end().unwrap();
     rig.destination.end().unwrap();
     let record = rig.outcome();
-    assert_eq!(record["outcome"], "failed", "{record:#}");
+    assert_eq!(record.outcome, Some(Outcome::Failed), "{record:#?}");
 }

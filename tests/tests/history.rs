@@ -10,19 +10,20 @@ use std::time::Duration;
 use dwcp_observer_lab::migration::{MigrationPlan, Pair};
 use dwcp_observer_lab::observer::{Observer, binary, shared_host};
 use dwcp_observer_lab::qemu::QemuSpec;
-use dwcp_observer_lab::record::Record;
+use dwcp_observer_lab::record::RecordExt as _;
 use dwcp_observer_lab::temp::{TempDir, free_migration_port};
+use dwcp_observer_model::record::Migration;
 use serde_json::Value;
 
 /// Migrates and returns the final record.
-fn migrate(observer: &Observer, name: &str) -> Record {
+fn migrate(observer: &Observer, name: &str) -> Migration {
     let mut pair =
         Pair::start(&QemuSpec { name: Some(name.into()), ..QemuSpec::default() }).unwrap();
     let port = free_migration_port(false).unwrap();
     let plan = MigrationPlan { port, max_bandwidth: Some(100 << 20), ..MigrationPlan::default() };
     pair.migrate(&plan).unwrap();
     pair.wait_end(Duration::from_secs(60)).unwrap();
-    let ours = |record: &Record| record.vm.name.as_deref() == Some(name) && record.is_final();
+    let ours = |record: &Migration| record.vm.name.as_deref() == Some(name) && record.is_final();
     let records =
         observer.wait_records(Duration::from_secs(20), |records| records.iter().any(ours)).unwrap();
     records.into_iter().find(ours).unwrap()
@@ -113,9 +114,9 @@ fn a_migration_outlives_the_observer() {
     let row = text.lines().find(|line| line.contains("| lab-first |")).unwrap();
     let blackout_ms = first.blackout.as_ref().unwrap().seconds.unwrap() * 1e3;
     let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-    assert_eq!(cells[3..6], ["completed", first.mode.as_deref().unwrap(), "tcp"], "{row}");
+    assert_eq!(cells[3..6], ["completed", first.mode.unwrap().as_str(), "tcp"], "{row}");
     assert_eq!(cells[7], format!("{blackout_ms:.2}"), "{row}");
-    assert_eq!(cells[8], format!("{:.1}", first.bytes.delivered as f64 / 1e6), "{row}");
+    assert_eq!(cells[8], format!("{:.1}", first.totals().delivered as f64 / 1e6), "{row}");
     assert!(text.contains("period: CAUTION"), "{text}");
 
     let stopped = observer.stop().unwrap();

@@ -15,8 +15,9 @@ use dwcp_observer_lab::migration::{MigrationPlan, Pair};
 use dwcp_observer_lab::observer::{Observer, binary, shared_host};
 use dwcp_observer_lab::process::ChildGuard;
 use dwcp_observer_lab::qemu::{Qemu, QemuSpec, Role};
-use dwcp_observer_lab::record::Record;
+use dwcp_observer_lab::record::RecordExt as _;
 use dwcp_observer_lab::temp::{TempDir, free_migration_port, free_port};
+use dwcp_observer_model::record::Migration;
 use serde_json::{Value, json};
 
 const DWCP_PORT: u16 = 9876;
@@ -58,7 +59,7 @@ fn observe(config: &str) -> (Observer, TempDir) {
 }
 
 /// The one record that was not there before.
-fn newest(observer: &Observer, count: usize) -> Record {
+fn newest(observer: &Observer, count: usize) -> Migration {
     observer.wait_finished(count).unwrap().remove(0)
 }
 
@@ -85,7 +86,11 @@ fn each_migrator_that_is_known_without_configuration() {
         let sent = bulk(process, port, more);
         let record = newest(&observer, number + 1);
         assert_eq!(record.migrator, migrator, "{record:#?}");
-        assert_eq!((record.bytes.delivered, record.bytes.received), (sent, sent), "{record:#?}");
+        assert_eq!(
+            (record.totals().delivered, record.totals().received),
+            (sent, sent),
+            "{record:#?}"
+        );
         assert_eq!(record.ends.len(), 2, "{record:#?}");
         println!("{process} on {port} {more:?}: {migrator}, {sent} B; {}", because(&record));
     }
@@ -99,12 +104,12 @@ fn a_receiver_that_only_splices() {
     let sent = bulk("criu", arbitrary_port(), &["--splice"]);
     let record = newest(&observer, 1);
     assert_eq!(record.ends.len(), 2, "{record:#?}");
-    assert_eq!((record.bytes.delivered, record.bytes.received), (sent, sent), "{record:#?}");
+    assert_eq!((record.totals().delivered, record.totals().received), (sent, sent), "{record:#?}");
     assert!(!record.found_under_way, "{record:#?}");
     assert!(observer.stop().unwrap().status.success());
 }
 
-fn because(record: &Record) -> String {
+fn because(record: &Migration) -> String {
     let lines: Vec<&str> = record.evidence.iter().map(|line| line.detail.as_str()).collect();
     lines.join("; ")
 }
@@ -123,8 +128,8 @@ fn qemu_on_any_port_with_and_without_thread_names() {
         let record = newest(&observer, number + 1);
         assert_eq!(record.migrator, "qemu");
         assert_eq!(record.streams.len(), 3, "{record:#?}");
-        assert_eq!(record.pid("source"), Some(pair.source.pid()));
-        assert_eq!(record.pid("destination"), Some(pair.destination.pid()));
+        assert_eq!(record.pid(Role::Source), Some(pair.source.pid()));
+        assert_eq!(record.pid(Role::Destination), Some(pair.destination.pid()));
         println!("qemu on {port}, thread names {debug_threads}: {}", because(&record));
     }
     assert!(observer.stop().unwrap().status.success());
@@ -161,7 +166,11 @@ fn what_a_few_lines_of_configuration_add() {
         count += 1;
         let record = newest(&observer, count);
         assert_eq!(record.migrator, migrator, "{record:#?}");
-        assert_eq!((record.bytes.delivered, record.bytes.received), (sent, sent), "{record:#?}");
+        assert_eq!(
+            (record.totals().delivered, record.totals().received),
+            (sent, sent),
+            "{record:#?}"
+        );
         println!("{process} on {port}: {migrator}, {sent} B");
     }
     // Nothing else matches a rule by half.
@@ -176,7 +185,8 @@ fn what_a_few_lines_of_configuration_add() {
     {
         let mut helper = lab(process, &[args, &rate].concat());
         let _: Value = helper.line().unwrap();
-        let found = |records: &[Record]| records.iter().any(|record| record.migrator == migrator);
+        let found =
+            |records: &[Migration]| records.iter().any(|record| record.migrator == migrator);
         observer.wait_records(Duration::from_secs(10), found).unwrap();
         helper.tell_stop().unwrap();
         assert_eq!(helper.finish::<Value>().unwrap().len(), 1);

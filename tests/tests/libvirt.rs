@@ -21,7 +21,7 @@ fn runs(names: &[&str]) -> Vec<Figures> {
 #[test]
 fn libvirts_migrations_are_told_right() {
     for run in runs(&["p2p", "offline", "parallel", "postcopy", "storage", "abort"]) {
-        assert!(run.faults.is_empty(), "{}: {:?}\n{:#}", run.mode, run.faults, run.record);
+        assert!(run.faults.is_empty(), "{}: {:?}\n{:#?}", run.mode, run.faults, run.record);
         if let (Some(found), Some(truth)) = (run.bytes, run.libvirt_bytes) {
             let off = found as f64 / truth as f64 - 1.0;
             assert!((0.0..0.002).contains(&off), "{}: {found} of {truth} bytes", run.mode);

@@ -9,9 +9,11 @@ use dwcp_observer_lab::kernel_objects::{KernelObject, objects_of, still_there};
 use dwcp_observer_lab::migration::{MigrationPlan, Pair};
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::qemu::QemuSpec;
+use dwcp_observer_lab::record::RecordExt as _;
 use dwcp_observer_lab::socket_totals::SocketWatch;
 use dwcp_observer_lab::temp::free_migration_port;
 use dwcp_observer_lab::watched::Watched;
+use dwcp_observer_model::record::{Outcome, Role, State};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
@@ -72,24 +74,24 @@ fn found_in_the_middle(multifd_channels: Option<u8>) {
         .unwrap()
         .remove(0);
     let found_after = since.elapsed();
-    assert_eq!(record.state, "active");
+    assert_eq!(record.state, State::Active);
     assert!(record.found_under_way, "{record:#?}");
-    assert_eq!(record.pid("source"), Some(pair.source.pid()));
-    assert_eq!(record.pid("destination"), Some(pair.destination.pid()));
+    assert_eq!(record.pid(Role::Source), Some(pair.source.pid()));
+    assert_eq!(record.pid(Role::Destination), Some(pair.destination.pid()));
     // The sockets' own counters go back to their beginning.
-    assert!(record.bytes.delivered >= 30 * MIB - MIB, "{:?}", record.bytes);
+    assert!(record.totals().delivered >= 30 * MIB - MIB, "{:?}", record.bytes);
     pair.set_max_bandwidth(0).unwrap();
     let watched = Watched::finish(&observer, &mut pair, &plan, &mut sockets).unwrap();
     watched.check_sockets(&plan).unwrap();
     let share = watched.check_transferred().unwrap();
     assert!(watched.record.found_under_way);
-    assert_eq!(watched.record.outcome.as_deref(), Some("completed"), "{:#?}", watched.record);
+    assert_eq!(watched.record.outcome, Some(Outcome::Completed), "{:#?}", watched.record);
     assert!(observer.stop().unwrap().status.success());
     println!(
         "found {:.0} ms after the observer was ready, {} streams, {} B, 0 B off the sockets, {:+.3} % off QEMU",
         found_after.as_secs_f64() * 1e3,
         watched.record.streams.len(),
-        watched.record.bytes.delivered,
+        watched.record.totals().delivered,
         100.0 * share,
     );
 }

@@ -9,10 +9,13 @@ use dwcp_observer_lab::guest::Guest;
 use dwcp_observer_lab::migration::{MigrationPlan, Pair};
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::qemu::QemuSpec;
-use dwcp_observer_lab::record::{Record, Sample};
+use dwcp_observer_lab::record::RecordExt as _;
 use dwcp_observer_lab::socket_totals::SocketWatch;
 use dwcp_observer_lab::temp::free_migration_port;
 use dwcp_observer_lab::watched::Watched;
+use dwcp_observer_model::record::{
+    Migration, Outcome, Role, Sample, State, StreamRole, ThreadRole, Transport,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -68,29 +71,30 @@ fn check(name: &str, spec: &QemuSpec, plan: &MigrationPlan, pair: &Pair, watched
     assert!(late_ms.abs() <= late_limit_ms(), "{late_ms} ms: {record:#?} {:?}", watched.figures);
     watched.check_metrics().unwrap();
     assert_eq!(record.migrator, "qemu");
-    assert_eq!(record.transport, "tcp");
+    assert_eq!(record.transport, Some(Transport::Tcp));
     assert_eq!(record.vm.name, spec.name);
     assert_eq!(record.vm.uuid, spec.uuid);
     assert_eq!(record.vm.memory_bytes, Some(u64::from(spec.guest.memory_mib) * MIB));
     assert_eq!(record.ends.len(), 2, "{record:#?}");
-    assert_eq!(record.pid("source"), Some(pair.source.pid()), "{record:#?}");
-    assert_eq!(record.pid("destination"), Some(pair.destination.pid()), "{record:#?}");
+    assert_eq!(record.pid(Role::Source), Some(pair.source.pid()), "{record:#?}");
+    assert_eq!(record.pid(Role::Destination), Some(pair.destination.pid()), "{record:#?}");
     assert!(!record.evidence.is_empty());
     // The first connection is the main one, all others are multifd channels.
-    let mains = record.streams.iter().filter(|stream| stream.role == "main").count();
-    let channels = record.streams.iter().filter(|stream| stream.role == "multifd").count();
+    let mains = record.streams.iter().filter(|stream| stream.role == StreamRole::Main).count();
+    let channels =
+        record.streams.iter().filter(|stream| stream.role == StreamRole::Multifd).count();
     assert_eq!((mains, channels), (1, plan.connections() - 1), "{record:#?}");
     if spec.debug_threads {
-        assert_eq!(record.outcome.as_deref(), Some("completed"), "{record:#?}");
+        assert_eq!(record.outcome, Some(Outcome::Completed), "{record:#?}");
     } else {
         // Guest CPUs may not be recognised then; what is not known is not guessed.
-        let outcome = record.outcome.as_deref();
-        assert!(matches!(outcome, Some("completed" | "unknown")), "{record:#?}");
+        let told = matches!(record.outcome, Some(Outcome::Completed | Outcome::Unknown));
+        assert!(told, "{record:#?}");
     }
     println!(
         "{name}: {} streams, {} B delivered, 0 B off the sockets, {:+.3} % off QEMU, {:.3} s, {late_ms:+.1} ms off QEMU",
         record.streams.len(),
-        record.bytes.delivered,
+        record.totals().delivered,
         100.0 * share,
         record.duration_seconds,
     );
@@ -103,32 +107,41 @@ fn slowly(plan: &MigrationPlan) -> MigrationPlan {
 }
 
 /// The threads that move data have their roles; with names, guest CPUs too.
-fn check_threads(record: &Record, channels: usize, names: bool) {
+fn check_threads(record: &Migration, channels: usize, names: bool) {
     let count = |end, role| record.threads_of(end, role).count();
-    assert_eq!(count("source", "main"), 1, "{:#?}", record.threads);
-    for end in ["source", "destination"] {
-        assert_eq!(count(end, "stream"), channels, "{end}: {:#?}", record.threads);
+    assert_eq!(count(Role::Source, ThreadRole::Main), 1, "{:#?}", record.threads);
+    for end in [Role::Source, Role::Destination] {
+        assert_eq!(count(end, ThreadRole::Stream), channels, "{end:?}: {:#?}", record.threads);
     }
     // Whoever reads or writes 256 MiB has used a CPU.
-    let busy = |end: &str, role: &str| {
-        record.threads_of(end, role).map(|thread| thread.on_cpu_seconds).sum::<f64>()
-    };
-    let mover = if channels == 0 { "main" } else { "stream" };
-    assert!(busy("source", mover) > 0.01, "{:#?}", record.threads);
+    let busy =
+        |end, role| record.threads_of(end, role).map(|thread| thread.on_cpu_seconds).sum::<f64>();
+    let mover = if channels == 0 { ThreadRole::Main } else { ThreadRole::Stream };
+    assert!(busy(Role::Source, mover) > 0.01, "{:#?}", record.threads);
     if names {
-        let named = |end: &'static str, role: &'static str, name: &str| {
+        let named = |end, role, name: &str| {
             record.threads_of(end, role).filter(|thread| thread.comm.starts_with(name)).count()
         };
-        assert_eq!(named("source", "main", "live_migration"), 1, "{:#?}", record.threads);
-        assert_eq!(named("source", "stream", "multifdsend_"), channels, "{:#?}", record.threads);
         assert_eq!(
-            named("destination", "stream", "multifdrecv_"),
+            named(Role::Source, ThreadRole::Main, "live_migration"),
+            1,
+            "{:#?}",
+            record.threads
+        );
+        assert_eq!(
+            named(Role::Source, ThreadRole::Stream, "multifdsend_"),
             channels,
             "{:#?}",
             record.threads
         );
-        assert_eq!(named("source", "vcpu", "CPU 0"), 1, "{:#?}", record.threads);
-        assert_eq!(named("destination", "vcpu", "CPU 0"), 1, "{:#?}", record.threads);
+        assert_eq!(
+            named(Role::Destination, ThreadRole::Stream, "multifdrecv_"),
+            channels,
+            "{:#?}",
+            record.threads
+        );
+        assert_eq!(named(Role::Source, ThreadRole::Vcpu, "CPU 0"), 1, "{:#?}", record.threads);
+        assert_eq!(named(Role::Destination, ThreadRole::Vcpu, "CPU 0"), 1, "{:#?}", record.threads);
     }
 }
 
@@ -196,7 +209,12 @@ fn a_single_stream_on_each_rung() {
             record.threads.len(),
         );
         assert!(blackout.complete, "{blackout:?}");
-        assert_eq!(record.threads_of("source", "main").count(), 1, "{:#?}", record.threads);
+        assert_eq!(
+            record.threads_of(Role::Source, ThreadRole::Main).count(),
+            1,
+            "{:#?}",
+            record.threads
+        );
         // The kernel leaves out a kprobe on a CPU that is in bpf(2): the first call of a flow may be missed.
         assert!(rung == "kprobe" || !record.found_under_way, "{record:#?}");
     }
@@ -210,10 +228,10 @@ fn schedstat(pid: u32, tid: u32) -> f64 {
 
 /// CPU time of a thread by the record and the kernel's account before and after the record's
 /// reading was taken.
-fn sandwich(observer: &Observer, id: &str, end: &str, role: &str) -> (f64, f64, f64) {
+fn sandwich(observer: &Observer, id: &str, role: ThreadRole) -> (f64, f64, f64) {
     let record = observer.record(id).unwrap();
-    let pid = record.pid(end).unwrap();
-    let tid = record.threads_of(end, role).next().unwrap().tid;
+    let pid = record.pid(Role::Source).unwrap();
+    let tid = record.threads_of(Role::Source, role).next().unwrap().tid;
     let before = schedstat(pid, tid);
     observer.wait_cycles().unwrap();
     let record = observer.record(id).unwrap();
@@ -238,13 +256,13 @@ fn a_long_migration_has_a_history_and_true_cpu_times() {
         })
         .unwrap()
         .remove(0);
-    assert_eq!((live.state.as_str(), live.outcome), ("active", None));
+    assert_eq!((live.state, live.outcome), (State::Active, None));
     assert_eq!(live.history.is_none(), observer.record(&live.id).unwrap().history.is_some());
 
     // The guest's CPU runs throughout: its time grows as /proc says.
-    let (first_before, first, first_after) = sandwich(&observer, &live.id, "source", "vcpu");
-    let (main_before, main, main_after) = sandwich(&observer, &live.id, "source", "main");
-    let (second_before, second, second_after) = sandwich(&observer, &live.id, "source", "vcpu");
+    let (first_before, first, first_after) = sandwich(&observer, &live.id, ThreadRole::Vcpu);
+    let (main_before, main, main_after) = sandwich(&observer, &live.id, ThreadRole::Main);
+    let (second_before, second, second_after) = sandwich(&observer, &live.id, ThreadRole::Vcpu);
     // /proc is brought up to date at each timer tick, at most 10 ms apart.
     const TICK: f64 = 0.011;
     let grown = second - first;
@@ -259,8 +277,8 @@ fn a_long_migration_has_a_history_and_true_cpu_times() {
     let watched = Watched::finish(&observer, &mut pair, &plan, &mut sockets).unwrap();
     check("single, 40 MiB/s", &spec(true), &plan, &pair, &watched);
     let record = observer.record(&live.id).unwrap();
-    let history = record.history.unwrap();
-    check_history(&history, record.bytes.delivered, record.duration_seconds);
+    let history = record.history.as_ref().unwrap();
+    check_history(history, record.totals().delivered, record.duration_seconds);
     assert!(observer.stop().unwrap().status.success());
     println!(
         "  {} samples of history; guest CPU {grown:.3} s within {:.3} to {:.3} s of /proc; main thread {main:.3} s of {main_after:.3} s",
@@ -276,21 +294,14 @@ fn check_history(history: &[Sample], delivered: u64, seconds: f64) {
     assert!(history.len() as f64 <= seconds + 1.0, "{seconds} s: {history:#?}");
     for pair in history.windows(2) {
         let [before, after] = pair else { unreachable!() };
-        assert!(after.bytes_delivered >= before.bytes_delivered, "{history:#?}");
-        let interval = seconds_of_day(&after.at) - seconds_of_day(&before.at);
-        let interval = interval.rem_euclid(86_400.0);
-        let grown = (after.bytes_delivered - before.bytes_delivered) as f64;
-        let rate = grown / interval;
-        assert!((after.bytes_per_second - rate).abs() <= 0.001 * rate + 1.0, "{rate}: {pair:#?}");
+        let (was, is) = (before.bytes.unwrap(), after.bytes.unwrap());
+        assert!(is.bytes_delivered >= was.bytes_delivered, "{history:#?}");
+        let interval = after.at.duration_since(before.at).as_secs_f64();
+        let rate = (is.bytes_delivered - was.bytes_delivered) as f64 / interval;
+        assert!((is.bytes_per_second - rate).abs() <= 0.001 * rate + 1.0, "{rate}: {pair:#?}");
         assert_eq!(before.streams, 1, "{pair:#?}");
     }
-    let last = history.last().unwrap();
+    let last = history.last().unwrap().bytes.unwrap();
     assert!(last.bytes_delivered <= delivered);
     assert!(last.bytes_delivered > delivered / 2, "{delivered} B: {history:#?}");
-}
-
-/// Seconds since midnight of `2026-11-22T13:36:45.255624581Z`.
-fn seconds_of_day(time: &str) -> f64 {
-    let time = time.split_once('T').unwrap().1.trim_end_matches('Z');
-    time.split(':').fold(0.0, |sum, part| 60.0 * sum + part.parse::<f64>().unwrap())
 }

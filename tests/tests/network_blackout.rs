@@ -9,6 +9,7 @@ use dwcp_observer_lab::migration::{MigrationPlan, Pair};
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::qemu::QemuSpec;
 use dwcp_observer_lab::temp::free_migration_port;
+use dwcp_observer_model::record::{FirstPacket, Outcome};
 
 /// The tap device that QEMU holds; the kernel chose its name, and removes it with QEMU.
 fn tap(pid: u32) -> String {
@@ -39,19 +40,18 @@ fn the_guests_announcement_ends_the_network_blackout() {
     pair.wait_end(Duration::from_secs(60)).unwrap();
     let record = observer
         .wait_migration(Duration::from_secs(10), |record| {
-            record["vm"]["uuid"] == spec.uuid.as_deref().unwrap_or_default()
-                && record["outcome"] == "completed"
-                && !record["network_blackout"].is_null()
+            record.vm.uuid == spec.uuid
+                && record.outcome == Some(Outcome::Completed)
+                && record.network_blackout.is_some()
         })
         .unwrap();
-    println!("{:#}\nblackout {}", record["network_blackout"], record["blackout"]["seconds"]);
-    let found = &record["network_blackout"];
-    assert_eq!(found["source_interface"], taps[0].as_str());
-    assert_eq!(found["destination_interface"], taps[1].as_str());
-    assert_eq!(found["first_packet"], "rarp");
+    let found = record.network_blackout.as_ref().unwrap();
+    println!("{found:#?}\nblackout {:?}", record.blackout);
+    assert_eq!(found.source_interface.as_ref(), Some(&taps[0]));
+    assert_eq!(found.destination_interface, taps[1]);
+    assert_eq!(found.first_packet, FirstPacket::Rarp);
     // QEMU announces the guest when it is let run, which is within a moment of its CPUs' start.
-    let (network, stopped) = (found["seconds"].as_f64().unwrap(), &record["blackout"]);
-    let blackout = stopped["seconds"].as_f64().unwrap();
+    let (network, blackout) = (found.seconds.unwrap(), record.blackout_seconds().unwrap());
     assert!(network > 0.5 * blackout && network < blackout + 2.0, "{network} {blackout}");
     drop(pair);
     let stopped = observer.stop().unwrap();

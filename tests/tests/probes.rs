@@ -15,8 +15,9 @@ use dwcp_observer_lab::migration::{MigrationPlan, Pair};
 use dwcp_observer_lab::observer::{Observer, binary, shared_host};
 use dwcp_observer_lab::process::ChildGuard;
 use dwcp_observer_lab::qemu::{QEMU, Qemu, QemuSpec, Role};
-use dwcp_observer_lab::record::Record;
+use dwcp_observer_lab::record::RecordExt as _;
 use dwcp_observer_lab::temp::{TempDir, free_migration_port};
+use dwcp_observer_model::record::Migration;
 
 const MIB: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
@@ -81,7 +82,7 @@ fn spec(program: &Path) -> QemuSpec {
 }
 
 /// A migration between two programs: its record, and the rounds that QEMU counted.
-fn migrate(observer: &Observer, source: &Path, destination: &Path) -> (Record, usize) {
+fn migrate(observer: &Observer, source: &Path, destination: &Path) -> (Migration, usize) {
     let plan = MigrationPlan {
         max_bandwidth: Some(40 * MIB),
         port: free_migration_port(false).unwrap(),
@@ -97,10 +98,10 @@ fn migrate(observer: &Observer, source: &Path, destination: &Path) -> (Record, u
     let pid = pair.source.pid();
     let records = observer
         .wait_records(LIMIT, |records| {
-            records.iter().any(|record| record.pid("source") == Some(pid) && record.is_final())
+            records.iter().any(|record| record.pid(Role::Source) == Some(pid) && record.is_final())
         })
         .unwrap();
-    let mine = records.into_iter().find(|record| record.pid("source") == Some(pid));
+    let mine = records.into_iter().find(|record| record.pid(Role::Source) == Some(pid));
     (mine.unwrap(), usize::try_from(figures.dirty_sync_count).unwrap())
 }
 

@@ -12,24 +12,16 @@ use dwcp_observer_lab::migration::{MigrationPlan, Pair, QemuFigures, Transport};
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::qemu::QemuSpec;
 use dwcp_observer_lab::rdma::{ADDRESS, Driver, SoftDevice, provider, server_and_client, start};
-use dwcp_observer_lab::record::{Operations, QueuePair, Record};
+use dwcp_observer_lab::record::RecordExt as _;
 use dwcp_observer_lab::temp::TempDir;
-use serde::Deserialize;
+use dwcp_observer_model::queue_pair::DataPath;
+use dwcp_observer_model::rdma::{HostQueuePair, Rdma};
+use dwcp_observer_model::record::{
+    Migration, Mode, Operations, Outcome, QueuePair, Role, Transport as Carrier,
+};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(120);
-
-/// A queue pair of `/api/v1/rdma`.
-#[derive(Clone, Debug, Deserialize)]
-struct HostQueuePair {
-    pid: u32,
-    comm: String,
-    bytes_sent: Option<u64>,
-    bytes_received: Option<u64>,
-    close_reason: Option<String>,
-    #[serde(flatten)]
-    queue_pair: QueuePair,
-}
 
 fn spec() -> QemuSpec {
     let guest = Guest { memory_mib: 64, working_set_mib: 4, ..Guest::default() };
@@ -70,9 +62,9 @@ fn provider_losses(observer: &Observer) -> f64 {
 }
 
 /// The figures of one migration beside QEMU's.
-fn beside(name: &str, record: &Record, figures: &QemuFigures, packets: u64) -> String {
+fn beside(name: &str, record: &Migration, figures: &QemuFigures, packets: u64) -> String {
     let blackout = record.blackout.as_ref().and_then(|blackout| blackout.seconds);
-    let sent = record.bytes.delivered;
+    let sent = record.totals().delivered;
     let off = 100.0 * (sent as f64 / figures.transferred as f64 - 1.0);
     format!(
         "{name}: total {:.1} ms (QEMU {} ms), bytes {sent} (QEMU {}, {off:+.2} %), device {packets} packets, \
@@ -102,16 +94,16 @@ fn a_migration_over_rdma_is_one_record_with_queue_pairs_as_streams() {
         let packets = device.counter("sent_pkts").unwrap() - before;
         println!("{}", beside(name, &record, &figures, packets));
         println!("{:?} {:?}", record.streams, record.registered_memory);
-        assert_eq!((record.transport.as_str(), record.migrator.as_str()), ("rdma", "qemu"));
-        assert_eq!(record.mode.as_deref(), Some("datacenter"));
-        assert_eq!(record.outcome.as_deref(), Some("completed"), "{:?}", record.evidence);
-        assert_eq!(record.pid("source"), Some(pair.source.pid()));
-        assert_eq!(record.pid("destination"), Some(pair.destination.pid()));
+        assert_eq!((record.transport, record.migrator.as_str()), (Some(Carrier::Rdma), "qemu"));
+        assert_eq!(record.mode, Some(Mode::Datacenter));
+        assert_eq!(record.outcome, Some(Outcome::Completed), "{:?}", record.evidence);
+        assert_eq!(record.pid(Role::Source), Some(pair.source.pid()));
+        assert_eq!(record.pid(Role::Destination), Some(pair.destination.pid()));
         assert_eq!(record.streams.len(), 1);
         let queue_pair = record.streams[0].queue_pair.as_ref().unwrap();
         assert_eq!(queue_pair.device, device.name());
-        assert_eq!(queue_pair.data_path, "completions");
-        let off = record.bytes.delivered.abs_diff(figures.transferred) as f64;
+        assert_eq!(queue_pair.data_path, DataPath::Completions);
+        let off = record.totals().delivered.abs_diff(figures.transferred) as f64;
         assert!(
             off <= 0.02 * figures.transferred as f64,
             "{}",
@@ -125,7 +117,8 @@ fn a_migration_over_rdma_is_one_record_with_queue_pairs_as_streams() {
             "{} {total}",
             record.duration_seconds
         );
-        let source = record.registered_memory.iter().find(|memory| memory.end == "source").unwrap();
+        let source =
+            record.registered_memory.iter().find(|memory| memory.end == Role::Source).unwrap();
         let whole = u64::from(spec().guest.memory_mib) << 20;
         if transport == Transport::RdmaPinAll {
             assert!(source.bytes >= whole, "all memory is registered: {source:?}");
@@ -141,7 +134,7 @@ fn posts_beside(queue_pair: &QueuePair) -> Vec<(String, u64, u64)> {
     let sent = queue_pair.operations.iter().filter(|(name, _)| !name.starts_with("recv"));
     sent.map(|(name, found)| {
         let kernel = found.posted.unwrap_or(found.completed);
-        (name.clone(), found.provider_posted.unwrap_or_default(), kernel)
+        (name.clone().into_owned(), found.provider_posted.unwrap_or_default(), kernel)
     })
     .collect()
 }
@@ -202,9 +195,8 @@ fn what_processes_hand_to_their_provider_is_what_the_kernel_finds_posted() {
 
 /// The queue pairs of a program, in the order in which they were created. Asked while the observer still shows them.
 fn queue_pairs(observer: &Observer, comm: &str) -> Vec<HostQueuePair> {
-    let answer = observer.json("/api/v1/rdma").unwrap();
-    let all: Vec<HostQueuePair> = serde_json::from_value(answer["queue_pairs"].clone()).unwrap();
-    all.into_iter().filter(|qp| qp.comm == comm).collect()
+    let rdma: Rdma = serde_json::from_value(observer.json("/api/v1/rdma").unwrap()).unwrap();
+    rdma.queue_pairs.into_iter().filter(|qp| qp.comm == comm).collect()
 }
 
 /// Runs a program and collects its queue pairs from every answer of the observer until it is gone.
@@ -331,15 +323,15 @@ fn a_destination_that_dies_fails_the_migration() {
     pair.migrate(&slow).unwrap();
     observer
         .wait_records(LIMIT, |records| {
-            records.iter().any(|record| record.bytes.delivered > 1 << 20)
+            records.iter().any(|record| record.totals().delivered > 1 << 20)
         })
         .unwrap();
     let Pair { mut source, destination } = pair;
     destination.kill();
     let record = observer.wait_finished(1).unwrap().remove(0);
     println!("{:?} {:?} {:?}", record.outcome, record.streams, record.evidence);
-    assert_eq!(record.outcome.as_deref(), Some("failed"), "{:?}", record.evidence);
-    assert_eq!(record.transport, "rdma");
+    assert_eq!(record.outcome, Some(Outcome::Failed), "{:?}", record.evidence);
+    assert_eq!(record.transport, Some(Carrier::Rdma));
     source.end().unwrap();
     assert!(observer.stop().unwrap().status.success());
 }
@@ -354,10 +346,10 @@ fn a_device_that_goes_away_keeps_what_was_counted() {
     pair.migrate(&slow).unwrap();
     let records = observer
         .wait_records(LIMIT, |records| {
-            records.iter().any(|record| record.bytes.delivered > 1 << 20)
+            records.iter().any(|record| record.totals().delivered > 1 << 20)
         })
         .unwrap();
-    let before = records[0].bytes.delivered;
+    let before = records[0].totals().delivered;
     // Soft-RoCE cannot be taken from a process that uses it: the device goes once both have let go of it.
     let record = std::thread::scope(|scope| {
         let removal = scope.spawn(|| device.remove());
@@ -369,7 +361,7 @@ fn a_device_that_goes_away_keeps_what_was_counted() {
         observer.wait_finished(1).unwrap().remove(0)
     });
     println!("{before} B before, {:?} {:?}", record.bytes, record.evidence);
-    assert!(record.bytes.delivered >= before);
+    assert!(record.totals().delivered >= before);
     let metrics = observer.metrics().unwrap();
     let labels = [("device", device.name()), ("direction", "sent")];
     let counted = metrics.sum("dwcp_v3_rdma_bytes_total", &labels).unwrap();

@@ -10,7 +10,10 @@ use dwcp_observer_lab::migration::{MigrationPlan, Pair, Transport};
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::qemu::QemuSpec;
 use dwcp_observer_lab::rdma::{ADDRESS, Driver, SoftDevice, server_and_client};
-use serde_json::Value;
+use dwcp_observer_model::queue_pair::DataPath;
+use dwcp_observer_model::record::{
+    Migration, Mode, Outcome, Role, State, Stream, Transport as Carrier,
+};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -19,15 +22,13 @@ fn observer() -> Observer {
 }
 
 /// The records, once there is a finished one.
-fn finished(observer: &Observer) -> Vec<Value> {
+fn finished(observer: &Observer) -> Vec<Migration> {
     let begun = Instant::now();
     loop {
-        let records = observer.json("/api/v1/migrations").unwrap()["migrations"].take();
-        let records = records.as_array().unwrap().clone();
-        if records
-            .iter()
-            .any(|record| record["state"] == "finished" && record["outcome"] != "unknown")
-        {
+        let records = observer.migrations().unwrap();
+        let unknown = Some(Outcome::Unknown);
+        let is_over = |one: &Migration| one.state == State::Finished && one.outcome != unknown;
+        if records.iter().any(is_over) {
             return records;
         }
         assert!(begun.elapsed() < LIMIT, "{records:#?}");
@@ -51,36 +52,34 @@ fn a_migration_over_iwarp_is_one_record_with_the_bytes_of_its_tcp_connection() {
         let records = finished(&observer);
         assert_eq!(records.len(), 1, "{records:#?}");
         let record = &records[0];
-        let blackout = &record["blackout"]["seconds"];
-        let (duration, bytes) = (&record["duration_seconds"], &record["bytes"]);
-        println!("{transport:?}: {duration} s, {bytes}, blackout {blackout} s; QEMU {figures:?}");
-        assert_eq!((&record["transport"], &record["mode"]), (&"rdma".into(), &"datacenter".into()));
-        assert_eq!(record["outcome"], "completed", "{record:#}");
-        let roles: Vec<&Value> =
-            record["ends"].as_array().unwrap().iter().map(|end| &end["role"]).collect();
-        assert_eq!(roles, ["source", "destination"]);
-        assert!(blackout.as_f64().is_some_and(|seconds| seconds > 0.0), "{record:#}");
+        let (blackout, bytes) = (record.blackout_seconds(), record.bytes.unwrap());
+        let duration = record.duration_seconds;
+        println!(
+            "{transport:?}: {duration} s, {bytes:?}, blackout {blackout:?} s; QEMU {figures:?}"
+        );
+        let path = (record.transport, record.mode);
+        assert_eq!(path, (Some(Carrier::Rdma), Some(Mode::Datacenter)));
+        assert_eq!(record.outcome, Some(Outcome::Completed), "{record:#?}");
+        let roles: Vec<Role> = record.ends.iter().map(|end| end.role).collect();
+        assert_eq!(roles, [Role::Source, Role::Destination]);
+        assert!(blackout.is_some_and(|seconds| seconds > 0.0), "{record:#?}");
 
-        let streams = record["streams"].as_array().unwrap();
-        let (pairs, sockets): (Vec<&Value>, Vec<&Value>) =
-            streams.iter().partition(|stream| !stream["queue_pair"].is_null());
+        let streams = &record.streams;
+        let (pairs, sockets): (Vec<&Stream>, Vec<&Stream>) =
+            streams.iter().partition(|stream| stream.queue_pair.is_some());
         assert_eq!((pairs.len(), sockets.len()), (1, 1), "{streams:#?}");
-        assert_eq!(pairs[0]["queue_pair"]["device"], device.name());
-        assert_eq!(pairs[0]["queue_pair"]["data_path"], "none");
-        assert!(
-            pairs[0]["bytes_delivered"].is_null(),
-            "what is not seen is not zero: {streams:#?}"
-        );
-        assert_eq!(
-            (&pairs[0]["local"], &pairs[0]["peer"]),
-            (&sockets[0]["local"], &sockets[0]["peer"])
-        );
-        assert_eq!(sockets[0]["bytes_delivered"], bytes["delivered"]);
-        let off = bytes["delivered"].as_f64().unwrap() / figures.transferred as f64 - 1.0;
+        let queue_pair = pairs[0].queue_pair.as_ref().unwrap();
+        assert_eq!(queue_pair.device, device.name());
+        assert_eq!(queue_pair.data_path, DataPath::None);
+        assert!(pairs[0].bytes.is_none(), "what is not seen is not zero: {streams:#?}");
+        let [pair, socket] = [pairs[0], sockets[0]].map(|stream| (&stream.local, &stream.peer));
+        assert_eq!(pair, socket);
+        assert_eq!(sockets[0].bytes.unwrap().bytes_delivered, bytes.delivered);
+        let off = bytes.delivered as f64 / figures.transferred as f64 - 1.0;
         // Headers of iWARP are in it.
-        assert!((0.0..0.02).contains(&off), "{off}: {bytes}, QEMU {figures:?}");
-        let registered = record["registered_memory"].as_array().unwrap();
-        assert!(registered.iter().any(|memory| memory["end"] == "source"), "{registered:?}");
+        assert!((0.0..0.02).contains(&off), "{off}: {bytes:?}, QEMU {figures:?}");
+        let registered = &record.registered_memory;
+        assert!(registered.iter().any(|memory| memory.end == Role::Source), "{registered:?}");
         assert!(observer.stop().unwrap().status.success());
     }
 }

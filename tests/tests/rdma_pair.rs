@@ -14,7 +14,9 @@ use dwcp_observer_lab::migration::{MigrationPlan, QemuFigures, Transport, wait_r
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::qemu::{Qemu, QemuSpec, Role};
 use dwcp_observer_lab::rdma::SoftDevice;
-use dwcp_observer_lab::record::Record;
+use dwcp_observer_lab::record::RecordExt as _;
+use dwcp_observer_model::queue_pair::DataPath;
+use dwcp_observer_model::record::{Migration, Mode, Outcome, Transport as Carrier};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -82,24 +84,23 @@ impl Half {
     }
 
     /// What holds for the record of either half.
-    fn check(&self, record: &Record) {
-        assert_eq!((record.transport.as_str(), record.migrator.as_str()), ("rdma", "qemu"));
-        let ends: Vec<(&str, u32)> =
-            record.ends.iter().map(|end| (end.role.as_str(), end.pid)).collect();
-        assert_eq!(ends, [(self.role.name(), self.qemu.pid())]);
+    fn check(&self, record: &Migration) {
+        assert_eq!((record.transport, record.migrator.as_str()), (Some(Carrier::Rdma), "qemu"));
+        let ends: Vec<(Role, u32)> = record.ends.iter().map(|end| (end.role, end.pid)).collect();
+        assert_eq!(ends, [(self.role, self.qemu.pid())]);
         assert_eq!(record.streams.len(), 1, "{:?}", record.streams);
         let queue_pair = record.streams[0].queue_pair.as_ref().unwrap();
         assert_eq!(queue_pair.device, self.device.name());
-        assert_eq!(queue_pair.data_path, "completions");
+        assert_eq!(queue_pair.data_path, DataPath::Completions);
         let blackout = record.blackout.as_ref().unwrap();
-        assert_eq!(blackout.half.as_deref(), Some(self.role.name()), "{blackout:?}");
+        assert_eq!(blackout.half, Some(self.role), "{blackout:?}");
         assert!(!blackout.complete && blackout.seconds.is_none(), "{blackout:?}");
         let known = (blackout.stopped_at.is_some(), blackout.started_at.is_some());
         assert_eq!(known, (self.role == Role::Source, self.role == Role::Destination));
     }
 }
 
-fn registered(record: &Record) -> u64 {
+fn registered(record: &Migration) -> u64 {
     record.registered_memory.iter().map(|memory| memory.bytes).sum()
 }
 
@@ -144,8 +145,8 @@ fn source(mut half: Half, name: &str, plan: &MigrationPlan) -> String {
     half.peer.together("migrated").unwrap();
     let record = half.observer.wait_finished(1).unwrap().remove(0);
     half.check(&record);
-    assert_eq!(record.outcome.as_deref(), Some("completed"), "{:?}", record.evidence);
-    assert_eq!(record.mode.as_deref(), Some("datacenter"));
+    assert_eq!(record.outcome, Some(Outcome::Completed), "{:?}", record.evidence);
+    assert_eq!(record.mode, Some(Mode::Datacenter));
     let sent = half.counters(["sent_pkts"])[0] - sent;
     let repeated = errors != half.counters(ERRORS);
     let stopped_ns = half.event("STOP");
@@ -158,7 +159,7 @@ fn source(mut half: Half, name: &str, plan: &MigrationPlan) -> String {
     println!("{name}: {:?} {:?}", record.streams, record.registered_memory);
     let least = check_packets(&record, sent, repeated, theirs.packets);
     check_blackout(&joined, apart, qmp, record.duration_seconds);
-    let off = record.bytes.delivered.abs_diff(figures.transferred) as f64;
+    let off = record.totals().delivered.abs_diff(figures.transferred) as f64;
     assert!(off <= 0.02 * figures.transferred as f64, "{:?} {figures:?}", record.bytes);
     let qemu_seconds = figures.total_time_ms.unwrap() as f64 / 1e3;
     let late = record.duration_seconds - qemu_seconds;
@@ -168,9 +169,9 @@ fn source(mut half: Half, name: &str, plan: &MigrationPlan) -> String {
         "{name:<12} | {:>6.2} | {:>6.2} | {:>10} | {:>10} | {:+.2} % | {sent} of {least} | {:.1} +- {:.1} | {:.1} | {}",
         record.duration_seconds,
         qemu_seconds,
-        record.bytes.delivered,
+        record.totals().delivered,
         figures.transferred,
-        100.0 * (record.bytes.delivered as f64 / figures.transferred as f64 - 1.0),
+        100.0 * (record.totals().delivered as f64 / figures.transferred as f64 - 1.0),
         joined.seconds * 1e3,
         joined.bound_seconds.unwrap() * 1e3,
         qmp * 1e3,
@@ -179,10 +180,10 @@ fn source(mut half: Half, name: &str, plan: &MigrationPlan) -> String {
 }
 
 /// Packets of the devices beside what the record says that they carried; returns the least that it takes.
-fn check_packets(record: &Record, sent: u64, repeated: bool, arrived: u64) -> u64 {
+fn check_packets(record: &Migration, sent: u64, repeated: bool, arrived: u64) -> u64 {
     let operations = &record.streams[0].queue_pair.as_ref().unwrap().operations;
     let completed = |name: &str| operations.get(name).map_or(0, |operation| operation.completed);
-    let least = record.bytes.delivered.div_ceil(RDMA_MTU);
+    let least = record.totals().delivered.div_ceil(RDMA_MTU);
     // Each message may end in a packet that is not full, each that came is acknowledged, and the connection is made and taken
     // down.
     let messages = completed("send") + completed("rdma_write") + completed("rdma_read");
@@ -203,7 +204,7 @@ fn late_limit() -> Duration {
 }
 
 /// Asks the command that an operator asks.
-fn join(record: &Record, theirs: &Theirs) -> Joined {
+fn join(record: &Migration, theirs: &Theirs) -> Joined {
     let [here, there] =
         [Role::Source, Role::Destination].map(|role| format!("http://{}", observer_at(role)));
     let output =

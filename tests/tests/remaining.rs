@@ -11,10 +11,10 @@ use dwcp_observer_lab::guest::Guest;
 use dwcp_observer_lab::migration::{MigrationPlan, Pair};
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::qemu::QemuSpec;
-use dwcp_observer_lab::record::Record;
 use dwcp_observer_lab::temp::free_migration_port;
 use dwcp_observer_lab::zoo::images::{Images, Mount};
 use dwcp_observer_lab::zoo::version::Version;
+use dwcp_observer_model::record::Migration;
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -77,9 +77,9 @@ impl Truth {
     }
 }
 
-fn own(observer: &Observer, pair: &Pair) -> Option<Record> {
+fn own(observer: &Observer, pair: &Pair) -> Option<Migration> {
     let pid = pair.source.pid();
-    let is_own = |record: &Record| record.ends.iter().any(|end| end.pid == pid);
+    let is_own = |record: &Migration| record.ends.iter().any(|end| end.pid == pid);
     observer.records().unwrap().into_iter().find(is_own)
 }
 
@@ -134,9 +134,8 @@ fn agrees(version: Version) {
     assert!(observer.stop().unwrap().status.success());
 }
 
-fn compare(record: &Record, truth: &Truth) {
-    let lengths: Vec<f64> =
-        record.rounds.iter().map(|round| round.seconds.unwrap_or_default()).collect();
+fn compare(record: &Migration, truth: &Truth) {
+    let lengths: Vec<f64> = record.rounds.iter().map(|round| round.seconds).collect();
     let mut rates = 0;
     for pass in 1..PASSES {
         let round = &record.rounds[pass as usize - 1];

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use dwcp_observer_lab::flows::{FlowHelper, SteadyReport};
 use dwcp_observer_lab::observer::{Observer, binary};
-use dwcp_observer_lab::record::Stream;
+use dwcp_observer_lab::record::RecordExt as _;
 use dwcp_observer_lab::tcp_info::{ForeignSocket, TcpInfo};
+use dwcp_observer_model::record::{State, Stream};
 
 /// What the observer shows may be a cycle old.
 const CYCLE_SECONDS: f64 = 1.1;
@@ -44,15 +45,16 @@ fn compare(observer: &Observer, socket: &ForeignSocket, second: u32) -> (Stream,
     let after = socket.info().unwrap();
     assert_eq!(before.bytes_acked, after.bytes_acked, "it does stall");
     let context = format!("reading {second}: {stream:#?} {after:?}");
-    assert_eq!(stream.socket.bytes_acked, after.bytes_acked, "{context}");
+    let (tcp, bytes) = (stream.tcp.as_ref().unwrap(), stream.bytes.unwrap());
+    assert_eq!(tcp.socket.bytes_acked, after.bytes_acked, "{context}");
     // One more for the SYN.
-    assert_eq!(stream.bytes_delivered, after.bytes_acked - 1, "{context}");
+    assert_eq!(bytes.bytes_delivered, after.bytes_acked - 1, "{context}");
     let outstanding = u64::from(socket.outstanding().unwrap());
     assert!(outstanding > 0, "{context}");
-    assert_eq!(stream.bytes_queued - stream.bytes_delivered, outstanding, "{context}");
+    assert_eq!(bytes.bytes_queued - bytes.bytes_delivered, outstanding, "{context}");
     for (ours, kernel) in [
-        (stream.busy_seconds, after.busy_seconds),
-        (stream.rwnd_limited_seconds, after.rwnd_limited_seconds),
+        (tcp.busy_seconds, after.busy_seconds),
+        (tcp.rwnd_limited_seconds, after.rwnd_limited_seconds),
     ] {
         // The kernel's figure grows on while the observer's is of its last cycle.
         assert!(kernel - ours <= CYCLE_SECONDS && ours - kernel <= 0.1, "{context}");
@@ -75,7 +77,7 @@ fn figures_are_right_while_nothing_moves() {
     let receiver: i32 = children.unwrap().trim().parse().unwrap();
     let record = observer
         .wait_records(Duration::from_secs(30), |records| {
-            records.first().is_some_and(|record| record.bytes.delivered > 1_000_000)
+            records.first().is_some_and(|record| record.totals().delivered > 1_000_000)
         })
         .unwrap()
         .remove(0);
@@ -97,25 +99,26 @@ fn figures_are_right_while_nothing_moves() {
     let (first, first_info) = &readings[0];
     let (third, third_info) = &readings[2];
     // The stall itself shows: the receiver's window is the limit, all the time.
-    let grown = third.rwnd_limited_seconds - first.rwnd_limited_seconds;
+    let limited = |stream: &Stream| stream.tcp.as_ref().unwrap().rwnd_limited_seconds;
+    let grown = limited(third) - limited(first);
     let kernel = third_info.rwnd_limited_seconds - first_info.rwnd_limited_seconds;
     assert!(kernel > 1.0 && (grown - kernel).abs() <= CYCLE_SECONDS, "{grown} s, {kernel} s");
     let record = observer.records().unwrap().remove(0);
-    assert_eq!(record.state, "active");
+    assert_eq!(record.state, State::Active);
     let last = observer.record(&record.id).unwrap().history.unwrap().pop().unwrap();
-    assert_eq!(last.bytes_per_second, 0.0, "{last:?}");
+    assert_eq!(last.bytes.unwrap().bytes_per_second, 0.0, "{last:?}");
 
     drop(stopped);
     drop(socket);
     helper.tell_stop().unwrap();
     let report: SteadyReport = helper.finish().unwrap().remove(0);
     let record = observer.wait_finished(1).unwrap().remove(0);
-    let bytes = (record.bytes.queued, record.bytes.delivered, record.bytes.received);
+    let bytes = (record.totals().queued, record.totals().delivered, record.totals().received);
     assert_eq!(bytes, (report.bytes_written, report.bytes_written, report.bytes_read));
     println!(
         "stalled at {} B for {kernel:.1} s: 0 B off TCP_INFO, rwnd-limited {:.3} s, TCP_INFO {:.3} s; {} B at the end, 0 B off",
         third_info.bytes_acked,
-        third.rwnd_limited_seconds,
+        limited(third),
         third_info.rwnd_limited_seconds,
         report.bytes_written,
     );

@@ -13,8 +13,8 @@ use dwcp_observer_lab::migration::{MigrationPlan, Pair};
 use dwcp_observer_lab::netns::Wire;
 use dwcp_observer_lab::observer::{Observer, binary};
 use dwcp_observer_lab::qemu::{QemuSpec, Role};
-use dwcp_observer_lab::record::{Record, Stream};
 use dwcp_observer_lab::tcp_info::{ForeignSocket, TcpInfo};
+use dwcp_observer_model::record::{Migration, Stream, TcpStream};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const RATE: u64 = 60_000_000;
@@ -32,8 +32,12 @@ fn all_infos(sockets: &Sockets) -> Infos {
     sockets.iter().map(|(local, socket)| (local.clone(), socket.info().unwrap())).collect()
 }
 
-fn times(stream: &Stream) -> [f64; 3] {
-    [stream.busy_seconds, stream.rwnd_limited_seconds, stream.sndbuf_limited_seconds]
+fn tcp(stream: &Stream) -> &TcpStream {
+    stream.tcp.as_ref().unwrap()
+}
+
+fn times(tcp: &TcpStream) -> [f64; 3] {
+    [tcp.busy_seconds, tcp.rwnd_limited_seconds, tcp.sndbuf_limited_seconds]
 }
 
 fn kernel_times(info: &TcpInfo) -> [f64; 3] {
@@ -42,22 +46,23 @@ fn kernel_times(info: &TcpInfo) -> [f64; 3] {
 
 /// A reading of the observer between two of the kernel: all these figures only grow, so each one
 /// of the record's lies between the kernel's before and after.
-fn sandwich(observer: &Observer, id: &str, sockets: &Sockets, moment: &str) -> Record {
+fn sandwich(observer: &Observer, id: &str, sockets: &Sockets, moment: &str) -> Migration {
     let before = all_infos(sockets);
     observer.wait_cycles().unwrap();
     let record = observer.record(id).unwrap();
     let after = all_infos(sockets);
     for stream in &record.streams {
         let (before, after) = (&before[&stream.local], &after[&stream.local]);
+        let tcp = tcp(stream);
         let context = format!("{moment}: {stream:#?}\n{before:?}\n{after:?}");
         for (counted, range) in [
-            (stream.retransmitted_segments, before.total_retrans..=after.total_retrans),
-            (stream.bytes_retransmitted, before.bytes_retrans..=after.bytes_retrans),
+            (tcp.retransmitted_segments, before.total_retrans..=after.total_retrans),
+            (tcp.bytes_retransmitted, before.bytes_retrans..=after.bytes_retrans),
         ] {
             assert!(range.contains(&counted), "{counted} in {range:?}: {context}");
         }
         let limits = kernel_times(before).into_iter().zip(kernel_times(after));
-        for (seconds, (least, most)) in times(stream).into_iter().zip(limits) {
+        for (seconds, (least, most)) in times(tcp).into_iter().zip(limits) {
             let fits =
                 seconds >= least - TICK_SECONDS && seconds <= most + TICK_SECONDS + RUN_ON_SECONDS;
             assert!(fits, "{seconds} s in {least} to {most} s: {context}");
@@ -65,16 +70,16 @@ fn sandwich(observer: &Observer, id: &str, sockets: &Sockets, moment: &str) -> R
         println!(
             "{moment:<20} {:<21} retransmits {:>5} ({}..{})  busy {:.3} ({:.3}..{:.3})  rwnd {:.3} ({:.3}..{:.3})  sndbuf {:.3} ({:.3}..{:.3})",
             stream.local,
-            stream.retransmitted_segments,
+            tcp.retransmitted_segments,
             before.total_retrans,
             after.total_retrans,
-            stream.busy_seconds,
+            tcp.busy_seconds,
             before.busy_seconds,
             after.busy_seconds,
-            stream.rwnd_limited_seconds,
+            tcp.rwnd_limited_seconds,
             before.rwnd_limited_seconds,
             after.rwnd_limited_seconds,
-            stream.sndbuf_limited_seconds,
+            tcp.sndbuf_limited_seconds,
             before.sndbuf_limited_seconds,
             after.sndbuf_limited_seconds,
         );
@@ -82,8 +87,8 @@ fn sandwich(observer: &Observer, id: &str, sockets: &Sockets, moment: &str) -> R
     record
 }
 
-fn sum(record: &Record, figure: fn(&Stream) -> f64) -> f64 {
-    record.streams.iter().map(figure).sum()
+fn sum(record: &Migration, figure: fn(&TcpStream) -> f64) -> f64 {
+    record.streams.iter().map(tcp).map(figure).sum()
 }
 
 #[test]
@@ -129,13 +134,12 @@ fn what_held_a_stream_back_is_what_tcp_info_says() {
     drop(stopped);
     let after = sandwich(&observer, &id, &sockets, "afterwards");
 
-    let retransmitted =
-        |record: &Record| sum(record, |stream| stream.retransmitted_segments as f64);
+    let retransmitted = |record: &Migration| sum(record, |tcp| tcp.retransmitted_segments as f64);
     assert!(retransmitted(&lossy) > retransmitted(&clean), "{lossy:#?}");
-    let limited = |record: &Record| sum(record, |stream| stream.rwnd_limited_seconds);
+    let limited = |record: &Migration| sum(record, |tcp| tcp.rwnd_limited_seconds);
     assert!(limited(&held) > limited(&lossy) + 0.5, "{held:#?}");
-    assert!(sum(&after, |stream| stream.busy_seconds) > 1.0, "{after:#?}");
-    assert!(sum(&after, |stream| stream.sndbuf_limited_seconds) > 0.1, "{after:#?}");
+    assert!(sum(&after, |tcp| tcp.busy_seconds) > 1.0, "{after:#?}");
+    assert!(sum(&after, |tcp| tcp.sndbuf_limited_seconds) > 0.1, "{after:#?}");
 
     // A duplicate would keep its connection open.
     drop(sockets);

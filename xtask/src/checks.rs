@@ -2,7 +2,7 @@
 
 use dwcp_observer_lab::migration::QemuFigures;
 use dwcp_observer_lab::socket_totals::SocketTotals;
-use serde_json::Value;
+use dwcp_observer_model::record::{Migration, PhaseName, Role};
 
 /// Largest difference between the record's duration and QEMU's total time, ms.
 const DURATION_LIMIT_MS: f64 = 100.0;
@@ -29,7 +29,7 @@ pub(crate) struct Check {
 /// All comparisons that the demo makes. `sockets` are the source's, `same_vm` is the number of
 /// records about this VM.
 pub(crate) fn compare(
-    record: &Value,
+    record: &Migration,
     same_vm: usize,
     qemu: &QemuFigures,
     sockets: &[SocketTotals],
@@ -45,18 +45,18 @@ pub(crate) fn compare(
     ]
 }
 
-fn one_record(record: &Value, same_vm: usize) -> Check {
-    let ends = record["ends"].as_array().map_or(&[][..], Vec::as_slice);
-    let has = |role| ends.iter().filter(|end| end["role"] == role).count() == 1;
+fn one_record(record: &Migration, same_vm: usize) -> Check {
+    let ends = &record.ends;
+    let has = |role| ends.iter().filter(|end| end.role == role).count() == 1;
     Check {
         name: "one record with both ends",
-        passed: same_vm == 1 && ends.len() == 2 && has("source") && has("destination"),
+        passed: same_vm == 1 && ends.len() == 2 && has(Role::Source) && has(Role::Destination),
         detail: format!("{same_vm} record(s) of this VM, {} end(s)", ends.len()),
     }
 }
 
-fn streams(record: &Value, sockets: &[SocketTotals]) -> Check {
-    let seen = record["streams"].as_array().map_or(0, Vec::len);
+fn streams(record: &Migration, sockets: &[SocketTotals]) -> Check {
+    let seen = record.streams.len();
     Check {
         name: "every stream seen once",
         passed: seen == sockets.len(),
@@ -64,13 +64,12 @@ fn streams(record: &Value, sockets: &[SocketTotals]) -> Check {
     }
 }
 
-fn duration(record: &Value, qemu: &QemuFigures) -> Check {
+fn duration(record: &Migration, qemu: &QemuFigures) -> Check {
     let name = "duration within 100 ms of QEMU's total-time";
-    let seconds = record["duration_seconds"].as_f64();
-    let (Some(seconds), Some(total)) = (seconds, qemu.total_time_ms) else {
+    let Some(total) = qemu.total_time_ms else {
         return Check { name, passed: false, detail: "a figure is missing".to_owned() };
     };
-    let (observed, total) = (seconds * 1000.0, whole(total));
+    let (observed, total) = (record.duration_seconds * 1000.0, whole(total));
     let difference = observed - total;
     Check {
         name,
@@ -79,10 +78,10 @@ fn duration(record: &Value, qemu: &QemuFigures) -> Check {
     }
 }
 
-fn socket_bytes(record: &Value, sockets: &[SocketTotals]) -> Check {
+fn socket_bytes(record: &Migration, sockets: &[SocketTotals]) -> Check {
     let name = "delivered bytes equal to the sockets' own counters";
     let carried: u64 = sockets.iter().map(SocketTotals::payload_sent).sum();
-    match record["bytes"]["delivered"].as_u64() {
+    match record.bytes.map(|bytes| bytes.delivered) {
         None => Check { name, passed: false, detail: "the record has no such figure".to_owned() },
         Some(delivered) => Check {
             name,
@@ -92,9 +91,9 @@ fn socket_bytes(record: &Value, sockets: &[SocketTotals]) -> Check {
     }
 }
 
-fn transferred(record: &Value, qemu: &QemuFigures) -> Check {
+fn transferred(record: &Migration, qemu: &QemuFigures) -> Check {
     let name = "delivered bytes within 0.5 % of QEMU's transferred";
-    match record["bytes"]["delivered"].as_u64() {
+    match record.bytes.map(|bytes| bytes.delivered) {
         Some(delivered) if qemu.transferred > 0 => {
             let relative = (whole(delivered) - whole(qemu.transferred)) / whole(qemu.transferred);
             Check {
@@ -113,21 +112,18 @@ fn transferred(record: &Value, qemu: &QemuFigures) -> Check {
 
 /// From the guest's start to the end of the migration, ms. QEMU counts its downtime until the source has completed
 /// (`migration_calculate_complete`, migration/migration.c, 7.2), and the guest may run at the destination before that.
-fn completion_ms(record: &Value) -> f64 {
-    let phases = record["phases"].as_array().into_iter().flatten();
-    let completion = phases.filter(|phase| phase["phase"] == "completion");
-    completion.filter_map(|phase| phase["seconds"].as_f64()).sum::<f64>() * 1000.0
+fn completion_ms(record: &Migration) -> f64 {
+    let completion = record.phases.iter().filter(|phase| phase.phase == PhaseName::Completion);
+    completion.map(|phase| phase.seconds).sum::<f64>() * 1000.0
 }
 
 /// QEMU counts on the source alone. Its parts are the whole.
-fn blackout(record: &Value, qemu: &QemuFigures) -> Check {
+fn blackout(record: &Migration, qemu: &QemuFigures) -> Check {
     let name = "blackout complete, with the completion after it not below QEMU's downtime by a whole ms, equal to the sum of its parts";
-    let blackout = &record["blackout"];
-    let parts: Option<f64> = blackout["breakdown"]
-        .as_object()
-        .map(|parts| parts.values().filter_map(Value::as_f64).sum());
+    let breakdown = record.blackout.as_ref().and_then(|blackout| blackout.breakdown);
+    let parts = breakdown.map(|parts| parts.sum());
     let (Some(seconds), Some(parts), Some(downtime)) =
-        (blackout["seconds"].as_f64(), parts, qemu.downtime_ms)
+        (record.blackout_seconds(), parts, qemu.downtime_ms)
     else {
         return Check { name, passed: false, detail: "a figure is missing".to_owned() };
     };
@@ -143,8 +139,8 @@ fn blackout(record: &Value, qemu: &QemuFigures) -> Check {
     }
 }
 
-fn rounds(record: &Value, qemu: &QemuFigures) -> Check {
-    let seen = record["rounds"].as_array().map_or(0, Vec::len);
+fn rounds(record: &Migration, qemu: &QemuFigures) -> Check {
+    let seen = record.rounds.len();
     Check {
         name: "rounds over RAM equal to QEMU's dirty-sync-count",
         passed: u64::try_from(seen) == Ok(qemu.dirty_sync_count),
@@ -159,9 +155,11 @@ pub(crate) fn whole(number: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) mod tests {
+    use dwcp_observer_model::record::BlackoutParts;
     use serde_json::json;
+
+    use super::*;
 
     fn qemu() -> QemuFigures {
         QemuFigures {
@@ -190,19 +188,41 @@ mod tests {
         }]
     }
 
-    fn record() -> Value {
-        json!({
+    pub(crate) fn record() -> Migration {
+        let at = "2026-11-22T12:30:00Z";
+        let round = json!({ "round": 1, "started_at": at, "seconds": 0.5 });
+        serde_json::from_value(json!({
+            "id": "1-1-1",
+            "state": "finished",
+            "migrator": "qemu",
+            "confidence": 1.0,
+            "found_under_way": false,
+            "started_at": at,
+            "observed_from": at,
             "duration_seconds": 1.0999,
-            "bytes": { "delivered": 100_400 },
-            "ends": [{ "role": "source" }, { "role": "destination" }],
-            "streams": [{ "role": "main" }],
-            "blackout": { "seconds": 0.004, "breakdown": { "stop": 0.001, "ram": 0.003 } },
-            "rounds": [{}, {}],
-        })
+            "bytes": { "queued": 0, "delivered": 100_400, "received": 0, "retransmitted": 0 },
+            "ends": [
+                { "role": "source", "pid": 1, "comm": "qemu" },
+                { "role": "destination", "pid": 2, "comm": "qemu" },
+            ],
+            "streams": [{ "role": "main", "local": "a", "peer": "b", "started_at": at }],
+            "blackout": {
+                "seconds": 0.004, "method": "phase_functions", "complete": true, "by_method": {},
+                "breakdown": { "stop": 0.001, "ram": 0.003 },
+            },
+            "rounds": [round, round],
+        }))
+        .unwrap()
+    }
+
+    fn shorter(record: &mut Migration, seconds: f64) {
+        let blackout = record.blackout.as_mut().unwrap();
+        blackout.seconds = Some(seconds);
+        blackout.breakdown = Some(BlackoutParts { ram: Some(seconds), ..BlackoutParts::default() });
     }
 
     /// The first word of what fails: what it is about.
-    fn failed(record: &Value, same_vm: usize) -> Vec<&'static str> {
+    fn failed(record: &Migration, same_vm: usize) -> Vec<&'static str> {
         let checks = compare(record, same_vm, &qemu(), &sockets());
         let failed = checks.iter().filter(|check| !check.passed);
         failed.filter_map(|check| check.name.split(' ').next()).collect()
@@ -215,36 +235,39 @@ mod tests {
 
     #[test]
     fn each_wrong_figure_fails_its_check() {
-        let with = |change: fn(&mut Value)| {
+        let with = |change: fn(&mut Migration)| {
             let mut record = record();
             change(&mut record);
             record
         };
         assert_eq!(failed(&record(), 2), ["one"]);
-        let one_end = with(|record| record["ends"] = json!([{ "role": "source" }]));
+        let one_end = with(|record| record.ends.truncate(1));
         assert_eq!(failed(&one_end, 1), ["one"]);
-        let twice = with(|record| record["streams"] = json!([{}, {}]));
+        let twice = with(|record| record.streams.extend(record.streams.clone()));
         assert_eq!(failed(&twice, 1), ["every"]);
-        let late = with(|record| record["duration_seconds"] = json!(1.1001));
+        let late = with(|record| record.duration_seconds = 1.1001);
         assert_eq!(failed(&late, 1), ["duration"]);
-        let off_by_one = with(|record| record["bytes"]["delivered"] = json!(100_401));
+        let off_by_one = with(|record| record.bytes.as_mut().unwrap().delivered = 100_401);
         assert_eq!(failed(&off_by_one, 1), ["delivered"]);
-        let far = with(|record| record["bytes"]["delivered"] = json!(100_501));
+        let far = with(|record| record.bytes.as_mut().unwrap().delivered = 100_501);
         assert_eq!(failed(&far, 1).len(), 2);
-        let cut_off = with(|record| {
-            record["blackout"] = json!({ "seconds": 0.0021, "breakdown": { "ram": 0.0021 } });
-        });
+        let cut_off = with(|record| shorter(record, 0.0021));
         assert_eq!(failed(&cut_off, 1), Vec::<&str>::new());
-        let shorter = with(|record| {
-            record["blackout"] = json!({ "seconds": 0.002, "breakdown": { "ram": 0.002 } });
+        assert_eq!(failed(&with(|record| shorter(record, 0.002)), 1), ["blackout"]);
+        let parts = with(|record| {
+            let blackout = record.blackout.as_mut().unwrap();
+            blackout.breakdown.as_mut().unwrap().ram = Some(0.0029);
         });
-        assert_eq!(failed(&shorter, 1), ["blackout"]);
-        let parts = with(|record| record["blackout"]["breakdown"]["ram"] = json!(0.0029));
         assert_eq!(failed(&parts, 1), ["blackout"]);
-        let half = with(|record| record["blackout"] = json!({ "half": "source" }));
+        let half = with(|record| record.blackout.as_mut().unwrap().seconds = None);
         assert_eq!(failed(&half, 1), ["blackout"]);
-        let fewer = with(|record| record["rounds"] = json!([{}]));
+        let fewer = with(|record| record.rounds.truncate(1));
         assert_eq!(failed(&fewer, 1), ["rounds"]);
-        assert_eq!(failed(&json!({}), 1).len(), 7);
+        let nothing = with(|record| {
+            (record.bytes, record.blackout) = (None, None);
+            (record.ends, record.streams, record.rounds) = Default::default();
+        });
+        let about = failed(&nothing, 1);
+        assert_eq!(about, ["one", "every", "delivered", "delivered", "blackout", "rounds"]);
     }
 }

@@ -14,7 +14,8 @@ use dwcp_observer_lab::observer::Observer;
 use dwcp_observer_lab::qemu::QemuSpec;
 use dwcp_observer_lab::socket_totals::{SocketTotals, SocketWatch};
 use dwcp_observer_lab::temp::free_migration_port;
-use serde_json::{Value, json};
+use dwcp_observer_model::record::{self, Migration, State};
+use serde_json::json;
 
 use crate::shell::{is_root, run_as_root};
 use crate::{build, checks, demo_table, setup};
@@ -57,7 +58,7 @@ pub(crate) struct Args {
 
 /// What the demo found.
 struct Outcome {
-    record: Value,
+    record: Migration,
     same_vm: usize,
     qemu: QemuFigures,
     sockets: Vec<SocketTotals>,
@@ -166,25 +167,23 @@ fn migrate(args: &Args) -> Result<Outcome> {
     }
     // By process: another migration on this host may carry the same name.
     let pids = [pair.source.pid(), pair.destination.pid()];
-    let of_this_pair = |record: &Value| {
-        let ends = record["ends"].as_array();
-        ends.is_some_and(|ends| ends.iter().any(|end| pids.iter().any(|pid| end["pid"] == *pid)))
-    };
+    let of_this_pair = |record: &Migration| pids.iter().any(|pid| record.has_process(*pid));
     let id = observer
         .wait_migration(Duration::from_secs(20), |record| {
-            of_this_pair(record) && record["state"] == "finished"
+            of_this_pair(record) && record.state == State::Finished
         })
-        .context("the observer has no finished record of this migration")?["id"]
-        .clone();
+        .context("the observer has no finished record of this migration")?
+        .id;
     // It takes a second to see where the guest runs. A guest that does not run leaves the outcome unknown.
-    let settled = |record: &Value| of_this_pair(record) && record["outcome"] != "unknown";
+    let settled = |record: &Migration| {
+        of_this_pair(record) && record.outcome != Some(record::Outcome::Unknown)
+    };
     if observer.wait_migration(Duration::from_secs(4), settled).is_err() {
         eprintln!("demo: the outcome stays unknown");
     }
     let same_vm = observer.migrations()?.iter().filter(|record| of_this_pair(record)).count();
-    let id = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
     // With its history, which the list leaves out.
-    let answer = observer.json(&format!("/api/v1/migrations/{id}"))?;
+    let record = observer.record(&id)?;
     drop(pair);
     let server = plan.address();
     let sockets =
@@ -195,5 +194,5 @@ fn migrate(args: &Args) -> Result<Outcome> {
     if !stopped.status.success() {
         bail!("the observer ended with {}:\n{}", stopped.status, stopped.output);
     }
-    Ok(Outcome { record: answer, same_vm, qemu, sockets })
+    Ok(Outcome { record, same_vm, qemu, sockets })
 }

@@ -230,7 +230,7 @@ fn show(run: &Run, total: &mut Counts) {
     println!(
         "kernel {}{}: {:.1} s, of them {} until init was ready",
         run.release,
-        run.end.map_or(String::new(), |end| format!(", {}", end.name())),
+        run.end.map_or(String::new(), |end| format!(", {}", end.as_str())),
         run.took.as_secs_f64(),
         run.report.up_seconds.map_or("?".to_owned(), |seconds| format!("{seconds:.1} s")),
     );

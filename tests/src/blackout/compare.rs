@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use dwcp_observer_model::record::{Method, MigratorStateChange, Outcome, PhaseName};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{Run, TICK};
-use crate::record::blackout::MigratorState;
 
 /// The blackout may differ from the guest's clock by this plus the clock's period; seconds.
 const ALLOWED: f64 = 0.000_5;
@@ -42,7 +42,7 @@ pub struct Comparison {
     /// The record's figure.
     pub seconds: Option<f64>,
     /// Which method gave it.
-    pub method: Option<String>,
+    pub method: Option<Method>,
     /// By phase functions.
     pub phase_functions: Option<f64>,
     /// By scheduling.
@@ -56,7 +56,7 @@ pub struct Comparison {
     /// Sum of the breakdown's parts minus the whole, as a share of it.
     pub breakdown_off: Option<f64>,
     /// Phases by name, in order.
-    pub phases: Vec<String>,
+    pub phases: Vec<PhaseName>,
     /// States of the record, in order.
     pub states: Vec<String>,
     /// States of QEMU's `MIGRATION` events on the source, in order.
@@ -69,7 +69,7 @@ pub struct Comparison {
     /// QEMU's `dirty-sync-count`.
     pub dirty_syncs: u64,
     /// The record's outcome.
-    pub outcome: Option<String>,
+    pub outcome: Option<Outcome>,
     /// What is wrong, of that which no busy host can excuse.
     pub faults: Vec<String>,
 }
@@ -88,12 +88,12 @@ impl Comparison {
             .filter_map(|event| Some((event.data.get("status")?.as_str()?, event.timestamp)))
             .collect();
         let states: Vec<String> =
-            record.migrator_states.iter().map(|entry| entry.state.clone()).collect();
+            record.migrator_states.iter().map(|entry| entry.state.as_str().to_owned()).collect();
         let qemu_states: Vec<String> =
             events.iter().map(|(state, _)| (*state).to_owned()).collect();
         let state_off = (states == qemu_states).then(|| {
             let pairs = record.migrator_states.iter().zip(&events);
-            let off = |entry: &MigratorState, at: &Duration| {
+            let off = |entry: &MigratorStateChange, at: &Duration| {
                 let off = entry.at.as_nanosecond().unsigned_abs().abs_diff(at.as_nanos());
                 off as f64 / 1e9
             };
@@ -115,7 +115,7 @@ impl Comparison {
             disturbed: truth.is_disturbed(),
             largest_other: truth.largest_other,
             seconds,
-            method: blackout.and_then(|blackout| blackout.method.clone()),
+            method: blackout.map(|blackout| blackout.method),
             phase_functions: blackout.and_then(|blackout| blackout.by_method.phase_functions),
             vcpu_scheduling: blackout.and_then(|blackout| blackout.by_method.vcpu_scheduling),
             stop_after_tick: apart(
@@ -131,20 +131,20 @@ impl Comparison {
             breakdown_off: breakdown
                 .zip(seconds)
                 .map(|(parts, seconds)| (parts.sum() - seconds) / seconds),
-            phases: record.phases.iter().map(|phase| phase.phase.clone()).collect(),
+            phases: record.phases.iter().map(|phase| phase.phase).collect(),
             states,
             qemu_states,
             state_off,
             rounds: record.rounds.len(),
             dirty_syncs: run.figures.dirty_sync_count,
-            outcome: record.outcome.clone(),
+            outcome: record.outcome,
             faults: Vec::new(),
         };
         comparison.faults = comparison.find_faults(run);
         comparison
     }
 
-    /// Record minus truth.
+    /// Migration minus truth.
     #[must_use]
     pub fn error(&self) -> Option<f64> {
         Some(self.seconds? - self.truth)
@@ -183,11 +183,11 @@ impl Comparison {
             self.states == self.qemu_states,
             format!("states {:?}, QEMU's {:?}", self.states, self.qemu_states),
         );
-        let mut expected = vec!["setup", "precopy", "stop_and_copy"];
+        let mut expected = vec![PhaseName::Setup, PhaseName::Precopy, PhaseName::StopAndCopy];
         if self.qemu_states.iter().any(|state| state == "postcopy-active") {
-            expected.push("postcopy");
+            expected.push(PhaseName::Postcopy);
         }
-        expected.push("completion");
+        expected.push(PhaseName::Completion);
         check(self.phases == expected, format!("phases {:?}", self.phases));
         let ordered = |times: &mut dyn Iterator<Item = Timestamp>| times.is_sorted();
         check(
@@ -200,7 +200,7 @@ impl Comparison {
             format!("{} rounds, dirty-sync-count {}", self.rounds, self.dirty_syncs),
         );
         check(
-            self.outcome.as_deref() == Some("completed"),
+            self.outcome == Some(Outcome::Completed),
             format!("outcome {:?}: {:?}", self.outcome, run.record.evidence),
         );
         faults
@@ -236,7 +236,7 @@ pub struct Summary {
     pub runs: usize,
     /// In how many the error is at most 0.5 ms plus the clock's period.
     pub within: usize,
-    /// Record minus truth.
+    /// Migration minus truth.
     pub error: Option<Spread>,
     /// Phase functions minus truth.
     pub phase_functions: Option<Spread>,

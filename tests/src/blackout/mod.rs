@@ -9,6 +9,7 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use dwcp_observer_model::record::Migration;
 
 pub use self::cases::{Case, cases};
 pub use self::compare::{Comparison, Spread, Summary};
@@ -18,7 +19,7 @@ use crate::migration::{Pair, QemuFigures};
 use crate::observer::Observer;
 use crate::qemu::{Accelerator, Qemu, QemuSpec, Role};
 use crate::qmp::Event;
-use crate::record::Record;
+use crate::record::RecordExt as _;
 
 /// The period of the guest's clock.
 pub const TICK: Duration = Duration::from_micros(100);
@@ -39,7 +40,7 @@ pub struct Run {
     /// QEMU's events on the source and on the destination.
     pub events: [Vec<Event>; 2],
     /// By the observer.
-    pub record: Record,
+    pub record: Migration,
 }
 
 /// Why a case cannot run here; `None` if it can.
@@ -122,12 +123,12 @@ pub fn wait_ticks(clock: &GuestClock, role: Role) -> Result<()> {
 ///
 /// # Errors
 /// When there is none after 20 s, or there are more.
-pub fn wait_record(observer: &Observer, pair: &Pair) -> Result<Record> {
-    let of_pair = |record: &Record| {
-        record.pid("source") == Some(pair.source.pid())
-            || record.pid("destination") == Some(pair.destination.pid())
+pub fn wait_record(observer: &Observer, pair: &Pair) -> Result<Migration> {
+    let of_pair = |record: &Migration| {
+        record.pid(Role::Source) == Some(pair.source.pid())
+            || record.pid(Role::Destination) == Some(pair.destination.pid())
     };
-    let done = |record: &Record| of_pair(record) && record.is_final();
+    let done = |record: &Migration| of_pair(record) && record.is_final();
     let records = observer.wait_records(RECORD_LIMIT, |records| records.iter().any(done))?;
     let mut own = records.into_iter().filter(of_pair);
     let record = own.next().context("no record")?;

@@ -107,7 +107,7 @@ fn notes(run: &Comparison) -> String {
             1e3 * run.after_start
         ));
     }
-    notes.extend(run.method.clone());
+    notes.extend(run.method.map(|method| method.as_str().to_owned()));
     notes.extend(run.faults.iter().map(|fault| format!("WRONG: {fault}")));
     notes.join("; ")
 }

@@ -1,7 +1,8 @@
 //! Whether what the observer said of a fault is right.
 
+use dwcp_observer_model::record::Migration;
+use dwcp_observer_model::verdict::Fractions;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::Expectation;
 
@@ -20,21 +21,21 @@ pub struct Seen {
     /// For the operator.
     pub sentence: String,
     /// The causes' shares of the last second, as they were shown.
-    pub fractions: Value,
+    pub fractions: Option<Fractions>,
 }
 
 impl Seen {
     /// Reads the verdict of a record.
     #[must_use]
-    pub fn read(at: f64, record: &Value) -> Self {
-        let verdict = &record["verdict"];
-        let text = |key: &str| verdict[key].as_str().unwrap_or_default().to_owned();
+    pub fn read(at: f64, record: &Migration) -> Self {
+        let verdict = record.verdict.as_ref();
+        let cause = verdict.and_then(|verdict| verdict.cause);
         Self {
             at,
-            state: text("state"),
-            cause: text("cause"),
-            sentence: text("sentence"),
-            fractions: verdict["fractions"].clone(),
+            state: verdict.map_or("", |verdict| verdict.state.as_str()).to_owned(),
+            cause: cause.map_or("", |cause| cause.as_str()).to_owned(),
+            sentence: verdict.map(|verdict| verdict.sentence.clone()).unwrap_or_default(),
+            fractions: verdict.and_then(|verdict| verdict.fractions),
         }
     }
 
@@ -66,7 +67,7 @@ pub struct Judgement {
     /// The sentence told with it.
     pub sentence: String,
     /// The shares told with it.
-    pub fractions: Value,
+    pub fractions: Option<Fractions>,
     /// From the onset to the first right verdict, seconds; also beyond the limit.
     pub seconds: Option<f64>,
     /// Share of the verdicts from the first right one to the fault's end that are right.
@@ -125,7 +126,7 @@ mod tests {
             state: state.to_owned(),
             cause: cause.to_owned(),
             sentence: String::new(),
-            fractions: Value::Null,
+            fractions: None,
         }
     }
 

@@ -179,7 +179,7 @@ impl Report {
             let _ = writeln!(
                 text,
                 "wrong: run {index}, {name}, channels {channels:?}, congestion control {:?}: {}/{} \
-                 after {:?} s, before: {:?}, outcome {:?}, error: {:?}\n  {}\n  \"{}\"\n  {}",
+                 after {:?} s, before: {:?}, outcome {:?}, error: {:?}\n  {}\n  \"{}\"\n  {:?}",
                 run.variant.congestion,
                 verdict.state,
                 verdict.cause,
@@ -255,7 +255,7 @@ mod tests {
             outcome: outcome.to_owned(),
             outcome_seconds: Some(0.5),
             outcome_right: outcome == fault.expectation().outcome,
-            record: Value::Null,
+            record: None,
             course: Vec::new(),
             onset: 4.0,
             error: None,

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use dwcp_observer_model::record::{Migration, Outcome, State};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{Fault, Injection, Judgement, Rig, Seen, Variant};
 use crate::observer::Observer;
@@ -46,7 +46,7 @@ pub struct RunReport {
     /// Whether that is right.
     pub outcome_right: bool,
     /// The observer's record at the end, with its history.
-    pub record: Value,
+    pub record: Option<Migration>,
     /// The verdicts in their course: the first one of each kind in a row.
     pub course: Vec<Seen>,
     /// When the fault began, seconds since the start; 0 if the run went wrong before.
@@ -70,7 +70,7 @@ impl RunReport {
             outcome: String::new(),
             outcome_seconds: None,
             outcome_right: false,
-            record: Value::Null,
+            record: None,
             course: Vec::new(),
             onset: 0.0,
             error: None,
@@ -167,19 +167,19 @@ impl RunReport {
         let mut record = watch.wait_outcome()?;
         // The second end may be let run after the outcome is settled.
         for _ in 0..50 {
-            if fault != Fault::ResumedTwice || record["split_brain"] == true {
+            if fault != Fault::ResumedTwice || record.split_brain {
                 break;
             }
             std::thread::sleep(Duration::from_millis(100));
             record = watch.record()?.context("the record is gone")?;
         }
-        self.outcome = record["outcome"].as_str().unwrap_or_default().to_owned();
+        self.outcome = record.outcome.map_or("", |outcome| outcome.as_str()).to_owned();
         self.outcome_seconds = Some(ended.elapsed().as_secs_f64());
         // Of a guest that runs twice that is said as well, and of no other.
-        let twice = record["split_brain"] == true;
+        let twice = record.split_brain;
         self.outcome_right =
             self.outcome == expected.outcome && twice == (fault == Fault::ResumedTwice);
-        self.record = record;
+        self.record = Some(record);
         Ok(())
     }
 
@@ -280,40 +280,36 @@ impl<'a> Watch<'a> {
     }
 
     /// The record of the migration between these two processes, if there is one.
-    fn record(&mut self) -> Result<Option<Value>> {
+    fn record(&mut self) -> Result<Option<Migration>> {
         if self.id.is_none() {
             let records = self.observer.migrations()?;
-            let own = |record: &&Value| {
-                let ends = record["ends"].as_array().into_iter().flatten();
-                ends.filter_map(|end| end["pid"].as_u64())
-                    .any(|pid| self.pids.iter().any(|own| u64::from(*own) == pid))
-            };
+            let own = |record: &&Migration| self.pids.iter().any(|pid| record.has_process(*pid));
             let mut own = records.iter().filter(own);
-            let id = own.next().and_then(|record| record["id"].as_str()).map(str::to_owned);
+            let id = own.next().map(|record| record.id.clone());
             ensure!(own.next().is_none(), "two records of one migration: {records:#?}");
             self.id = id;
         }
         let Some(id) = &self.id else { return Ok(None) };
-        Ok(Some(self.observer.json(&format!("/api/v1/migrations/{id}"))?))
+        Ok(Some(self.observer.record(id)?))
     }
 
     /// Waits for the outcome; `unknown` may still become another one.
-    fn wait_outcome(&mut self) -> Result<Value> {
+    fn wait_outcome(&mut self) -> Result<Migration> {
         const LIMIT: Duration = Duration::from_secs(15);
         const SETTLE: Duration = Duration::from_secs(5);
         let start = Instant::now();
         loop {
             let record = self.record()?.context("the record is gone")?;
-            match record["outcome"].as_str() {
-                Some("unknown") | None => {}
+            match record.outcome {
+                Some(Outcome::Unknown) | None => {}
                 Some(_) => return Ok(record),
             }
-            let over = record["state"] == "finished";
+            let over = record.state == State::Finished;
             if over && start.elapsed() > SETTLE {
                 return Ok(record);
             }
             if start.elapsed() > LIMIT {
-                bail!("no outcome after {LIMIT:?}: {record:#}");
+                bail!("no outcome after {LIMIT:?}: {record:#?}");
             }
             std::thread::sleep(Duration::from_millis(50));
         }

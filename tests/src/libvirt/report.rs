@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use dwcp_observer_model::record::Migration;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::modes::Mode;
-use super::run::number;
 use crate::clock::Standstill;
 
 /// Off by more is wrong: seconds, and share of the blackout.
@@ -55,27 +54,26 @@ pub struct Figures {
     pub faults: Vec<String>,
     /// The record.
     #[serde(skip)]
-    pub record: Value,
+    pub record: Migration,
 }
 
 impl Figures {
-    pub(super) fn of(mode: &Mode, record: Value, records: usize, truth: &Truth) -> Self {
-        let count = |name: &str| record[name].as_array().map_or(0, Vec::len);
+    pub(super) fn of(mode: &Mode, record: Migration, records: usize, truth: &Truth) -> Self {
         let told = |name: &str| truth.job.get(name).copied().filter(|value| *value > 0);
         let mut figures = Self {
             mode: mode.name,
-            outcome: record["outcome"].as_str().unwrap_or_default().to_owned(),
+            outcome: record.outcome.map_or("", |outcome| outcome.as_str()).to_owned(),
             true_blackout: truth.standstill.as_ref().map(|found| found.seconds),
             disturbed: truth.standstill.as_ref().is_some_and(Standstill::is_disturbed),
-            blackout: number(&record, "/blackout/seconds"),
+            blackout: record.blackout_seconds(),
             libvirt_downtime: told("downtime").map(|ms| ms as f64 / 1e3),
-            bytes: record.pointer("/bytes/delivered").and_then(Value::as_u64),
+            bytes: record.bytes.map(|bytes| bytes.delivered),
             libvirt_bytes: told("memory_processed"),
-            storage_bytes: record.pointer("/storage/bytes/delivered").and_then(Value::as_u64),
+            storage_bytes: record.storage.as_ref().map(|storage| storage.bytes.delivered),
             libvirt_storage_bytes: told("disk_processed"),
-            rounds: count("rounds"),
+            rounds: record.rounds.len(),
             libvirt_rounds: told("memory_iteration"),
-            streams: count("streams"),
+            streams: record.streams.len(),
             faults: Vec::new(),
             record,
         };
@@ -91,7 +89,7 @@ impl Figures {
         if self.outcome != mode.outcome {
             faults.push(format!("outcome {} instead of {}", self.outcome, mode.outcome));
         }
-        if self.record["ends"].as_array().map_or(0, Vec::len) != 2 {
+        if self.record.ends.len() != 2 {
             faults.push("not both ends".to_owned());
         }
         if mode.outcome != "completed" {

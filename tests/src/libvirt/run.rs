@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
 use super::domain::{DISK_BYTES, Domain, MEMORY_MIB};
 use super::host::Host;
@@ -45,7 +44,7 @@ impl Lab {
     pub fn start() -> Result<Self> {
         let directory = TempDir::new()?;
         let wire = Wire::new()?;
-        let host = |role: Role| Host::start(&wire, role, directory.join(role.name()));
+        let host = |role: Role| Host::start(&wire, role, directory.join(role.as_str()));
         let (mut source, mut destination) = (host(Role::Source)?, host(Role::Destination)?);
         source.wait_ready()?;
         destination.wait_ready()?;
@@ -94,10 +93,10 @@ impl Lab {
         let job = job(&self.destination, domain);
         let standstill = Standstill::between(&clock.finish()?).ok();
         let record = observer.wait_migration(LIMIT, |record| {
-            record["vm"]["uuid"] == domain.uuid.as_str() && !record["outcome"].is_null()
+            record.vm.uuid.as_ref() == Some(&domain.uuid) && record.outcome.is_some()
         })?;
         let records = observer.migrations()?;
-        let records = records.iter().filter(|record| record["vm"]["uuid"] == domain.uuid.as_str());
+        let records = records.iter().filter(|record| record.vm.uuid.as_ref() == Some(&domain.uuid));
         Ok(Figures::of(mode, record, records.count(), &Truth { standstill, job }))
     }
 
@@ -151,9 +150,4 @@ fn job(host: &Host, domain: &Domain) -> BTreeMap<String, u64> {
         Some((name.trim().to_owned(), value.trim().parse().ok()?))
     };
     text.lines().filter_map(field).collect()
-}
-
-/// A field of a record by its path.
-pub(super) fn number(record: &Value, path: &str) -> Option<f64> {
-    record.pointer(path)?.as_f64()
 }

@@ -54,7 +54,7 @@ impl Cable {
             Role::Source => (Role::Destination, 1),
             Role::Destination => (Role::Source, 2),
         };
-        let [own, other] = [self.end, other].map(|end| self.directory.join(end.name()));
+        let [own, other] = [self.end, other].map(|end| self.directory.join(end.as_str()));
         [
             "-netdev".to_owned(),
             format!(

@@ -101,7 +101,7 @@ impl Kernel {
     pub fn log(&self, end: Option<Role>) -> PathBuf {
         self.directory.join(match end {
             None => "console.log".to_owned(),
-            Some(end) => format!("console-{}.log", end.name()),
+            Some(end) => format!("console-{}.log", end.as_str()),
         })
     }
 

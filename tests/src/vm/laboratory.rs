@@ -118,7 +118,7 @@ fn run_one(subject: &Subject, root: &Archive, cable: Option<Cable>) -> Result<Ru
     };
     let name = match end {
         None => kernel.release.clone(),
-        Some(end) => format!("{} {}", kernel.release, end.name()),
+        Some(end) => format!("{} {}", kernel.release, end.as_str()),
     };
     let boot = boot(&vm, |event| show(&name, event))?;
     Ok(Run {

@@ -1,8 +1,9 @@
 //! What the observer says of a migration against what is true, and all of them in sum.
 
+use dwcp_observer_model::record::{Migration, Standstill, State};
+use dwcp_observer_model::verdict::Verdict;
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::case::{Case, Turn};
 use super::run::Ran;
@@ -96,13 +97,13 @@ pub struct Report {
     /// From the end to when the record told so.
     pub told_after: f64,
     /// The record's verdict while the guest stood still.
-    pub standing: Option<Value>,
+    pub standing: Option<Standing>,
     /// What is wrong.
     pub faults: Vec<Fault>,
     /// What was judged.
     pub judged: Vec<Aspect>,
     /// The records, where something is wrong.
-    pub record: Vec<Value>,
+    pub record: Vec<Migration>,
     /// What the observer had printed at last, where it has no record.
     pub printed: Vec<String>,
 }
@@ -111,34 +112,34 @@ impl Report {
     /// Compares.
     #[must_use]
     pub fn of(case: &Case, ran: &Ran) -> Self {
-        let record = ran.records.first().unwrap_or(&Value::Null);
-        let text = |path: &str| record.pointer(path).and_then(Value::as_str).map(str::to_owned);
-        let blackout = record.pointer("/blackout/seconds").and_then(Value::as_f64);
+        let record = ran.records.first();
+        let stood = record.and_then(|record| record.blackout.as_ref());
+        let blackout = stood.and_then(|stood| stood.seconds);
         let error = blackout.zip(ran.truth.blackout).map(|(found, truth)| found - truth.seconds);
-        let instant = |path: &str| text(path)?.parse::<Timestamp>().ok();
-        let off = |path: &str, truth: fn(&TrueBlackout) -> u64| {
-            let (found, truth) = (instant(path)?, truth(ran.truth.blackout.as_ref()?));
+        let off = |found: Option<Timestamp>, truth: fn(&TrueBlackout) -> u64| {
+            let (found, truth) = (found?, truth(ran.truth.blackout.as_ref()?));
             Some((found.as_nanosecond() - i128::from(truth)) as f64 / 1e9)
         };
-        let bytes = record.pointer("/bytes/queued").and_then(Value::as_u64);
-        let rounds = record.get("rounds").and_then(Value::as_array);
+        let bytes = record.and_then(|record| record.bytes).map(|bytes| bytes.queued);
+        let rounds = record.map(|record| &record.rounds).filter(|rounds| !rounds.is_empty());
+        let reason = record.and_then(|record| record.reason.as_ref());
         let mut report = Self {
             name: case.name.clone(),
             records: ran.records.len(),
             truth: ran.truth.clone(),
-            outcome: text("/outcome"),
-            reason: text("/reason/class").zip(text("/reason/text")),
+            outcome: record.and_then(|it| it.outcome).map(|outcome| outcome.as_str().to_owned()),
+            reason: reason.map(|reason| (reason.class.as_str().to_owned(), reason.text.clone())),
             blackout,
             blackout_error: error,
-            stop_error: off("/blackout/stopped_at", |truth| truth.stopped_at),
-            start_error: off("/blackout/started_at", |truth| truth.started_at),
+            stop_error: off(stood.and_then(|stood| stood.stopped_at), |truth| truth.stopped_at),
+            start_error: off(stood.and_then(|stood| stood.started_at), |truth| truth.started_at),
             blackout_good: None,
-            method: text("/blackout/method"),
+            method: stood.map(|stood| stood.method.as_str().to_owned()),
             rounds: rounds.map(|rounds| rounds.len() as u64),
             bytes,
             bytes_off: bytes.zip(ran.truth.bytes).map(|(bytes, truth)| share(bytes, truth)),
             told_after: ran.told_after,
-            standing: ran.standing.as_ref().map(standing),
+            standing: ran.standing.as_ref().map(Standing::of),
             faults: Vec::new(),
             judged: Vec::new(),
             record: Vec::new(),
@@ -163,7 +164,7 @@ impl Report {
         let wanted = self.truth.outcome.name();
         let found = self.outcome.clone().unwrap_or_else(|| "none".to_owned());
         self.check(Aspect::Outcome, found == wanted, || format!("{found}, truly {wanted}"));
-        let split = ran.records.iter().any(is_split);
+        let split = ran.records.iter().any(|record| record.split_brain);
         if split != self.truth.split_brain {
             let said = if split { "split brain said" } else { "split brain not said" };
             self.check(Aspect::Outcome, false, || said.to_owned());
@@ -180,9 +181,9 @@ impl Report {
             });
         }
         if let Some(record) = &ran.standing {
-            let active = record.get("state").and_then(Value::as_str) == Some("active");
+            let active = record.state == State::Active;
             self.check(Aspect::Standing, active, || "not active while the guest stood".to_owned());
-            let awaits = record.pointer("/standstill/awaits").and_then(Value::as_str);
+            let awaits = record.standstill.map(|still| still.standing.awaits.as_str());
             self.check(Aspect::Standing, awaits == Some(case.awaits()), || {
                 format!("awaits {awaits:?}, truly {}", case.awaits())
             });
@@ -255,16 +256,19 @@ fn share(found: u64, truth: u64) -> f64 {
     (found as f64 - truth as f64) / (truth as f64).max(1.0)
 }
 
-fn is_split(record: &Value) -> bool {
-    record
-        .get("split_brain")
-        .is_some_and(|split| !matches!(split, Value::Null | Value::Bool(false)))
+/// What a reader sees of a guest that stands still.
+#[derive(Clone, Debug, Serialize)]
+pub struct Standing {
+    state: State,
+    verdict: Option<Verdict>,
+    standstill: Option<Standstill>,
 }
 
-/// What a reader sees of a guest that stands still.
-fn standing(record: &Value) -> Value {
-    let part = |name: &str| (name.to_owned(), record.get(name).cloned().unwrap_or(Value::Null));
-    Value::Object(["state", "verdict", "standstill"].into_iter().map(part).collect())
+impl Standing {
+    fn of(record: &Migration) -> Self {
+        let Migration { state, verdict, standstill, .. } = record;
+        Self { state: *state, verdict: verdict.clone(), standstill: *standstill }
+    }
 }
 
 /// How often something was right.
@@ -335,7 +339,7 @@ mod tests {
     use crate::zoo::version::Version;
     use serde_json::json;
 
-    fn ran(record: Value) -> Ran {
+    fn ran(record: Migration) -> Ran {
         let figures = QemuFigures {
             status: "completed".to_owned(),
             dirty_sync_count: 3,
@@ -368,15 +372,28 @@ mod tests {
         }
     }
 
-    fn record(outcome: &str, blackout: impl Into<Value>, rounds: usize, bytes: u64) -> Value {
-        let blackout: Value = blackout.into();
-        json!({
-            "outcome": outcome, "blackout": { "seconds": blackout, "method": "phase_functions" },
-            "rounds": vec![0; rounds], "bytes": { "queued": bytes },
-        })
+    fn record(
+        outcome: &str,
+        blackout: impl Into<Option<f64>>,
+        rounds: usize,
+        bytes: u64,
+    ) -> Migration {
+        let (at, blackout) = ("2026-11-22T12:30:00Z", blackout.into());
+        let round = json!({ "round": 1, "started_at": at, "seconds": 0.5 });
+        serde_json::from_value(json!({
+            "id": "1-1-1", "state": "finished", "outcome": outcome, "migrator": "qemu",
+            "confidence": 1.0, "ends": [], "found_under_way": false,
+            "started_at": at, "observed_from": at, "duration_seconds": 1.0,
+            "blackout": {
+                "seconds": blackout, "method": "phase_functions", "complete": true, "by_method": {},
+            },
+            "rounds": vec![round; rounds],
+            "bytes": { "queued": bytes, "delivered": bytes, "received": 0, "retransmitted": 0 },
+        }))
+        .unwrap()
     }
 
-    fn judged(record: Value) -> Report {
+    fn judged(record: Migration) -> Report {
         Report::of(&Case::new("x", Version::V7_2, Version::V7_2), &ran(record))
     }
 
@@ -395,12 +412,12 @@ mod tests {
             judged(record).faults.into_iter().map(|fault| fault.aspect).collect::<Vec<_>>()
         };
         assert_eq!(aspects(record("failed", 0.05, 3, 100_000)), [Aspect::Outcome]);
-        assert_eq!(aspects(record("completed", (), 3, 100_000)), [Aspect::Blackout]);
+        assert_eq!(aspects(record("completed", None, 3, 100_000)), [Aspect::Blackout]);
         assert_eq!(aspects(record("completed", 0.056, 3, 100_000)), [Aspect::Blackout]);
         assert_eq!(aspects(record("completed", 0.05, 4, 100_000)), [Aspect::Rounds]);
         assert_eq!(aspects(record("completed", 0.05, 3, 100_300)), [Aspect::Bytes]);
         let mut split = record("completed", 0.05, 3, 100_000);
-        split["split_brain"] = json!(true);
+        split.split_brain = true;
         assert_eq!(aspects(split), [Aspect::Outcome]);
         // Not good, but not so bad as to be a fault by itself.
         let off = judged(record("completed", 0.053, 3, 100_000));
@@ -411,7 +428,7 @@ mod tests {
     #[test]
     fn no_record_is_one_fault() {
         let case = Case::new("x", Version::V7_2, Version::V7_2);
-        let mut ran = ran(Value::Null);
+        let mut ran = ran(record("completed", None, 3, 100_000));
         ran.records.clear();
         let report = Report::of(&case, &ran);
         assert_eq!(report.faults.len(), 1);

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use dwcp_observer_model::record::{Migration, State};
 use serde_json::{Value, json};
 
 use super::case::{Case, Resume, Turn};
@@ -32,9 +33,9 @@ pub struct Ran {
     /// What is true of it.
     pub truth: Truth,
     /// The records of it, at the end.
-    pub records: Vec<Value>,
+    pub records: Vec<Migration>,
     /// The record while the guest stood still and waited for its manager.
-    pub standing: Option<Value>,
+    pub standing: Option<Migration>,
     /// From the end of the migration to the record's, seconds.
     pub told_after: f64,
     /// What the observer has printed so far.
@@ -51,7 +52,7 @@ struct Run<'a> {
     bystanders: Vec<Qemu>,
     clock: Option<GuestClock>,
     plan: MigrationPlan,
-    standing: Option<Value>,
+    standing: Option<Migration>,
     pids: Vec<u32>,
     loss: Option<Loss>,
     wire: Option<Wire>,
@@ -374,17 +375,13 @@ impl<'a> Run<'a> {
     }
 
     /// The records of these ends, as they are.
-    fn records(&self) -> Result<Vec<Value>> {
-        let of_ends = |record: &Value| {
-            let ends = record.get("ends").and_then(Value::as_array);
-            let pids = ends.into_iter().flatten().filter_map(|end| end.get("pid")?.as_u64());
-            pids.into_iter().any(|pid| self.pids.iter().any(|own| u64::from(*own) == pid))
-        };
+    fn records(&self) -> Result<Vec<Migration>> {
+        let of_ends = |record: &Migration| self.pids.iter().any(|pid| record.has_process(*pid));
         Ok(self.zoo.observer.migrations()?.into_iter().filter(of_ends).collect())
     }
 
     /// The same once they are over, or late.
-    fn wait_records(&self) -> Result<Vec<Value>> {
+    fn wait_records(&self) -> Result<Vec<Migration>> {
         let start = Instant::now();
         loop {
             let records = self.records()?;
@@ -392,7 +389,7 @@ impl<'a> Run<'a> {
             // The second resume comes after the record was final: the next look tells of it.
             let awaits_second = self.case.turn == Turn::BothRun
                 && start.elapsed() < SECOND_RESUME_LIMIT
-                && !records.iter().any(|record| record["split_brain"] == true);
+                && !records.iter().any(|record| record.split_brain);
             // Bystanders live until here.
             if (over && !awaits_second) || start.elapsed() > RECORD_LIMIT {
                 debug_assert!(self.bystanders.len() == usize::from(self.case.bystanders));
@@ -404,17 +401,11 @@ impl<'a> Run<'a> {
 }
 
 /// Whether it is over, its outcome is settled and the final counters of its sockets are in.
-fn is_final(record: &Value) -> bool {
-    let lines = record.get("evidence").and_then(Value::as_array);
-    let closed = lines
-        .into_iter()
-        .flatten()
-        .any(|line| matches!(line.get("kind").and_then(Value::as_str), Some("close" | "outcome")));
-    let streams = record.get("streams").and_then(Value::as_array);
-    let mut streams = streams.into_iter().flatten().peekable();
-    let none = streams.peek().is_none();
-    let ended = streams.all(|stream| stream.get("ended_at").is_some_and(|at| !at.is_null()));
-    record.get("state").and_then(Value::as_str) == Some("finished") && ended && (closed || none)
+fn is_final(record: &Migration) -> bool {
+    let mut kinds = record.evidence.iter().map(|line| line.kind.as_str());
+    let closed = kinds.any(|kind| matches!(kind, "close" | "outcome"));
+    let ended = record.streams.iter().all(|stream| stream.ended_at.is_some());
+    record.state == State::Finished && ended && (closed || record.streams.is_empty())
 }
 
 /// The events of an end so far; none of an end that is gone.
@@ -436,15 +427,24 @@ mod tests {
 
     #[test]
     fn a_record_is_final_when_its_sockets_are() {
-        let record = |state: &str, ended: Value| {
-            json!({
-                "state": state, "evidence": [{ "kind": "close" }],
-                "streams": [{ "ended_at": ended }],
-            })
+        let at = "2026-01-01T00:00:00Z";
+        let record = |state: &str, ended: Value| -> Migration {
+            serde_json::from_value(json!({
+                "id": "1-1-1", "state": state, "migrator": "qemu", "confidence": 1.0, "ends": [],
+                "found_under_way": false, "started_at": at, "observed_from": at,
+                "duration_seconds": 1.0,
+                "evidence": [{ "kind": "close", "detail": "" }],
+                "streams": [
+                    { "role": "main", "local": "a", "peer": "b", "started_at": at, "ended_at": ended },
+                ],
+            }))
+            .unwrap()
         };
-        assert!(is_final(&record("finished", json!("2026-01-01T00:00:00Z"))));
+        assert!(is_final(&record("finished", json!(at))));
         assert!(!is_final(&record("finished", Value::Null)));
-        assert!(!is_final(&record("active", json!("2026-01-01T00:00:00Z"))));
-        assert!(is_final(&json!({ "state": "finished", "evidence": [], "streams": [] })));
+        assert!(!is_final(&record("active", json!(at))));
+        let mut none = record("finished", json!(at));
+        (none.evidence, none.streams) = (Vec::new(), Vec::new());
+        assert!(is_final(&none));
     }
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use dwcp_observer_lab::flows::FlowReport;
 use dwcp_observer_lab::observer::Observer;
-use serde_json::Value;
+use dwcp_observer_model::record::{Migration, State, Stream};
 
-use super::load::{MIGRATOR, Setup, has_process, stop, streams};
+use super::load::{MIGRATOR, Setup, stop};
 use super::row::{Group, Row};
 use super::samples::Figure;
 
@@ -36,8 +36,8 @@ pub(super) fn run(setup: &Setup) -> Result<Vec<Row>> {
     let migrations = wait_finished(&observer, pid)?;
     let mut seen = Totals::new();
     for migration in &migrations {
-        for stream in streams(migration) {
-            let (ends, bytes) = stream_totals(stream).with_context(|| stream.to_string())?;
+        for stream in &migration.streams {
+            let (ends, bytes) = stream_totals(stream).with_context(|| format!("{stream:?}"))?;
             let total = seen.entry(ends).or_default();
             total.0 += bytes.0;
             total.1 += bytes.1;
@@ -58,12 +58,12 @@ pub(super) fn run(setup: &Setup) -> Result<Vec<Row>> {
 }
 
 /// Waits until all migrations of the process are finished: their totals are final then.
-fn wait_finished(observer: &Observer, pid: u32) -> Result<Vec<Value>> {
+fn wait_finished(observer: &Observer, pid: u32) -> Result<Vec<Migration>> {
     let start = Instant::now();
     loop {
         let mut migrations = observer.migrations()?;
-        migrations.retain(|migration| has_process(migration, pid));
-        if !migrations.is_empty() && migrations.iter().all(|one| one["state"] == "finished") {
+        migrations.retain(|migration| migration.has_process(pid));
+        if !migrations.is_empty() && migrations.iter().all(|one| one.state == State::Finished) {
             return Ok(migrations);
         }
         ensure!(start.elapsed() < Duration::from_secs(30), "the migrations do not end");
@@ -72,10 +72,10 @@ fn wait_finished(observer: &Observer, pid: u32) -> Result<Vec<Value>> {
 }
 
 /// Sender's and receiver's figure of a stream of a record.
-fn stream_totals(stream: &Value) -> Option<((SocketAddr, SocketAddr), (u64, u64))> {
-    let address = |key: &str| stream[key].as_str()?.parse().ok();
-    let ends = (address("local")?, address("peer")?);
-    Some((ends, (stream["bytes_delivered"].as_u64()?, stream["bytes_received"].as_u64()?)))
+fn stream_totals(stream: &Stream) -> Option<((SocketAddr, SocketAddr), (u64, u64))> {
+    let ends = (stream.local.parse().ok()?, stream.peer.parse().ok()?);
+    let bytes = stream.bytes?;
+    Some((ends, (bytes.bytes_delivered, bytes.bytes_received)))
 }
 
 /// The sum over all connections and both ends of what was seen too much or too little.
@@ -110,11 +110,15 @@ mod tests {
 
     #[test]
     fn a_stream_is_read() {
-        let stream = json!({
-            "local": "127.0.0.1:1", "peer": "[::1]:2", "bytes_delivered": 3, "bytes_received": 4
-        });
+        let mut stream: Stream = serde_json::from_value(json!({
+            "role": "main", "local": "127.0.0.1:1", "peer": "[::1]:2",
+            "bytes_queued": 3, "bytes_delivered": 3, "bytes_received": 4, "bytes_returned": 0,
+            "started_at": "2026-11-22T12:30:00Z",
+        }))
+        .unwrap();
         let (ends, bytes) = stream_totals(&stream).unwrap();
         assert_eq!((ends.0.port(), ends.1.port(), bytes), (1, 2, (3, 4)));
-        assert!(stream_totals(&json!({ "local": "127.0.0.1:1" })).is_none());
+        stream.bytes = None;
+        assert!(stream_totals(&stream).is_none());
     }
 }

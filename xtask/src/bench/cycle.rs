@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use dwcp_observer_lab::observer::Observer;
 
-use super::load::{MIGRATOR, Setup, Traffic, has_process, metrics, stop, streams, value};
+use super::load::{MIGRATOR, Setup, Traffic, metrics, stop, value};
 use super::row::{Group, Row};
 use super::samples::Samples;
 
@@ -31,7 +31,7 @@ pub(super) fn run(setup: &Setup) -> Result<Vec<Row>> {
     let steady = setup
         .steady(MIGRATOR, Traffic { connections: STREAMS, first_bytes: 1000, rate: 125_000_000 })?;
     observer.wait_migration(Duration::from_secs(10), |record| {
-        has_process(record, steady.pid()) && streams(record).len() == STREAMS as usize
+        record.has_process(steady.pid()) && record.streams.len() == STREAMS as usize
     })?;
     let found = watch(&observer, cycles)?;
     let slots = value(&metrics(&observer)?, IN_USE)?;
@@ -50,7 +50,7 @@ pub(super) fn run(setup: &Setup) -> Result<Vec<Row>> {
     wait_flows(&observer, f64::from(FLOWS))?;
     let found = watch(&observer, cycles)?;
     let migrations = observer.migrations()?;
-    let taken = migrations.iter().any(|migration| has_process(migration, steady.pid()));
+    let taken = migrations.iter().any(|migration| migration.has_process(steady.pid()));
     ensure!(!taken, "these flows were to be no migration: {migrations:?}");
     steady.stop()?;
     stop(observer)?;

@@ -207,16 +207,6 @@ pub(super) fn value(text: &str, series: &str) -> Result<f64> {
         .with_context(|| format!("/metrics has no {series}"))
 }
 
-/// Streams of a record.
-pub(super) fn streams(record: &Value) -> &[Value] {
-    record["streams"].as_array().map_or(&[], Vec::as_slice)
-}
-
-/// Whether a process is at one of the ends of a record.
-pub(super) fn has_process(record: &Value, pid: u32) -> bool {
-    record["ends"].as_array().is_some_and(|ends| ends.iter().any(|end| end["pid"] == pid))
-}
-
 /// Runs `body` with this thread, and the processes that it starts, on one CPU: the last one.
 pub(super) fn on_one_cpu<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     let before = affinity()?;

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use dwcp_observer_lab::observer::Observer;
 
-use super::load::{MIGRATOR, Setup, Traffic, has_process, metrics, stop, value};
+use super::load::{MIGRATOR, Setup, Traffic, metrics, stop, value};
 use super::row::{Group, Row};
 use super::samples::Samples;
 
@@ -49,14 +49,14 @@ fn one(setup: &Setup, observer: &Observer) -> Result<f64> {
     let (record, seen) = loop {
         let all = observer.migrations()?;
         let seen = now()?;
-        let ours = all.into_iter().find(|record| has_process(record, steady.pid()));
+        let ours = all.into_iter().find(|record| record.has_process(steady.pid()));
         if let Some(record) = ours {
             break (record, seen);
         }
         ensure!(begun.elapsed() < Duration::from_secs(10), "the migration is not noticed");
         std::thread::sleep(POLL);
     };
-    let id = record["id"].as_str().context("a record without id")?;
+    let id = &record.id;
     let started = value(&metrics(observer)?, &format!("{START}{{migration_id=\"{id}\"}}"))?;
     steady.stop()?;
     ensure!(

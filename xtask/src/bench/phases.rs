@@ -8,6 +8,7 @@ use dwcp_observer_lab::migration::{self, MigrationPlan};
 use dwcp_observer_lab::observer::Observer;
 use dwcp_observer_lab::qemu::{QEMU, QemuSpec};
 use dwcp_observer_lab::temp::free_migration_port;
+use dwcp_observer_model::record::State;
 
 use super::load::{Setup, stop};
 use super::row::{Group, Row};
@@ -83,8 +84,7 @@ fn migrate(setup: &Setup, probes: bool) -> Result<Run> {
 
 fn rounds(observer: &Observer, spec: &QemuSpec) -> Result<usize> {
     let record = observer.wait_migration(Duration::from_secs(10), |record| {
-        record["vm"]["uuid"] == spec.uuid.as_deref().unwrap_or_default()
-            && record["state"] == "finished"
+        record.vm.uuid == spec.uuid && record.state == State::Finished
     })?;
-    Ok(record["rounds"].as_array().map_or(0, Vec::len))
+    Ok(record.rounds.len())
 }

@@ -12,7 +12,7 @@ use dwcp_observer_lab::flows::FlowReport;
 use dwcp_observer_lab::observer::Observer;
 
 use super::bpf::{EmptyProgram, ProgramsOf, Runs, time_programs};
-use super::load::{MIGRATOR, STRANGER, Setup, Traffic, UNPACED, has_process, on_one_cpu, stop};
+use super::load::{MIGRATOR, STRANGER, Setup, Traffic, UNPACED, on_one_cpu, stop};
 use super::row::{Group, Row};
 use super::samples::Samples;
 
@@ -244,7 +244,7 @@ fn window(setup: &Setup, meter: &Meter, load: Load, side: &mut Side) -> Result<(
 fn wait_known(observer: &Observer, name: &str, pid: u32) -> Result<()> {
     if name == MIGRATOR {
         observer
-            .wait_migration(Duration::from_secs(10), |record| has_process(record, pid))
+            .wait_migration(Duration::from_secs(10), |record| record.has_process(pid))
             .context("the traffic is no migration to the observer")?;
     }
     Ok(())

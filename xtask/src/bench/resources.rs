@@ -7,7 +7,7 @@ use dwcp_observer_lab::observer::Observer;
 use dwcp_observer_lab::temp::TempDir;
 
 use super::bpf::{ProgramsOf, Runs, time_programs};
-use super::load::{MIGRATOR, Setup, Traffic, has_process, stop, streams};
+use super::load::{MIGRATOR, Setup, Traffic, stop};
 use super::row::{Group, Row};
 use super::samples::{Figure, Samples};
 
@@ -30,7 +30,7 @@ pub(super) fn run(setup: &Setup) -> Result<Vec<Row>> {
     let steady = setup
         .steady(MIGRATOR, Traffic { connections: STREAMS, first_bytes: 1000, rate: 125_000_000 })?;
     observer.wait_migration(Duration::from_secs(20), |record| {
-        has_process(record, steady.pid()) && streams(record).len() == STREAMS as usize
+        record.has_process(steady.pid()) && record.streams.len() == STREAMS as usize
     })?;
     let busy = watch(&observer, window)?;
     let note =
@@ -46,7 +46,7 @@ fn others(observer: &Observer, ours: Option<u32>) -> Result<String> {
     let migrations = observer.migrations()?;
     let others = migrations
         .iter()
-        .filter(|migration| ours.is_none_or(|pid| !has_process(migration, pid)))
+        .filter(|migration| ours.is_none_or(|pid| !migration.has_process(pid)))
         .count();
     Ok(match others {
         0 => String::new(),

@@ -12,7 +12,7 @@ use dwcp_observer_lab::observer::Observer;
 use dwcp_observer_lab::qemu::{QEMU, QemuSpec};
 use dwcp_observer_lab::temp::free_migration_port;
 
-use super::load::{MIGRATOR, Setup, Traffic, UNPACED, has_process, on_one_cpu, stop};
+use super::load::{MIGRATOR, Setup, Traffic, UNPACED, on_one_cpu, stop};
 use super::row::{Group, Row};
 use super::samples::Samples;
 use crate::shell::find;
@@ -96,7 +96,7 @@ fn stream_rate(setup: &Setup, observer: Option<&Observer>) -> Result<f64> {
     std::thread::sleep(Duration::from_secs_f64(1.5));
     if let Some(observer) = observer {
         observer
-            .wait_migration(Duration::from_secs(5), |record| has_process(record, steady.pid()))?;
+            .wait_migration(Duration::from_secs(5), |record| record.has_process(steady.pid()))?;
     }
     let report = steady.stop()?;
     ensure!(report.bytes_read == report.bytes_written, "bytes are missing: {report:?}");
@@ -116,9 +116,7 @@ fn qemu_rate(observer: Option<&Observer>) -> Result<f64> {
     };
     let figures = on_one_cpu(|| migration::run(&spec, &plan))?;
     if let Some(observer) = observer {
-        observer.wait_migration(Duration::from_secs(10), |record| {
-            record["vm"]["uuid"] == spec.uuid.as_deref().unwrap_or_default()
-        })?;
+        observer.wait_migration(Duration::from_secs(10), |record| record.vm.uuid == spec.uuid)?;
     }
     match figures.total_time_ms {
         Some(ms) if ms > 0 => Ok(figures.transferred as f64 / (ms as f64 / 1e3)),

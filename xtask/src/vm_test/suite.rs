@@ -110,7 +110,7 @@ impl Suite {
             ("DWCP_LATE_MS", LATE_MS),
             ("DWCP_FLOW_MAX_BYTES", FLOW_MAX_BYTES),
         ];
-        let half = half.map(|role| (hosts::ROLE, role.name()));
+        let half = half.map(|role| (hosts::ROLE, role.as_str()));
         let environment: BTreeMap<String, String> = environment
             .into_iter()
             .chain(half)
