@@ -8,7 +8,7 @@ use crate::{
     history::{tests::Directory, writer::AfterWrite},
     metrics::sample,
     model::record::{Mode, Phase},
-    sla::{decide::Word, windows::minute_of},
+    sla::{decide::GoNoGo, windows::minute_of},
 };
 
 fn after(seconds: i64) -> Timestamp {
@@ -194,7 +194,7 @@ fn the_decision_names_what_runs_badly() {
     let second = Second { blind: Some("no probe"), ..second(&entries, &totals) };
     ledger.second(after(0), &second);
     let view = ledger.view();
-    assert_eq!(view.decision.decision, Word::Caution);
+    assert_eq!(view.decision.decision, GoNoGo::Caution);
     let text = serde_json::to_string(&view.decision).unwrap();
     for part in ["migration web-01 is stalled (cause: network)", "cannot measure: no probe"] {
         assert!(text.contains(part), "{text}");

@@ -22,9 +22,9 @@ pub const LOG_TARGET: &str = "dwcp_observer::anomaly";
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct View {
     /// Events that go on.
-    pub active: Vec<Told>,
+    pub active: Vec<ExplainedEvent>,
     /// The last ones, newest first; active ones too.
-    pub events: Vec<Told>,
+    pub events: Vec<ExplainedEvent>,
     /// Events since the start by type and severity at their beginning.
     #[serde(skip)]
     pub counts: Vec<(Kind, Severity, u64)>,
@@ -34,7 +34,7 @@ pub struct View {
 
 /// An event and its reason in one line.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Told {
+pub struct ExplainedEvent {
     /// The event.
     #[serde(flatten)]
     pub event: Event,
@@ -42,7 +42,7 @@ pub struct Told {
     pub why: String,
 }
 
-impl Told {
+impl ExplainedEvent {
     fn of(event: &Event) -> Self {
         Self { event: event.clone(), why: event.why() }
     }
@@ -156,8 +156,8 @@ impl Feed {
 
     fn publish(&mut self) {
         self.view = Arc::new(View {
-            active: self.signals.active().map(Told::of).collect(),
-            events: self.signals.events().iter().rev().map(Told::of).collect(),
+            active: self.signals.active().map(ExplainedEvent::of).collect(),
+            events: self.signals.events().iter().rev().map(ExplainedEvent::of).collect(),
             counts: self.signals.counts().collect(),
             samples_not_watched: self.signals.not_watched(),
         });
@@ -182,7 +182,7 @@ fn log(event: &Event) {
         Phase::Ended => log::Level::Info,
         Phase::Began | Phase::Worsened => log::Level::Warn,
     };
-    if let Ok(line) = serde_json::to_string(&Told::of(event)) {
+    if let Ok(line) = serde_json::to_string(&ExplainedEvent::of(event)) {
         log::log!(target: LOG_TARGET, level, "{line}");
     }
 }

@@ -24,7 +24,7 @@ pub struct Url(pub(super) Endpoint);
 impl Url {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if !text.starts_with("http://") {
-            return Err("must begin with http:// (the observer speaks no https)".to_owned());
+            return Err("must begin with http:// (the observer does not support https)".to_owned());
         }
         Endpoint::parse(text).filter(|endpoint| endpoint.path == "/").map(Self).ok_or_else(|| {
             "must be http://HOST:PORT, for instance http://127.0.0.1:8080".to_owned()

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, io::Write as _, process::ExitCode};
 use super::client::{Url, get};
 use crate::sla::{
     SlaType, View,
-    decide::{Word, measured, name},
+    decide::{GoNoGo, measured, name},
 };
 
 const EXAMPLES: &str = "\
@@ -33,9 +33,9 @@ pub(super) struct GoNoGoArgs {
 
 pub(super) fn run(args: &GoNoGoArgs) -> ExitCode {
     match answer(args) {
-        Ok(Word::Go) => ExitCode::SUCCESS,
-        Ok(Word::Caution) => ExitCode::from(1),
-        Ok(Word::NoGo) => ExitCode::from(2),
+        Ok(GoNoGo::Go) => ExitCode::SUCCESS,
+        Ok(GoNoGo::Caution) => ExitCode::from(1),
+        Ok(GoNoGo::NoGo) => ExitCode::from(2),
         Err(error) => {
             eprintln!("dwcp-observer: {}", super::one_line(&error));
             ExitCode::from(NO_ANSWER)
@@ -43,7 +43,7 @@ pub(super) fn run(args: &GoNoGoArgs) -> ExitCode {
     }
 }
 
-fn answer(args: &GoNoGoArgs) -> anyhow::Result<Word> {
+fn answer(args: &GoNoGoArgs) -> anyhow::Result<GoNoGo> {
     let body = get(&args.url, "/api/v1/sla")?;
     let view: View = body.read()?;
     let text = if args.json { format!("{}\n", body.text) } else { render(&view) };

@@ -91,7 +91,7 @@ impl Collector {
                 tokio::select! {
                     biased;
                     _ = &mut stopped => return,
-                    view = work.look() => shared.view.publish(view),
+                    view = work.collect() => shared.view.publish(view),
                 }
             }
         };
@@ -170,9 +170,9 @@ impl Work {
     }
 
     /// One look at everything.
-    pub(super) async fn look(&mut self) -> View {
+    pub(super) async fn collect(&mut self) -> View {
         let mut scraped = self.scrape().await;
-        let usages = self.processes.look(&self.rules);
+        let usages = self.processes.sample(&self.rules);
         let all = self.read_sockets();
         let published = self.migrations.latest();
         let migrations = self.migrations(published.as_deref());

@@ -64,12 +64,12 @@ pub struct Processes {
 
 impl Processes {
     /// Looks at `/proc`: one entry per rule, in their order. Rules that name no processes cost nothing.
-    pub fn look(&mut self, rules: &[Matcher]) -> Vec<Usage> {
+    pub fn sample(&mut self, rules: &[Matcher]) -> Vec<Usage> {
         self.groups.resize_with(rules.len(), Group::default);
         if rules.iter().any(Matcher::names_processes) {
             self.find(rules);
         }
-        self.groups.iter_mut().zip(rules).map(|(group, rule)| group.look(rule)).collect()
+        self.groups.iter_mut().zip(rules).map(|(group, rule)| group.sample(rule)).collect()
     }
 
     /// Watches a process that something else than its name has shown to belong to a rule.
@@ -130,7 +130,7 @@ fn begin(process: &Process, rule: &Matcher) -> Option<Watched> {
 }
 
 impl Group {
-    fn look(&mut self, rule: &Matcher) -> Usage {
+    fn sample(&mut self, rule: &Matcher) -> Usage {
         let mut usage = Usage { left_out: self.left_out, ..Usage::default() };
         let mut cpu_ns_more = 0;
         self.watched.retain(|id, watched| {

@@ -40,12 +40,12 @@ impl Bench {
         }
     }
 
-    fn look(&mut self) -> View {
-        self.runtime.block_on(self.work.look())
+    fn collect(&mut self) -> View {
+        self.runtime.block_on(self.work.collect())
     }
 
     fn one(&mut self, component: Component) -> ComponentView {
-        self.look().get(component).unwrap().clone()
+        self.collect().get(component).unwrap().clone()
     }
 }
 
@@ -114,7 +114,7 @@ fn rules_that_match_nothing_say_nothing() {
          [components.ass]\nlistens = [1]\n[components.itp]\nmode = 'off'\n",
     );
     for _ in 0..4 {
-        let view = bench.look();
+        let view = bench.collect();
         assert!(view.get(Component::Itp).is_none());
         for one in &view.components {
             assert_eq!(one.status, Status::Unknown, "{one:?}");
@@ -132,7 +132,7 @@ fn rules_that_match_nothing_say_nothing() {
 #[test]
 fn without_rules_nothing_is_looked_for() {
     let mut bench = Bench::new("");
-    let view = bench.look();
+    let view = bench.collect();
     assert_eq!(view.components.len(), 6);
     assert!(view.components.iter().all(|one| one.status == Status::Unknown));
 }
@@ -158,7 +158,7 @@ fn a_process_is_followed_to_its_end() {
 
     sleeper.signal(libc::SIGKILL);
     sleeper.wait_for_state("Z");
-    let view = bench.look();
+    let view = bench.collect();
     let unhealthy = view.unhealthy().unwrap();
     assert_eq!((unhealthy.len(), unhealthy[0].component.as_str()), (1, "hde"));
     assert!(unhealthy[0].why.contains("process"), "{}", unhealthy[0].why);
@@ -225,7 +225,7 @@ fn a_port_is_watched_and_its_owner_found() {
     let address = listener.local_addr().unwrap();
     let mut bench = Bench::new(&format!("[components.acp]\nlistens = [{}]", address.port()));
     let client = TcpStream::connect(address).unwrap();
-    bench.look();
+    bench.collect();
     let one = bench.one(Component::Acp);
     assert_eq!(one.status, Status::Healthy, "{one:?}");
     let found = one.connections.unwrap();
@@ -263,7 +263,7 @@ fn metrics_of_components_are_carried_on_once() {
          dwcp_v3_errors_total 9\ndwcp_v3_rtt_seconds_sum 9\nhttp_requests_total 9\n",
     );
     let pba = Fake::body("dwcp_v3_shared{a=\"1\"} 2\ndwcp_v3_shared{a=\"2\"} 2\n");
-    let view = scraping(hde.port, pba.port).look();
+    let view = scraping(hde.port, pba.port).collect();
     for component in [Component::Hde, Component::Pba] {
         assert_eq!(view.get(component).unwrap().status, Status::Healthy, "{view:?}");
     }
@@ -286,19 +286,19 @@ fn an_endpoint_that_fails_is_counted_and_takes_its_figures_along() {
     let hde = Fake::body("dwcp_v3_hde_compression_ratio 0.75\n");
     let garbage = Fake::body("<html>");
     let mut bench = scraping(hde.port, garbage.port);
-    let view = bench.look();
+    let view = bench.collect();
     assert_eq!(view.get(Component::Pba).unwrap().status, Status::Unknown, "never answered well");
     assert!(view.carried.contains("dwcp_v3_hde_compression_ratio 0.75"));
     drop(hde);
     for (failures, status) in [(1, Status::Degraded), (2, Status::Degraded), (3, Status::Unhealthy)]
     {
-        let view = bench.look();
+        let view = bench.collect();
         let hde = view.get(Component::Hde).unwrap();
         assert_eq!(hde.status, status, "{failures}");
         assert_eq!(hde.scrape.as_ref().unwrap().errors["connect"], failures);
         assert_eq!(view.carried, "", "a figure of a component that does not answer is none");
     }
-    let text = metrics(bench.look());
+    let text = metrics(bench.collect());
     for line in [
         "dwcp_observer_component_scrape_errors_total{component=\"pba\",reason=\"malformed\"} 5\n",
         "dwcp_observer_component_scrapes_total{component=\"pba\"} 5\n",
@@ -326,7 +326,7 @@ fn amst_is_judged_by_running_migrations() {
     bench.migrations.publish(migrations(stalled.clone()));
     let one = bench.one(Component::Amst);
     assert_eq!(one.status, Status::Unhealthy, "{one:?}");
-    assert_eq!(bench.look().unhealthy(), None, "stalled migrations are judged by themselves");
+    assert_eq!(bench.collect().unhealthy(), None, "stalled migrations are judged by themselves");
     // A stalled migration of v1 is none of v3's business.
     record.version = Some(crate::model::record::Version::V1);
     stalled.entries = vec![sample::entry(record)];

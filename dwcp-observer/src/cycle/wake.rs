@@ -27,7 +27,9 @@ pub(super) async fn wait(until: Option<tokio::time::Instant>) {
 /// Registers a descriptor that becomes readable with the runtime.
 pub(super) fn listen(fd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
     pollable(fd)
-        .inspect_err(|error| log::debug!("RDMA connections are looked at each second: {error}"))
+        .inspect_err(|error| {
+            log::debug!("RDMA connections are checked once a second only: {error}")
+        })
         .ok()
 }
 

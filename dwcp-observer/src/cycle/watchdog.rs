@@ -24,7 +24,7 @@ impl Watchdog {
         let watches = std::env::var_os("WATCHDOG_USEC").is_some();
         let path = std::env::var_os("NOTIFY_SOCKET").filter(|_| watches);
         let socket = path.and_then(|path| {
-            open(&path).inspect_err(|error| log::warn!("no watchdog: {error}")).ok()
+            open(&path).inspect_err(|error| log::warn!("cannot start the watchdog: {error}")).ok()
         });
         Self { socket }
     }
@@ -34,7 +34,7 @@ impl Watchdog {
         if let Some((socket, manager)) = &self.socket
             && let Err(error) = socket.send_to_addr(b"WATCHDOG=1", manager)
         {
-            log::debug!("the service manager is not told: {error}");
+            log::debug!("cannot notify the service manager: {error}");
         }
     }
 }

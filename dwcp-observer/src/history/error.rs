@@ -10,7 +10,7 @@ pub enum HistoryError {
     /// Written by a newer version.
     #[error(
         "{}: written by a newer dwcp-observer (schema {found}, this version knows up to {known}): \
-         run that version, or move the file away to begin a new one", path.display()
+         run that version, or move the file away to start a new one", path.display()
     )]
     Newer {
         /// The file.
@@ -21,7 +21,7 @@ pub enum HistoryError {
         known: i64,
     },
     /// A file of somebody else.
-    #[error("{}: is no history of dwcp-observer ({what}): name another file as history.path", path.display())]
+    #[error("{}: not a history of dwcp-observer ({what}): set another file in history.path", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -29,7 +29,7 @@ pub enum HistoryError {
         what: String,
     },
     /// The directory cannot be made.
-    #[error("{}: cannot be made: {source}", path.display())]
+    #[error("{}: cannot create the directory: {source}", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -43,13 +43,13 @@ pub enum HistoryError {
         path: PathBuf,
     },
     /// Pages of it hold what cannot be.
-    #[error("{}: is damaged: move it away, and the observer begins a new one", path.display())]
+    #[error("{}: damaged; move it away, and the observer starts a new one", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
     },
     /// There is no such file.
-    #[error("{}: there is no history yet: `dwcp-observer run` writes it unless history.enabled is false", path.display())]
+    #[error("{}: no history yet; `dwcp-observer run` writes it unless history.enabled is false", path.display())]
     Missing {
         /// The file.
         path: PathBuf,
@@ -63,7 +63,7 @@ pub enum HistoryError {
         source: rusqlite::Error,
     },
     /// A value that is no JSON.
-    #[error("a row is not what it should be: {0}")]
+    #[error("invalid row: {0}")]
     Json(#[from] serde_json::Error),
 }
 
@@ -94,7 +94,7 @@ impl HistoryError {
             Some(ErrorCode::DiskFull) => Self::Full { path: path.clone() },
             Some(ErrorCode::DatabaseCorrupt) => Self::Damaged { path: path.clone() },
             Some(ErrorCode::NotADatabase) => {
-                Self::Foreign { path: path.clone(), what: "no SQLite database".to_owned() }
+                Self::Foreign { path: path.clone(), what: "not an SQLite database".to_owned() }
             }
             _ => Self::Database { path: path.clone(), source },
         }

@@ -71,7 +71,7 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Hi
     transaction.execute_batch(&marks).map_err(&wrap)?;
     transaction.commit().map_err(&wrap)?;
     if found > 0 {
-        log::info!("{}: schema {found} became {KNOWN}", path.display());
+        log::info!("{}: schema upgraded from {found} to {KNOWN}", path.display());
     }
     Ok(())
 }

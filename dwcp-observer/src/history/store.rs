@@ -89,7 +89,7 @@ impl Store {
         let found = schema::version(&connection, path)?;
         // Tables that an older schema lacks would be an error of SQL.
         if found < schema::KNOWN {
-            let what = format!("schema {found}: `dwcp-observer run` brings it up to date");
+            let what = format!("schema {found}: run `dwcp-observer run` to upgrade it");
             return Err(HistoryError::Foreign { path: path.to_owned(), what });
         }
         Ok(Self { path: path.to_owned(), connection, file: identity(path) })

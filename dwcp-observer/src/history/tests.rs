@@ -201,13 +201,13 @@ fn files_of_others_stay_as_they_are() {
     drop(other);
     let before = std::fs::read(&path).unwrap();
     let error = Store::open(&path).unwrap_err();
-    assert!(error.is_permanent() && error.to_string().contains("is no history"), "{error}");
+    assert!(error.is_permanent() && error.to_string().contains("history.path"), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), before);
 
     let text = directory.path().join("notes.txt");
     std::fs::write(&text, "not a database, but long enough to be read as one".repeat(20)).unwrap();
     let error = Store::open(&text).unwrap_err();
-    assert!(error.is_permanent() && error.to_string().contains("no SQLite database"), "{error}");
+    assert!(error.is_permanent() && error.to_string().contains("SQLite database"), "{error}");
 
     // What stands in the way of the directory is named.
     let error = Store::open(&text.join("history.sqlite")).unwrap_err();
@@ -366,7 +366,7 @@ fn a_refused_file_is_no_end_of_the_observer() {
     history.write(minutes(vec![minute(60, 0)]));
     let state = history.status().state;
     assert!(matches!(state, State::Refused { .. }), "{state:?}");
-    assert!(state.fault().unwrap().contains("no SQLite database"));
+    assert!(state.fault().unwrap().contains("SQLite database"));
 }
 
 #[test]

@@ -53,9 +53,9 @@ impl State {
         match self {
             Self::Off | Self::Writing => None,
             Self::Failing { since, reason } => {
-                Some(format!("the history is not written since {since}: {reason}"))
+                Some(format!("the history has not been written since {since}: {reason}"))
             }
-            Self::Refused { reason } => Some(format!("the history is not written: {reason}")),
+            Self::Refused { reason } => Some(format!("cannot write the history: {reason}")),
         }
     }
 }
@@ -151,9 +151,9 @@ impl Drop for History {
             std::thread::sleep(Duration::from_millis(5));
         }
         if !thread.is_finished() {
-            log::warn!("the history's last batch is not written: the disk does not answer");
+            log::warn!("cannot write the history's last batch: the disk does not answer");
         } else if thread.join().is_err() {
-            log::error!("the history thread ended by a panic");
+            log::error!("the history thread panicked");
         }
     }
 }
@@ -186,7 +186,7 @@ impl Writer {
             match self.write(&batch) {
                 Ok(()) => self.after_write(&batch),
                 Err(error) if error.is_of_the_batch() => {
-                    log::error!("history: {} rows are lost: {error}", batch.rows());
+                    log::error!("history: lost {} rows: {error}", batch.rows());
                     let mut status = lock(&self.status);
                     status.failures += 1;
                     status.dropped += batch.rows();
@@ -204,7 +204,7 @@ impl Writer {
 
     fn write(&mut self, batch: &Batch) -> Result<(), HistoryError> {
         if self.store.take_if(|store| store.is_moved()).is_some() {
-            log::warn!("history: {} was moved or removed: a new one begins", self.path.display());
+            log::warn!("history: {} was moved or removed; starting a new one", self.path.display());
         }
         if self.store.is_none() {
             self.store = Some(Store::open(&self.path)?);
@@ -220,7 +220,7 @@ impl Writer {
             let mut status = lock(&self.status);
             status.written += batch.rows();
             if let State::Failing { since, .. } = &status.state {
-                log::info!("history: writing again; it could not be written since {since}");
+                log::info!("history: writing works again; it had failed since {since}");
             }
             status.state = State::Writing;
         }
@@ -251,7 +251,7 @@ impl Writer {
                 lock(&self.status).state = State::Writing;
             }
             Err(error) if error.is_permanent() => {
-                log::error!("history: not written: {error}");
+                log::error!("history: cannot write: {error}");
                 lock(&self.status).state = State::Refused { reason: error.to_string() };
             }
             Err(error) => self.failed(&error),
@@ -267,7 +267,7 @@ impl Writer {
             State::Failing { since, .. } => *since,
             _ => {
                 log::error!(
-                    "history: cannot be written, tried again every {} s: {reason}",
+                    "history: cannot write, retrying every {} s: {reason}",
                     RETRY.as_secs()
                 );
                 Timestamp::now()
@@ -293,7 +293,7 @@ impl Writer {
                     match self.write(&batch) {
                         Ok(()) => self.after_write(&batch),
                         Err(error) => {
-                            log::error!("history: {} rows are lost: {error}", batch.rows());
+                            log::error!("history: lost {} rows: {error}", batch.rows());
                             lock(&self.status).dropped += batch.rows();
                         }
                     }

@@ -133,7 +133,7 @@ impl Connections {
     }
 
     /// A place for a new connection; at the limit another one is closed for it. `None` when all are being answered.
-    pub(super) fn admit(self: &Arc<Self>, now: Instant) -> Option<Place> {
+    pub(super) fn admit(self: &Arc<Self>, now: Instant) -> Option<Admission> {
         let mut inner = self.lock();
         inner.counts.accepted += 1;
         if inner.open.len() >= self.limit {
@@ -155,7 +155,7 @@ impl Connections {
         inner.next += 1;
         let activity = Arc::new(Mutex::new(Activity::new(now)));
         inner.open.insert(id, Connection { activity: Arc::clone(&activity), task: None });
-        Some(Place { id, activity, connections: Arc::clone(self) })
+        Some(Admission { id, activity, connections: Arc::clone(self) })
     }
 
     /// Names the task that serves a connection, so that it can be closed.
@@ -218,13 +218,13 @@ pub(super) fn lock_activity(activity: &Mutex<Activity>) -> MutexGuard<'_, Activi
 
 /// One connection's place; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Admission {
     pub(super) id: u64,
     pub(super) activity: Arc<Mutex<Activity>>,
     connections: Arc<Connections>,
 }
 
-impl Drop for Place {
+impl Drop for Admission {
     fn drop(&mut self) {
         self.connections.lock().open.remove(&self.id);
     }
@@ -236,7 +236,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn full(limit: usize, now: Instant) -> (Arc<Connections>, Vec<Place>) {
+    fn full(limit: usize, now: Instant) -> (Arc<Connections>, Vec<Admission>) {
         let connections = Arc::new(Connections::new(limit));
         let places = (0..limit)
             .map(|index| connections.admit(now + SECOND * index as u32 / 100).unwrap())

@@ -30,7 +30,7 @@ use super::{
     answer::{Answer, Endpoints, error},
     cache::PerCycle,
     component::MAX_BODY,
-    connections::{Connections, Place, lock_activity},
+    connections::{Admission, Connections, lock_activity},
     io::WatchedSocket,
 };
 use crate::{
@@ -206,11 +206,11 @@ async fn accept(
 }
 
 fn admit(socket: TcpStream, site: Site, peer: SocketAddr, endpoints: &Arc<Endpoints>) {
-    let Some(place) = endpoints.connections.admit(Instant::now()) else {
+    let Some(admission) = endpoints.connections.admit(Instant::now()) else {
         return;
     };
-    let id = place.id;
-    let task = tokio::spawn(serve_connection(socket, site, peer, place, Arc::clone(endpoints)));
+    let id = admission.id;
+    let task = tokio::spawn(serve_connection(socket, site, peer, admission, Arc::clone(endpoints)));
     endpoints.connections.served_by(id, task.abort_handle());
 }
 
@@ -218,16 +218,16 @@ async fn serve_connection(
     socket: TcpStream,
     site: Site,
     peer: SocketAddr,
-    place: Place,
+    admission: Admission,
     endpoints: Arc<Endpoints>,
 ) {
     // Answers are written in one go; waiting for more would only delay the last segment.
     if let Err(failure) = socket.set_nodelay(true) {
         log::debug!("TCP_NODELAY on an HTTP connection: {failure}");
     }
-    let io = WatchedSocket::new(socket, Arc::clone(&place.activity));
+    let io = WatchedSocket::new(socket, Arc::clone(&admission.activity));
     let service = service_fn(|request: Request<Incoming>| {
-        lock_activity(&place.activity).request(Instant::now());
+        lock_activity(&admission.activity).request(Instant::now());
         let endpoints = Arc::clone(&endpoints);
         async move { Ok::<_, Infallible>(respond(&endpoints, site, peer, request).await) }
     });

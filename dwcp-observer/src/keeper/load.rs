@@ -377,7 +377,7 @@ fn climb(
     let mut reasons = Vec::new();
     let mut live = None;
     for way in allowed.ways(hook, object, present) {
-        match place(ebpf, way, system) {
+        match attach_way(ebpf, way, system) {
             Ok(links) => {
                 live = Some(way);
                 if !hook.on_demand {
@@ -412,24 +412,24 @@ fn climb(
 }
 
 /// Loads and attaches all programs of a way, or none.
-fn place(ebpf: &mut Ebpf, way: &Way, system: &System) -> Result<Vec<Link>, PlaceError> {
+fn attach_way(ebpf: &mut Ebpf, way: &Way, system: &System) -> Result<Vec<Link>, WayError> {
     let mut links = Vec::new();
     let here = way.where_present.iter().filter(|(_, target)| system.has(way.rung, target));
     for (name, target) in way.programs.iter().chain(here) {
         // A module's tracepoint is not in the kernel's own BTF: only trying tells.
         if !matches!(way.rung, Rung::RawTp) && !system.has(way.rung, target) {
-            return Err(PlaceError::Absent(target));
+            return Err(WayError::Absent(target));
         }
-        let program = ebpf.program_mut(name).ok_or(PlaceError::NotInObject(name))?;
-        load_program(program, target, &system.btf).map_err(PlaceError::Program)?;
-        links.extend(attach(program, target).map_err(PlaceError::Program)?);
+        let program = ebpf.program_mut(name).ok_or(WayError::NotInObject(name))?;
+        load_program(program, target, &system.btf).map_err(WayError::Program)?;
+        links.extend(attach(program, target).map_err(WayError::Program)?);
     }
     Ok(links)
 }
 
 /// Why a way does not work.
 #[derive(Debug, Error)]
-enum PlaceError {
+enum WayError {
     #[error("this kernel does not have {0}")]
     Absent(&'static str),
     #[error("the eBPF object does not contain {0}")]
@@ -438,7 +438,7 @@ enum PlaceError {
     Program(ProgramError),
 }
 
-impl PlaceError {
+impl WayError {
     fn brief(&self) -> String {
         match self {
             Self::Program(error) if is_absent(error) => {

@@ -3,7 +3,7 @@
 use prometheus::proto::MetricFamily;
 
 use super::{exporter::mode_label, family::Family, table};
-use crate::sla::{SlaType, View, Window, decide::Word};
+use crate::sla::{SlaType, View, Window, decide::GoNoGo};
 
 /// What has nothing to judge is missing.
 pub(super) fn sla(view: &View, families: &mut Vec<MetricFamily>) {
@@ -36,7 +36,7 @@ pub(super) fn sla(view: &View, families: &mut Vec<MetricFamily>) {
         violations.add(&[sla.as_str()], minutes as f64);
     }
     let mut decision = Family::new(&table::GO_NO_GO);
-    for word in Word::ALL {
+    for word in GoNoGo::ALL {
         let now = view.decision.decision == word;
         decision.add(&[word.as_str()], f64::from(u8::from(now)));
     }

@@ -72,10 +72,10 @@ fn frozen(live: &Live, end: &EndState, wall: WallClock) -> Frozen {
 fn begin<'a>(live: &Live, end: &'a EndState) -> Result<&'a FreezeReading, &'static str> {
     let by_cgroup = end.facts.cmdline.iter().any(|word| word.starts_with("--freeze-cgroup"));
     match &end.freeze {
-        None => Err("its stop was not seen"),
+        None => Err("the observer did not see its stop"),
         Some(_) if live.found_under_way() => Err("it was stopped before it was observed"),
         Some(freeze) if by_cgroup && freeze.cgroup_ns.is_none() => {
-            Err("its cgroup was frozen first, and the kernel did not tell when (cgroup v1)")
+            Err("its cgroup was frozen first, and the kernel does not report when (cgroup v1)")
         }
         Some(freeze) => Ok(freeze),
     }
@@ -85,10 +85,12 @@ fn begin<'a>(live: &Live, end: &'a EndState) -> Result<&'a FreezeReading, &'stat
 fn ended(freeze: &FreezeReading, end: &EndState) -> Result<(u64, FreezeEnd), &'static str> {
     match freeze.ended {
         // A dump that has succeeded has killed it, if it was still traced: its death is near.
-        Some((_, FreezeEnd::TracerExit)) if end.exit_code == 0 => Err("its exit was not seen"),
+        Some((_, FreezeEnd::TracerExit)) if end.exit_code == 0 => {
+            Err("the observer did not see its exit")
+        }
         Some(ended) => Ok(ended),
-        None if end.exited_ns.is_none() => Err("it stands still"),
-        None => Err("when it ran again was not seen"),
+        None if end.exited_ns.is_none() => Err("it is stopped"),
+        None => Err("the observer did not see when it ran again"),
     }
 }
 

@@ -89,7 +89,7 @@ pub fn incomplete(live: &Live, felt: &Felt) -> Option<String> {
         return Some(format!("the {name} is on another host"));
     };
     if fate::still(live).is_some() {
-        return Some("the guest stands still".to_owned());
+        return Some("the guest is stopped".to_owned());
     }
     let event = match missing {
         Role::Source => "stopped",
@@ -104,7 +104,7 @@ pub fn incomplete(live: &Live, felt: &Felt) -> Option<String> {
         Some(Coverage::Unprobed(reason)) => format!(", its executable {reason}"),
         None => ", its functions are not probed".to_owned(),
     };
-    Some(format!("when the guest {event} at the {name} was not seen{why}"))
+    Some(format!("the observer did not see when the guest {event} at the {name}{why}"))
 }
 
 /// Each instant from the best that is known of its end.

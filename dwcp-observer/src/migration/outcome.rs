@@ -161,17 +161,17 @@ fn evidence(ending: &Ending) -> Vec<Evidence> {
             say("state", format!("the {name}'s migration state is {}", state.as_str()));
         }
         if let Some(error) = &end.error {
-            say("error", format!("the {name} says: {error}"));
+            say("error", format!("QEMU's error at the {name}: {error}"));
         }
         if end.guest_resumed {
             let what = match role {
-                Role::Source => "the guest ran on at the source".to_owned(),
-                Role::Destination => "the destination let the guest run".to_owned(),
+                Role::Source => "the guest continued at the source".to_owned(),
+                Role::Destination => "the destination resumed the guest".to_owned(),
             };
             say("resume", what);
         }
         if let Some(seconds) = end.ran_after {
-            let what = format!("guest CPUs of the {name} ran {seconds:.3} s after the last close");
+            let what = format!("vCPUs of the {name} ran {seconds:.3} s after the last close");
             say("vcpu", what);
         }
         if let Some(died) = end.died.as_ref().or(end.exited.as_ref()) {
@@ -179,7 +179,7 @@ fn evidence(ending: &Ending) -> Vec<Evidence> {
         }
     }
     if ending.handed_over {
-        say("vcpu", "guest CPUs stopped at the source and ran at the destination".to_owned());
+        say("vcpu", "vCPUs stopped at the source and ran at the destination".to_owned());
     }
     if ending.paused_all_along {
         say("pause", "the guest was paused when its state was sent".to_owned());
@@ -399,7 +399,9 @@ fn text(ending: &Ending, class: ReasonClass) -> String {
     };
     let fact = match class {
         ReasonClass::CancelledByManager => Some("the manager cancelled it".to_owned()),
-        ReasonClass::Cancelled => Some("it was cancelled, by whom was not seen".to_owned()),
+        ReasonClass::Cancelled => {
+            Some("it was cancelled; the observer did not see by whom".to_owned())
+        }
         ReasonClass::SourceExited => {
             ended(&ending.source).map(|ended| format!("at the source, {ended}"))
         }
@@ -412,10 +414,10 @@ fn text(ending: &Ending, class: ReasonClass) -> String {
             Some(format!("postcopy ended before all pages had arrived, the guest is lost{why}"))
         }
         ReasonClass::NotResumed => {
-            Some("all arrived, and the guest was not let run at the destination".to_owned())
+            Some("everything arrived, but nobody resumed the guest at the destination".to_owned())
         }
-        ReasonClass::RanOnAtSource => Some("the guest ran on at the source".to_owned()),
-        ReasonClass::NotKnown => Some("what is seen from this host does not tell".to_owned()),
+        ReasonClass::RanOnAtSource => Some("the guest continued at the source".to_owned()),
+        ReasonClass::NotKnown => Some("the evidence on this host is not sufficient".to_owned()),
         _ => None,
     };
     let words = errors(ending).next().map(str::to_owned);
@@ -440,7 +442,7 @@ fn without_words(ending: &Ending, class: ReasonClass) -> String {
         _ if ending.undelivered_bytes > 0 => {
             format!("{} bytes were queued and never acknowledged", ending.undelivered_bytes)
         }
-        _ => "the migrator gave up without a word".to_owned(),
+        _ => "the migrator gave up without an error text".to_owned(),
     }
 }
 

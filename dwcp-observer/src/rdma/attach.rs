@@ -53,7 +53,7 @@ pub enum RdmaError {
 }
 
 /// Where a program goes.
-struct Place {
+struct Probe {
     /// Function, or event of `rdma_cma`.
     name: &'static str,
     /// Program in the object.
@@ -64,13 +64,13 @@ struct Place {
     purpose: &'static str,
 }
 
-macro_rules! places {
+macro_rules! probes {
     ($($module:literal { $($name:literal => $program:literal, $purpose:literal;)* })*) => {
-        &[$($(Place { name: $name, program: $program, module: $module, purpose: $purpose },)*)*]
+        &[$($(Probe { name: $name, program: $program, module: $module, purpose: $purpose },)*)*]
     };
 }
 
-const PLACES: &[Place] = places! {
+const PROBES: &[Probe] = probes! {
     "ib_core" {
         "rdma_restrack_add" => "rdma_tracked", "new queue pairs and memory regions";
         "ib_modify_qp_with_udata" => "rdma_modify", "state, peer and peer's address of queue pairs";
@@ -117,7 +117,7 @@ enum Link {
 /// The loaded object and what is attached of it.
 pub(super) struct Attached {
     ebpf: Ebpf,
-    /// One per place.
+    /// One per probe.
     links: Vec<Option<Link>>,
     reasons: Vec<Option<String>>,
     /// Modules that were there at the last look, in the order of [`modules`]: each load has an inode of its own.
@@ -130,7 +130,7 @@ pub(super) struct Attached {
 
 /// The modules of all places, once each.
 fn modules() -> Vec<&'static str> {
-    let mut modules: Vec<_> = PLACES.iter().map(|place| place.module).collect();
+    let mut modules: Vec<_> = PROBES.iter().map(|probe| probe.module).collect();
     modules.dedup();
     modules
 }
@@ -189,8 +189,8 @@ impl Attached {
         }
         let mut attached = Self {
             ebpf,
-            links: PLACES.iter().map(|_| None).collect(),
-            reasons: vec![None; PLACES.len()],
+            links: PROBES.iter().map(|_| None).collect(),
+            reasons: vec![None; PROBES.len()],
             present: modules().into_iter().map(incarnation).collect(),
             found,
             post_refused: refused
@@ -199,31 +199,31 @@ impl Attached {
                 .map(|(_, reason)| reason.clone()),
             posts: Posts::new(&options.post_functions),
         };
-        for (index, place) in PLACES.iter().enumerate() {
-            if let Some((_, reason)) = refused.iter().find(|(name, _)| name == place.program) {
+        for (index, probe) in PROBES.iter().enumerate() {
+            if let Some((_, reason)) = refused.iter().find(|(name, _)| name == probe.program) {
                 attached.reasons[index] = Some(reason.clone());
             } else {
-                attached.place(index);
+                attached.attach_at(index);
             }
         }
         attached.posts.refresh(&mut attached.ebpf);
         Ok((attached, prepared))
     }
 
-    fn place(&mut self, index: usize) {
-        let place = &PLACES[index];
-        let loaded = self.ebpf.program(place.program).is_some_and(|program| program.fd().is_ok());
+    fn attach_at(&mut self, index: usize) {
+        let probe = &PROBES[index];
+        let loaded = self.ebpf.program(probe.program).is_some_and(|program| program.fd().is_ok());
         if !loaded {
             // The verifier's word stands, whichever modules come.
             return;
         }
-        match attach(&mut self.ebpf, place) {
+        match attach(&mut self.ebpf, probe) {
             Ok(link) => {
                 self.links[index] = Some(link);
                 self.reasons[index] = None;
             }
-            Err(_) if !is_loaded(place.module) => {
-                self.reasons[index] = Some(format!("{} is not loaded", place.module));
+            Err(_) if !is_loaded(probe.module) => {
+                self.reasons[index] = Some(format!("{} is not loaded", probe.module));
             }
             Err(error) => self.reasons[index] = Some(brief(&error)),
         }
@@ -256,11 +256,11 @@ impl Attached {
             }
             let there = now.is_some();
             log::info!("RDMA: module {module} was {}", if there { "loaded" } else { "unloaded" });
-            let of_module = PLACES.iter().enumerate().filter(|(_, place)| place.module == *module);
+            let of_module = PROBES.iter().enumerate().filter(|(_, probe)| probe.module == *module);
             for (index, _) in of_module {
                 self.links[index] = None;
                 if there {
-                    self.place(index);
+                    self.attach_at(index);
                 } else {
                     self.reasons[index] = Some(format!("{module} is not loaded"));
                 }
@@ -271,17 +271,17 @@ impl Attached {
 
     /// Whether a function or event is probed.
     pub(super) fn is_attached(&self, name: &str) -> bool {
-        PLACES.iter().zip(&self.links).any(|(place, link)| place.name == name && link.is_some())
+        PROBES.iter().zip(&self.links).any(|(probe, link)| probe.name == name && link.is_some())
     }
 
-    /// One per place.
+    /// One per probe.
     pub(super) fn probes(&self) -> Vec<ProbeStatus> {
-        let rows = PLACES.iter().zip(&self.links).zip(&self.reasons);
-        rows.map(|((place, link), reason)| ProbeStatus {
-            probe: place.name,
-            purpose: place.purpose,
+        let rows = PROBES.iter().zip(&self.links).zip(&self.reasons);
+        rows.map(|((probe, link), reason)| ProbeStatus {
+            probe: probe.name,
+            purpose: probe.purpose,
             required: false,
-            rung: link.is_some().then(|| rung(&self.ebpf, place.program)),
+            rung: link.is_some().then(|| rung(&self.ebpf, probe.program)),
             attached: link.is_some(),
             reason: reason.clone(),
         })
@@ -291,23 +291,23 @@ impl Attached {
 
     /// What this kernel made of each program.
     pub(super) fn tried(&self) -> Vec<Tried> {
-        let rows = PLACES.iter().zip(&self.links).zip(&self.reasons);
-        rows.map(|((place, link), reason)| {
-            let program = self.ebpf.program(place.program);
+        let rows = PROBES.iter().zip(&self.links).zip(&self.reasons);
+        rows.map(|((probe, link), reason)| {
+            let program = self.ebpf.program(probe.program);
             let info = program
                 .filter(|program| program.fd().is_ok())
                 .and_then(|program| program.info().ok());
             let result = match (link, &info) {
                 (Some(_), _) => Outcome::Attached,
-                (None, _) if !is_loaded(place.module) => Outcome::ModuleNotLoaded,
+                (None, _) if !is_loaded(probe.module) => Outcome::ModuleNotLoaded,
                 (None, Some(_)) => Outcome::Absent,
                 (None, None) => Outcome::Refused,
             };
             Tried {
                 object: "rdma",
-                program: place.program.to_owned(),
-                target: place.name.to_owned(),
-                rung: rung(&self.ebpf, place.program),
+                program: probe.program.to_owned(),
+                target: probe.name.to_owned(),
+                rung: rung(&self.ebpf, probe.program),
                 result,
                 verified_instructions: info.and_then(|info| info.verified_instruction_count()),
                 reason: reason.clone().filter(|_| result == Outcome::Refused),
@@ -317,7 +317,7 @@ impl Attached {
         .collect()
     }
 
-    /// What this kernel made of the program for providers' post functions, which has no place of its own.
+    /// What this kernel made of the program for providers' post functions, which has no probe of its own.
     fn tried_post(&self) -> Tried {
         let program = self.ebpf.program(post::PROGRAM);
         let info =
@@ -366,14 +366,14 @@ fn load_program(program: &mut Program) -> Result<(), ProgramError> {
     }
 }
 
-fn attach(ebpf: &mut Ebpf, place: &Place) -> Result<Link, ProgramError> {
-    match ebpf.program_mut(place.program) {
+fn attach(ebpf: &mut Ebpf, probe: &Probe) -> Result<Link, ProgramError> {
+    match ebpf.program_mut(probe.program) {
         Some(Program::KProbe(program)) => {
-            let id = program.attach(place.name, 0)?;
+            let id = program.attach(probe.name, 0)?;
             program.take_link(id).map(Link::Function)
         }
         Some(Program::TracePoint(program)) => {
-            let id = program.attach(CATEGORY, place.name)?;
+            let id = program.attach(CATEGORY, probe.name)?;
             program.take_link(id).map(Link::Event)
         }
         _ => Err(ProgramError::UnexpectedProgramType),
@@ -393,7 +393,7 @@ mod tests {
         let file = object::File::parse(RDMA).unwrap();
         let symbols: HashSet<&str> =
             file.symbols().filter_map(|symbol| symbol.name().ok()).collect();
-        for program in PLACES.iter().map(|place| place.program).chain([post::PROGRAM]) {
+        for program in PROBES.iter().map(|probe| probe.program).chain([post::PROGRAM]) {
             assert!(symbols.contains(program), "{program} is missing");
             assert!(program.len() <= 15, "{program}");
         }

@@ -15,7 +15,7 @@ pub(super) const CLASS: &str = "/sys/class/infiniband";
 ///
 /// # Errors
 /// Netlink does not answer.
-pub(super) fn look(netlink: &mut Netlink, counters: bool) -> io::Result<Vec<Device>> {
+pub(super) fn list(netlink: &mut Netlink, counters: bool) -> io::Result<Vec<Device>> {
     let mut devices = Vec::new();
     for info in netlink.devices()? {
         let driver = netlink.driver(info.index).ok().flatten();

@@ -196,7 +196,7 @@ impl Active {
             Maps::prepare(ebpf, options.max_qps, options.max_send_queues)
         })?;
         log::debug!("RDMA: missing in BTF and tracefs: {}", attached.found.missing.join(", "));
-        let devices = device::look(&mut netlink, false).unwrap_or_default();
+        let devices = device::list(&mut netlink, false).unwrap_or_default();
         Ok(Self {
             attached,
             maps,
@@ -223,7 +223,7 @@ impl Active {
         self.maps.visit(|_, record| live |= peek!(record, state) == SLOT_LIVE);
         let pace = if live { COUNTERS_NS } else { IDLE_COUNTERS_NS };
         let counters = is_due(self.counted_ns, pace, now_ns);
-        match device::look(&mut self.netlink, counters) {
+        match device::list(&mut self.netlink, counters) {
             Ok(devices) => {
                 if counters {
                     self.counted_ns = Some(now_ns);

@@ -61,5 +61,5 @@ pub(super) fn anomalies(data: &Data, document: &mut Document) {
             .collect();
         document.table(&["Began (UTC)", "Type", "Severity", "Why"], rows);
     }
-    document.text("Severity is that at the begin. True and false positives are not told apart: nobody labels production.");
+    document.text("Severity at the start of each event. The report cannot distinguish true from false positives, because nobody labels production.");
 }

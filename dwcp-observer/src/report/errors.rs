@@ -32,7 +32,7 @@ pub(super) fn errors(data: &Data, document: &mut Document) {
     document.heading(3, "3.2 By type");
     let sum = data.sum();
     if sum.errors.is_empty() {
-        document.text("The kernel showed no error on migration sockets and processes.");
+        document.text("The kernel reported no errors of migration sockets and processes.");
     } else {
         let whole: u64 = sum.errors.values().sum();
         let rows = sum
@@ -44,9 +44,9 @@ pub(super) fn errors(data: &Data, document: &mut Document) {
             .collect();
         document.table(&["Type", "Errors", "Share"], rows);
     }
-    document.text(format!("Segments sent again: {}.", sum.retransmitted_segments));
+    document.text(format!("Retransmitted segments: {}.", sum.retransmitted_segments));
     document.heading(3, "3.3 By component");
-    document.text("All of the above are errors of the transport (amst). What other components count as an error is in their own metrics, where these are scraped (section 4).");
+    document.text("All of the above are errors of the transport (amst). Errors of other components are in their own metrics, if these are scraped (section 4).");
     document.heading(3, "3.4 Windows");
     windows(data, document);
     let failed: Vec<&Migration> =
@@ -71,7 +71,7 @@ pub(super) fn errors(data: &Data, document: &mut Document) {
             ]
         })
         .collect();
-    document.table(&["Ended (UTC)", "VM", "Migration", "What was seen"], rows);
+    document.table(&["Ended (UTC)", "VM", "Migration", "Evidence"], rows);
 }
 
 fn windows(data: &Data, document: &mut Document) {

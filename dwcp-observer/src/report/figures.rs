@@ -186,7 +186,7 @@ pub(super) fn blackouts(data: &Data) -> Option<Figure> {
     Plot {
         name: "blackout",
         title:
-            "Blackout of each migration that ended, ms; the red line, where it is in reach, is the limit within a data centre"
+            "Blackout of each migration that ended, ms; the red line, if in range, is the limit of mode datacenter"
                 .to_owned(),
         unit: "ms",
         x: period(data),
@@ -235,7 +235,7 @@ pub(super) fn resources(data: &Data) -> Option<Figure> {
     };
     Plot {
         name: "resources",
-        title: "Use of the host's CPUs and memory by minute, percent".to_owned(),
+        title: "Utilization of the host's CPUs and memory by minute, percent".to_owned(),
         unit: "%",
         x: period(data),
         at_least: 91.0,

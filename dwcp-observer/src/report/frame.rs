@@ -11,7 +11,7 @@ use crate::{
     model::record::Migration,
     sla::{
         SlaType, Window,
-        decide::{Word, measured, name},
+        decide::{GoNoGo, measured, name},
     },
 };
 
@@ -48,7 +48,7 @@ pub(super) fn header(data: &Data, document: &mut Document) {
         },
         format!(
             "Sources: history database{}",
-            if data.live.sla.is_some() { ", running observer" } else { "; no observer answered, so nothing is said of the present and targets are the defaults" }
+            if data.live.sla.is_some() { ", running observer" } else { "; no observer answered, so the report lacks the current state, and targets are the defaults" }
         ),
     ]);
 }
@@ -91,13 +91,13 @@ pub(super) fn recommendations(data: &Data, document: &mut Document) {
         .reduce(f64::max);
     if let Some(p99) = p99_ms.filter(|p99| *p99 > P99_ADVICE_MS) {
         advice.push(format!(
-            "P99 of the blackout is {p99:.0} ms: see the parts of the longest ones (dwcp-observer migrations ID)."
+            "P99 blackout (downtime) is {p99:.0} ms: see the parts of the longest ones (dwcp-observer migrations ID)."
         ));
     }
     let sum = data.sum();
     if let Some(rate) = sum.throughput.mean().filter(|rate| *rate < THROUGHPUT_ADVICE) {
         advice.push(format!(
-            "Average throughput is {:.3} GB/s, below 2.0: see the verdicts in 2.5 for what holds transfers back, or set sla.throughput_bytes_per_second to what the links of this host carry.",
+            "Average throughput is {:.3} GB/s, below 2.0: see the verdicts in 2.5 for the causes, or set sla.throughput_bytes_per_second to the capacity of this host's links.",
             rate / 1e9
         ));
     }
@@ -106,7 +106,7 @@ pub(super) fn recommendations(data: &Data, document: &mut Document) {
         advice.push(format!("{errors} errors: see 3.2."));
     }
     for reason in data.live.sla.iter().flat_map(|view| &view.decision.reasons) {
-        if reason.level == Word::NoGo {
+        if reason.level == GoNoGo::NoGo {
             advice.push(format!("Stop the rollout until this is understood: {}.", reason.text));
         }
     }
@@ -128,7 +128,7 @@ pub(super) fn summary(data: &Data, document: &mut Document) {
     let mut lines = vec![
         format!("Migrations that ended: {}.", data.finished.len()),
         format!(
-            "Changes of a service level from kept to violated: {}, and back: {}.",
+            "Changes of a service level from met to violated: {}, and back: {}.",
             count("sla_violated"),
             count("sla_restored")
         ),
@@ -142,9 +142,9 @@ pub(super) fn summary(data: &Data, document: &mut Document) {
         let month = view.window(Window::Month).map(|levels| levels.error_rate);
         let budget = month.and_then(|level| level.budget);
         let left = budget.map_or(NONE.to_owned(), |budget| left_over(budget.remaining_ratio));
-        lines.push(format!("Error budget of the error rate over 30 days, left: {left}."));
+        lines.push(format!("Remaining error budget of the error rate over 30 days: {left}."));
     }
-    lines.push("Alerts are Alertmanager's to tell; the observer does not see them.".to_owned());
+    lines.push("Alerts are in Alertmanager; the observer does not see them.".to_owned());
     if let Some(active) = &data.live.active {
         lines.push(format!("Running now: {}.", active.len()));
         for one in active {

@@ -32,11 +32,11 @@ const fn mode_name(mode: Option<Mode>) -> &'static str {
 
 pub(super) fn latency(data: &Data, document: &mut Document) {
     document.heading(2, "1 Latency");
-    document.text("Latency is the blackout: the time in which the guest's CPUs ran nowhere. Only migrations of which both instants were seen have one.");
+    document.text("Latency is the blackout (downtime): the time in which the guest ran on neither end. Only migrations whose stop and start were both observed have one.");
     document.heading(3, "1.1 Distribution");
     let levels = data.levels();
     if levels.latency_by_mode.is_empty() {
-        document.text("No migration with a blackout of known length ended in this period.");
+        document.text("No migration with a known blackout ended in this period.");
     } else {
         let ms = |seconds: f64| format!("{:.2}", seconds * 1e3);
         let rows = levels
@@ -72,7 +72,7 @@ pub(super) fn latency(data: &Data, document: &mut Document) {
         document.figure(figures::blackouts(data));
     }
     document.heading(3, "1.2 By component");
-    document.text("Not measured: a blackout is of the whole guest. Where its time went is in each migration's record (dwcp-observer migrations ID); how the components fare is in section 4.");
+    document.text("Not measured: a blackout concerns the whole guest. Its parts are in each migration's record (dwcp-observer migrations ID); the components' health is in section 4.");
     document.heading(3, "1.3 Over the period");
     slices(data, document);
     document.heading(3, "1.4 Against the Phase 5 baseline");
@@ -100,14 +100,11 @@ fn ladder(data: &Data, document: &mut Document) {
         return;
     }
     let few = if ms.len() < ENOUGH {
-        " Of fewer than 100 migrations the P99 is the longest blackout."
+        " With fewer than 100 migrations the P99 is the longest blackout."
     } else {
         ""
     };
-    document.text(format!(
-        "Within a data centre (and where the mode is unknown), {} migrations.{few}",
-        ms.len()
-    ));
+    document.text(format!("Mode datacenter (and unknown mode), {} migrations.{few}", ms.len()));
     document.table(&["Percentile", "ms", "Target: below, ms", "Status"], rows);
 }
 
@@ -182,7 +179,7 @@ fn baseline(data: &Data, document: &mut Document) {
             vec![
                 "datacenter, small to large VM".into(),
                 "250 to 450 ms".into(),
-                format!("P99 of the blackout: {}", some(p99, "ms", 2)),
+                format!("P99 blackout: {}", some(p99, "ms", 2)),
                 p99.map_or("-".into(), |ms| {
                     format!("{} to {}", percent(ms, 450.0), percent(ms, 250.0))
                 }),
@@ -196,7 +193,7 @@ fn baseline(data: &Data, document: &mut Document) {
             vec![
                 "cross-region".into(),
                 "120 s".into(),
-                "not told apart from internet".into(),
+                "not distinguished from internet".into(),
                 "-".into(),
             ],
         ],

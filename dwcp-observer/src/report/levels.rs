@@ -77,7 +77,7 @@ fn cell(sla: SlaType, level: &Level) -> String {
 fn budgets(period: &Levels, windows: &[Levels], document: &mut Document) {
     let month = windows.iter().find(|levels| levels.window == Window::Month);
     let (over, whole) = month.map_or(("this period", period), |month| ("30 d", month));
-    let left = format!("Left over {over}");
+    let left = format!("Remaining over {over}");
     let mut header = vec!["SLA", "Bad", "Of", &left, "Burn rate: this period"];
     header.extend(windows.iter().map(|levels| levels.window.as_str()));
     let burn = |level: &Level| {
@@ -115,7 +115,7 @@ pub(super) fn left_over(ratio: f64) -> String {
     if ratio > 0.0 {
         format!("{:.1} %", ratio * 1e2)
     } else {
-        format!("none, spent {:.1} times", 1.0 - ratio)
+        format!("none, used {:.1} times", 1.0 - ratio)
     }
 }
 
@@ -188,8 +188,8 @@ fn violations(data: &Data, document: &mut Document) {
             "From (UTC)",
             "Until (UTC)",
             "Lasted in this period",
-            "Migrations that ended meanwhile",
-            "The hour at its begin",
+            "Migrations that ended during it",
+            "The hour before it",
         ],
         rows,
     );

@@ -13,7 +13,7 @@ pub(super) fn rollout(data: &Data, document: &mut Document) {
     match data.live.components.as_ref().map(|view| &view.rollout) {
         None => document.text("Not known: no observer answered."),
         Some(None) => document.text(
-            "Not measured: [v1] of the configuration names no migrations of v1, or none ran within the hour before the end of the period.",
+            "Not measured: [v1] is not configured, or no migration ran within the hour before the end of the period.",
         ),
         Some(Some(progress)) => {
             let label = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
@@ -27,7 +27,7 @@ pub(super) fn rollout(data: &Data, document: &mut Document) {
                     format!("{:.1} %", progress.percent),
                 ]],
             );
-            document.text("Migrations that run, or ended within the hour before the end of the period. Other stages and regions are other hosts', and when it will be complete is not foretold.");
+            document.text("Migrations that run, or ended within the hour before the end of the period. Other hosts have other stages and regions. The report does not predict the end of the rollout.");
         }
     }
     document.heading(3, "8.2 Go, caution, no-go");
@@ -83,7 +83,7 @@ impl Summary {
 pub(super) fn comparison(data: &Data, document: &mut Document) {
     document.heading(2, "9 v1 against v3");
     if data.finished.iter().all(|one| one.version.is_none()) {
-        document.text("Not measured: no migration of this period is told apart by version ([v1] of the configuration).");
+        document.text("Not measured: no migration of this period has a known version ([v1] of the configuration).");
         return;
     }
     let of = |version: Version| {
@@ -122,5 +122,5 @@ pub(super) fn comparison(data: &Data, document: &mut Document) {
             count("payload, GB", |it| Some(it.gigabytes), 3),
         ],
     );
-    document.text("Different guests over different paths: a difference is one of versions only where these are alike. Compression is not measured by the kernel. Everything else in this report is of v3 alone.");
+    document.text("Guests and paths differ: compare versions only if these are similar. Compression is not measured by the kernel. Everything else in this report is of v3 alone.");
 }

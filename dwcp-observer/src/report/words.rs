@@ -29,7 +29,7 @@ pub(super) const fn verdict(level: &Level) -> &'static str {
     match level.compliant {
         Some(true) => "PASS",
         Some(false) => "FAIL",
-        None => "nothing to judge",
+        None => "no data",
     }
 }
 

@@ -22,7 +22,7 @@ const TOO_MANY_KINDS: usize = 3;
 /// The answer, from best to worst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Word {
+pub enum GoNoGo {
     /// Go on.
     #[default]
     Go,
@@ -32,7 +32,7 @@ pub enum Word {
     NoGo,
 }
 
-impl Word {
+impl GoNoGo {
     /// All words, best first.
     pub const ALL: [Self; 3] = [Self::Go, Self::Caution, Self::NoGo];
 
@@ -50,8 +50,8 @@ impl Word {
 /// One reason and how far it goes alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// Never [`Word::Go`].
-    pub level: Word,
+    /// Never [`GoNoGo::Go`].
+    pub level: GoNoGo,
     /// One line, with figures.
     pub text: String,
 }
@@ -60,7 +60,7 @@ pub struct Reason {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     /// The worst of the reasons' levels; go without any.
-    pub decision: Word,
+    pub decision: GoNoGo,
     /// Why.
     pub reasons: Vec<Reason>,
 }
@@ -117,14 +117,14 @@ pub fn decide(situation: &Situation<'_>) -> Decision {
     let mut reasons = Vec::new();
     let mut say = |level, text: String| reasons.push(Reason { level, text });
     if let Some(why) = situation.blind {
-        say(Word::Caution, format!("the observer cannot measure: {why}"));
+        say(GoNoGo::Caution, format!("the observer cannot measure: {why}"));
     }
     violations(situation, &mut say);
     for sla in SlaType::ALL {
         burning(situation, sla, &mut say);
     }
     for component in situation.unhealthy {
-        say(Word::NoGo, format!("component {}: {}", component.component, component.why));
+        say(GoNoGo::NoGo, format!("component {}: {}", component.component, component.why));
     }
     anomalies(situation.anomalies, &mut say);
     for running in situation.running {
@@ -134,10 +134,10 @@ pub fn decide(situation: &Situation<'_>) -> Decision {
             Health::Healthy | Health::Slow => continue,
         };
         let cause = running.cause.map_or("unknown", Cause::as_str);
-        say(Word::Caution, format!("migration {} {how} (cause: {cause})", running.name));
+        say(GoNoGo::Caution, format!("migration {} {how} (cause: {cause})", running.name));
     }
     reasons.sort_by_key(|reason| std::cmp::Reverse(reason.level));
-    let decision = reasons.first().map_or(Word::Go, |reason| reason.level);
+    let decision = reasons.first().map_or(GoNoGo::Go, |reason| reason.level);
     Decision { decision, reasons }
 }
 
@@ -146,11 +146,11 @@ fn level<'a>(situation: &Situation<'a>, window: Window, sla: SlaType) -> Option<
 }
 
 /// What the last hour broke, and whether there was anything to judge in it.
-fn violations(situation: &Situation<'_>, say: &mut impl FnMut(Word, String)) {
+fn violations(situation: &Situation<'_>, say: &mut impl FnMut(GoNoGo, String)) {
     let hour = |sla| level(situation, Window::Hour, sla).filter(|level| level.compliant.is_some());
     if hour(SlaType::Latency).is_none() && hour(SlaType::ErrorRate).is_none() {
         say(
-            Word::Caution,
+            GoNoGo::Caution,
             "no migration finished in the last hour, so nothing supports a go".into(),
         );
     }
@@ -162,22 +162,22 @@ fn violations(situation: &Situation<'_>, say: &mut impl FnMut(Word, String)) {
     let of_contract = broken.iter().filter(|(sla, _)| *sla != SlaType::Availability).count();
     for (sla, level) in &broken {
         let counts = of_contract >= TOO_MANY && *sla != SlaType::Availability;
-        let word = if counts { Word::NoGo } else { Word::Caution };
+        let word = if counts { GoNoGo::NoGo } else { GoNoGo::Caution };
         say(word, format!("{} over the last hour: {}", name(*sla), measured(*sla, level)));
     }
 }
 
 /// How fast a budget goes, and whether it is gone.
-fn burning(situation: &Situation<'_>, sla: SlaType, say: &mut impl FnMut(Word, String)) {
+fn burning(situation: &Situation<'_>, sla: SlaType, say: &mut impl FnMut(GoNoGo, String)) {
     let rate = |window| level(situation, window, sla)?.budget.map(|budget| budget.burn_rate);
     let bad = |window| level(situation, window, sla).map_or(0, |level| level.bad_events);
     // Slow transfers are a matter of speed, not of harm: they alone stop nothing.
-    let worst = if sla == SlaType::Throughput { Word::Caution } else { Word::NoGo };
+    let worst = if sla == SlaType::Throughput { GoNoGo::Caution } else { GoNoGo::NoGo };
     if let (Some(hour), Some(minutes)) = (rate(Window::Hour), rate(Window::FiveMinutes))
         && hour >= FAST_BURN
         && minutes >= FAST_BURN
     {
-        let word = if bad(Window::FiveMinutes) >= PATTERN { worst } else { Word::Caution };
+        let word = if bad(Window::FiveMinutes) >= PATTERN { worst } else { GoNoGo::Caution };
         let text = format!(
             "error budget of {} burns {hour:.1} times too fast over the last hour, {minutes:.1} times over 5 minutes",
             name(sla)
@@ -189,12 +189,12 @@ fn burning(situation: &Situation<'_>, sla: SlaType, say: &mut impl FnMut(Word, S
     {
         let text =
             format!("error budget of {} burns {day:.1} times too fast over 24 hours", name(sla));
-        say(Word::Caution, text);
+        say(GoNoGo::Caution, text);
     }
     let Some(month) = level(situation, Window::Month, sla) else { return };
     let Some(budget) = month.budget.filter(|budget| budget.remaining_ratio <= 0.0) else { return };
     let broken = level(situation, Window::Hour, sla).and_then(|hour| hour.compliant) == Some(false);
-    let word = if broken && month.bad_events >= PATTERN { worst } else { Word::Caution };
+    let word = if broken && month.bad_events >= PATTERN { worst } else { GoNoGo::Caution };
     let text = format!(
         "error budget of {} over 30 days is used up: {} of {} bad, {:.1} times the allowed share",
         name(sla),
@@ -205,7 +205,7 @@ fn burning(situation: &Situation<'_>, sla: SlaType, say: &mut impl FnMut(Word, S
     say(word, text);
 }
 
-fn anomalies(anomalies: &[Anomaly], say: &mut impl FnMut(Word, String)) {
+fn anomalies(anomalies: &[Anomaly], say: &mut impl FnMut(GoNoGo, String)) {
     let mut critical: Vec<&str> = anomalies
         .iter()
         .filter(|anomaly| anomaly.severity == Severity::Critical)
@@ -215,7 +215,7 @@ fn anomalies(anomalies: &[Anomaly], say: &mut impl FnMut(Word, String)) {
     critical.dedup();
     for anomaly in anomalies {
         let stops = anomaly.severity == Severity::Critical && critical.len() >= TOO_MANY_KINDS;
-        let word = if stops { Word::NoGo } else { Word::Caution };
+        let word = if stops { GoNoGo::NoGo } else { GoNoGo::Caution };
         say(word, format!("anomaly {}: {}", anomaly.anomaly_type, anomaly.why));
     }
 }

@@ -23,11 +23,11 @@ pub(super) fn dashboard() -> Dashboard {
 fn course() -> Vec<Panel> {
     vec![
         Panel::table("What it is", "short")
-            .about("VM, migrator, role of this host, transport, mode.")
+            .about("VM, migrator, role of this host, transport and mode.")
             .query(r#"dwcp_v3_migration_info{@, migration_id=~"$migration"}"#, "")
             .size(24, 4),
         Panel::series("Verdict", "short")
-            .about("State and cause of each second.")
+            .about("State and cause of the verdict in each second.")
             .query(
                 r#"dwcp_v3_migration_verdict{@, migration_id=~"$migration"}"#,
                 "{{state}}: {{cause}}",
@@ -41,24 +41,24 @@ fn course() -> Vec<Panel> {
             )
             .worse_below(2.0e9, 2.4e9),
         Panel::series("Where a second goes", "percentunit")
-            .about("Time of the sending side; sums to 1.")
+            .about("How the sending side spends its time; the shares sum to 1.")
             .query(r#"dwcp_v3_migration_time_fraction{@, migration_id=~"$migration"}"#, "{{cause}}")
             .within(0.0, 1.0),
         Panel::series("Time to the end", "s")
-            .about("Estimate and the bounds of a 90 % interval.")
+            .about("Estimated time to the end, with the bounds of a 90 % interval.")
             .query(r#"dwcp_v3_migration_eta_seconds{@, migration_id=~"$migration"}"#, "{{bound}}"),
         Panel::series("Payload so far", "bytes")
-            .about("Queued, delivered, received, retransmitted.")
+            .about("Queued, delivered, received and retransmitted bytes.")
             .query(r#"dwcp_v3_migration_bytes{@, migration_id=~"$migration"}"#, "{{kind}}"),
         Panel::stat("Rounds over RAM", "short")
-            .about("As QEMU's dirty-sync-count.")
+            .about("Iterations over RAM, as in QEMU's dirty-sync-count.")
             .query(r#"dwcp_v3_migration_rounds{@, migration_id=~"$migration"}"#, "rounds")
             .worse_above(10.0, 30.0),
         Panel::stat("Streams", "short")
-            .about("Open and closed.")
+            .about("Open and closed streams.")
             .query(r#"dwcp_v3_migration_streams{@, migration_id=~"$migration"}"#, "streams"),
         Panel::stat("Running for", "s")
-            .about("Since its first connection; after its end this goes on until its series go.")
+            .about("Time since the first connection; it continues after the end until the series disappear.")
             .query(
                 r#"time() - dwcp_v3_migration_start_time_seconds{@, migration_id=~"$migration"}"#,
                 "since",
@@ -69,11 +69,11 @@ fn course() -> Vec<Panel> {
 fn blackout() -> Vec<Panel> {
     vec![
         Panel::stat("Blackout", "s")
-            .about("The guest's CPUs ran nowhere.")
+            .about("Blackout (downtime): the time in which the guest ran on neither end.")
             .query(r#"dwcp_v3_migration_blackout_seconds{@, migration_id=~"$migration", part="total"}"#, "blackout")
             .worse_above(0.3, 0.5),
         Panel::pie("Blackout by part", "s")
-            .about("The parts sum to the whole.")
+            .about("The parts add up to the total.")
             .query(r#"dwcp_v3_migration_blackout_seconds{@, migration_id=~"$migration", part!="total"}"#, "{{part}}"),
         Panel::series("Time in each phase", "s")
             .about("So far.")
@@ -87,7 +87,7 @@ fn streams() -> Vec<Panel> {
             .about("Delivered or received.")
             .query(r#"deriv(dwcp_v3_migration_stream_bytes{@, migration_id=~"$migration", kind=~"delivered|received"}[$__rate_interval])"#, "{{stream}} {{kind}}"),
         Panel::series("Evenness of streams", "short")
-            .about("jain is 1 when even; max_over_mean is 1 when even.")
+            .about("Both jain and max_over_mean are 1 if the streams are balanced.")
             .query(r#"dwcp_v3_migration_stream_balance{@, migration_id=~"$migration"}"#, "{{index}}"),
         Panel::series("Smoothed RTT by stream", "s")
             .about("Of the sending end.")

@@ -6,7 +6,7 @@ pub(super) fn dashboard() -> Dashboard {
     Dashboard {
         uid: "dwcp-v3-versions",
         title: "DWCP: v1 against v3",
-        about: "The same figures of both versions. A migration is v1 by a rule on port, process or cgroup.",
+        about: "The same figures for both versions. The rule [v1] (port, process or cgroup) selects migrations of v1.",
         refresh: "30s",
         from: "now-6h",
         variables: vec![
@@ -14,7 +14,7 @@ pub(super) fn dashboard() -> Dashboard {
         ],
         panels: vec![
             Panel::series("Rollout progress", "percent")
-                .about("Share of migrations that run v3.")
+                .about("Share of migrations that use v3.")
                 .query(r#"dwcp_v3_rollout_progress_percent{@, region=~"$region"}"#, "{{stage}} {{region}}")
                 .within(0.0, 100.0),
             Panel::series("Finished migrations per minute", "opm")
@@ -27,7 +27,7 @@ pub(super) fn dashboard() -> Dashboard {
                 .query("histogram_quantile(0.50, sum by (le) (increase(dwcp_v1_migration_latency_seconds_bucket{@}[1h])))", "v1")
                 .limit(0.2),
             Panel::series("Blackout p99", "s")
-                .about("Of migrations that ended within an hour. The baseline of v1 is 0.8 s, the limit of v3 0.5 s.")
+                .about("Migrations that ended within an hour. The baseline of v1 is 0.8 s, the limit of v3 0.5 s.")
                 .query("histogram_quantile(0.99, sum by (le) (increase(dwcp_v3_migration_latency_seconds_bucket{@}[1h])))", "v3")
                 .query("histogram_quantile(0.99, sum by (le) (increase(dwcp_v1_migration_latency_seconds_bucket{@}[1h])))", "v1")
                 .worse_above(0.5, 0.8),
@@ -44,18 +44,18 @@ pub(super) fn dashboard() -> Dashboard {
                     / (sum(increase(dwcp_v1_migrations_total{@}[1h])) > 0)"#, "v1")
                 .worse_above(0.01, 0.025),
             Panel::stat("v3 blackout p99 (6 h)", "s")
-                .about("Over all that ended in six hours.")
+                .about("All migrations that ended within six hours.")
                 .query("histogram_quantile(0.99, sum by (le) (increase(dwcp_v3_migration_latency_seconds_bucket{@}[6h])))", "v3")
                 .worse_above(0.3, 0.5),
             Panel::stat("v1 blackout p99 (6 h)", "s")
-                .about("Over all that ended in six hours.")
+                .about("All migrations that ended within six hours.")
                 .query("histogram_quantile(0.99, sum by (le) (increase(dwcp_v1_migration_latency_seconds_bucket{@}[6h])))", "v1")
                 .worse_above(0.5, 0.8),
             Panel::stat("v3 migrations (6 h)", "short")
-                .about("That ended.")
+                .about("Migrations that ended.")
                 .query("sum(increase(dwcp_v3_migrations_total{@}[6h]))", "v3"),
             Panel::stat("v1 migrations (6 h)", "short")
-                .about("That ended.")
+                .about("Migrations that ended.")
                 .query("sum(increase(dwcp_v1_migrations_total{@}[6h]))", "v1"),
         ],
     }

@@ -135,7 +135,7 @@ fn methods(live: &Live) -> Vec<Evidence> {
             let state = state.as_str();
             say(
                 "global_state",
-                format!("the {role} was told that its guest was {state} when it was sent"),
+                format!("the guest's state at the source was {state} (sent to the {role})"),
             );
         }
         match &end.coverage {
@@ -149,7 +149,7 @@ fn methods(live: &Live) -> Vec<Evidence> {
                 };
                 let since = match since_ns.saturating_sub(live.started_ns) {
                     0 => String::new(),
-                    late => format!(", since {:.3} s after its begin", late as f64 / 1e9),
+                    late => format!(", since {:.3} s after its start", late as f64 / 1e9),
                 };
                 say(
                     "phase_functions",
@@ -158,9 +158,7 @@ fn methods(live: &Live) -> Vec<Evidence> {
             }
             Some(Coverage::Unprobed(reason)) => say(
                 "vcpu_scheduling",
-                format!(
-                    "the {role}'s executable {reason}: its guest CPUs are followed in the scheduler alone"
-                ),
+                format!("the {role}'s executable {reason}: only the scheduler shows its vCPUs"),
             ),
             None => {}
         }
@@ -168,7 +166,7 @@ fn methods(live: &Live) -> Vec<Evidence> {
             say(
                 "vcpu",
                 format!(
-                    "guest CPUs of the {role} were found {how}, their threads have no telling names"
+                    "vCPUs of the {role} were found {how}, because their threads have no recognisable names"
                 ),
             );
         }

@@ -149,7 +149,7 @@ impl Registry {
                 true
             }
             Decision::NotMigration { class, reason } => {
-                log::trace!("{} to {}: no migration: {reason}", reading.local, reading.peer);
+                log::trace!("{} to {} is not a migration: {reason}", reading.local, reading.peer);
                 self.candidates.entry(key(reading)).or_default().rejected = Some(class);
                 false
             }

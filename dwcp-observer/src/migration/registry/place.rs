@@ -117,7 +117,10 @@ impl Registry {
         }
         self.index = Index::new(&self.live);
         for end in files.iter().flat_map(|live| &live.ends) {
-            log::debug!("pid {} writes its guest to a file: no migration", end.facts.pid);
+            log::debug!(
+                "pid {} writes its guest to a file, which is not a migration",
+                end.facts.pid
+            );
             actions.watch.push((end.process, false));
             actions.release_taps.extend(end.taps.iter().map(|reading| reading.key));
             let running = end.threads.values().filter(|thread| !thread.reading.exited);

@@ -116,7 +116,7 @@ impl Registry {
             if entry.record.split_brain {
                 continue;
             }
-            log::error!("migration {id}: the guest was let run at its source, too: split brain");
+            log::error!("migration {id}: split brain: the guest was also resumed at its source");
             entry.record =
                 Arc::new(Migration { split_brain: true, ..entry.record.as_ref().clone() });
             self.totals.split_brains += 1;

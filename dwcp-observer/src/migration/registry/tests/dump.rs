@@ -153,9 +153,9 @@ fn a_cgroup_is_frozen_before_its_tasks_stop() {
 #[test]
 fn an_end_of_a_freeze_that_was_not_seen_gives_no_length() {
     let cases = [
-        (None, "stop was not seen"),
-        (Some(freeze(None)), "ran again was not seen"),
-        (Some(freeze(Some((2.9, FreezeEnd::TracerExit)))), "exit was not seen"),
+        (None, "its stop"),
+        (Some(freeze(None)), "ran again"),
+        (Some(freeze(Some((2.9, FreezeEnd::TracerExit)))), "its exit"),
     ];
     for (seen, why) in cases {
         let record = frozen("criu dump -t 77", seen, 0);
