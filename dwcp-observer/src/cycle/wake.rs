@@ -28,7 +28,7 @@ pub(super) async fn wait(until: Option<tokio::time::Instant>) {
 pub(super) fn listen(fd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
     pollable(fd)
         .inspect_err(|error| {
-            log::debug!("RDMA connections are checked once a second only: {error}")
+            log::debug!("RDMA connections are checked once a second only: {error}");
         })
         .ok()
 }
