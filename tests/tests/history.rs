@@ -204,7 +204,7 @@ fn a_full_disk_loses_nothing_that_was_committed_or_waits() {
     let dropped = observer.metrics().unwrap();
     let dropped = dropped.sum("dwcp_observer_history_rows_dropped_total", &[]).unwrap();
     assert_eq!(dropped, 0.0);
-    let said = observer.output().matches("history: cannot be written").count();
+    let said = observer.output().matches("history: cannot write").count();
     assert_eq!(said, 1, "{}", observer.output());
     observer.kill();
     let text = report(&history, &url, &[]);
