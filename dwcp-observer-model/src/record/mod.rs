@@ -11,6 +11,8 @@ mod dump;
 mod guest;
 mod rdma;
 mod reason;
+#[cfg(test)]
+mod samples;
 mod storage;
 mod stream;
 #[cfg(test)]

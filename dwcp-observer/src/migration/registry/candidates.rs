@@ -65,7 +65,7 @@ impl Registry {
             let unchanged = candidate.seen == seen(reading) && candidate.waiting.is_some();
             if !unchanged && candidate.rejected.is_none() {
                 candidate.process = reading.process;
-                self.pending.push(position);
+                self.pending.insert(position);
             }
         }
     }
@@ -87,7 +87,7 @@ impl Registry {
             let candidate = self.candidates.entry(key(reading)).or_default();
             let Some(decision) = decision else {
                 candidate.awaits_ns.get_or_insert(observation.now_ns);
-                self.pending.push(position);
+                self.pending.insert(position);
                 continue;
             };
             (candidate.seen, candidate.awaits_ns) = (seen(reading), None);
@@ -114,7 +114,7 @@ impl Registry {
                 continue;
             }
             let Some(decision) = self.judge(reading, observation, &mut actions.ask) else {
-                self.pending.push(position);
+                self.pending.insert(position);
                 continue;
             };
             joined |= self.follow(reading, decision, observation, actions);

@@ -89,7 +89,7 @@ pub struct Registry {
     /// Its readings are taken in.
     taken_in: bool,
     /// Flows of it that wait for an answer, by position.
-    pending: Vec<usize>,
+    pending: BTreeSet<usize>,
 }
 
 /// Steps within one look: who moves the data, whose it is, what its other end is, what surrounds both. What is still asked then is
@@ -114,7 +114,7 @@ impl Registry {
             totals_v1: Totals::default(),
             steps: 0,
             taken_in: false,
-            pending: Vec::new(),
+            pending: BTreeSet::new(),
         }
     }
 
