@@ -5,6 +5,7 @@
 pub mod board;
 pub mod facts;
 pub mod histogram;
+pub mod names;
 pub mod qemu;
 pub mod quantiles;
 pub mod queue_pair;

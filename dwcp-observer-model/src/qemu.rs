@@ -20,33 +20,10 @@ impl Version {
     }
 }
 
-macro_rules! named {
-    ($(#[$doc:meta])* $type:ident { $($variant:ident = $name:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(rename_all = "kebab-case")]
-        #[expect(missing_docs, reason = "the names are QEMU's")]
-        pub enum $type { $($variant,)* }
-
-        impl $type {
-            /// The name in QMP.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
-            /// By its name in QMP; `None` for one that is not known here.
-            #[must_use]
-            pub fn by_name(name: &str) -> Option<Self> {
-                match name { $($name => Some(Self::$variant),)* _ => None }
-            }
-        }
-    };
-}
-
-named! {
+crate::named! {
     /// A state of a migration, as `query-migrate` and the `MIGRATION` event name it (qapi/migration.json, `MigrationStatus`).
-    MigratorState {
+    #[expect(missing_docs, reason = "the names are QEMU's")]
+    pub enum MigratorState {
         None = "none",
         Setup = "setup",
         Cancelling = "cancelling",
@@ -67,9 +44,10 @@ named! {
     }
 }
 
-named! {
+crate::named! {
     /// What a guest does, as `query-status` names it (qapi/run-state.json, `RunState`).
-    RunState {
+    #[expect(missing_docs, reason = "the names are QEMU's")]
+    pub enum RunState {
         Debug = "debug",
         Inmigrate = "inmigrate",
         InternalError = "internal-error",

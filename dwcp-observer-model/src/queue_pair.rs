@@ -6,37 +6,31 @@ use dwcp_observer_ebpf::{
     hist::{Hist, RUNQ_BUCKETS},
     rdma::{Count, OPERATIONS, Operation, STATUSES},
 };
-use serde::{Deserialize, Serialize};
 
 /// `WR_FLUSH_ERR`: work that was still queued when the queue pair went down; it follows an end, good or bad, and is no cause.
 pub const STATUS_FLUSHED: usize = 5;
 
-/// State of a queue pair (`enum ib_qp_state`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum QpState {
-    /// Created, or reset.
-    Reset,
-    /// Initialised.
-    Init,
-    /// Ready to receive.
-    #[serde(rename = "RTR")]
-    ReadyToReceive,
-    /// Ready to send: connected.
-    #[serde(rename = "RTS")]
-    ReadyToSend,
-    /// Send queue drained.
-    #[serde(rename = "SQD")]
-    SendQueueDrained,
-    /// Send queue in error.
-    #[serde(rename = "SQE")]
-    SendQueueError,
-    /// In error: all work is flushed.
-    #[serde(rename = "ERR")]
-    Error,
-    /// A number, or in JSON a name, that this version does not know.
-    #[serde(other)]
-    Unknown,
+crate::named! {
+    /// State of a queue pair (`enum ib_qp_state`).
+    pub enum QpState {
+        /// Created, or reset.
+        Reset = "RESET",
+        /// Initialised.
+        Init = "INIT",
+        /// Ready to receive.
+        ReadyToReceive = "RTR",
+        /// Ready to send: connected.
+        ReadyToSend = "RTS",
+        /// Send queue drained.
+        SendQueueDrained = "SQD",
+        /// Send queue in error.
+        SendQueueError = "SQE",
+        /// In error: all work is flushed.
+        Error = "ERR",
+        /// A number, or in JSON a name, that this version does not know.
+        #[serde(other)]
+        Unknown = "UNKNOWN",
+    }
 }
 
 impl QpState {
@@ -54,78 +48,36 @@ impl QpState {
             _ => Self::Unknown,
         }
     }
+}
 
-    /// The specification's name.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Reset => "RESET",
-            Self::Init => "INIT",
-            Self::ReadyToReceive => "RTR",
-            Self::ReadyToSend => "RTS",
-            Self::SendQueueDrained => "SQD",
-            Self::SendQueueError => "SQE",
-            Self::Error => "ERR",
-            Self::Unknown => "UNKNOWN",
-        }
+crate::named! {
+    /// What can be known of a queue pair's data.
+    pub enum DataPath {
+        /// Every completion passes through the kernel and is counted: operations and bytes are exact.
+        Completions = "completions",
+        /// Requests are seen as their process hands them to its provider, and nothing of what becomes of them: operations and bytes are
+        /// what was posted.
+        Posts = "posts",
+        /// The device moves data without the kernel; its port counters are all there is.
+        Counters = "counters",
+        /// Neither.
+        None = "none",
     }
 }
 
-/// What can be known of a queue pair's data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DataPath {
-    /// Every completion passes through the kernel and is counted: operations and bytes are exact.
-    Completions,
-    /// Requests are seen as their process hands them to its provider, and nothing of what becomes of them: operations and bytes are
-    /// what was posted.
-    Posts,
-    /// The device moves data without the kernel; its port counters are all there is.
-    Counters,
-    /// Neither.
-    None,
-}
-
-impl DataPath {
-    /// The name in metrics and records.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Completions => "completions",
-            Self::Posts => "posts",
-            Self::Counters => "counters",
-            Self::None => "none",
-        }
-    }
-}
-
-/// Why a queue pair's record ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CloseReason {
-    /// Its owner destroyed it.
-    Destroyed,
-    /// Its owner ended with it open.
-    ProcessEnded,
-    /// Somebody else destroyed it: the device or its driver was removed.
-    DeviceRemoved,
-    /// Its number was given out again before its end was seen.
-    Replaced,
-    /// It is no longer there, and its end was not seen.
-    Vanished,
-}
-
-impl CloseReason {
-    /// The name in records.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Destroyed => "destroyed",
-            Self::ProcessEnded => "process_ended",
-            Self::DeviceRemoved => "device_removed",
-            Self::Replaced => "replaced",
-            Self::Vanished => "vanished",
-        }
+crate::named! {
+    /// Why a queue pair's record ended.
+    pub enum CloseReason {
+        /// Its owner destroyed it.
+        Destroyed = "destroyed",
+        /// Its owner ended with it open.
+        ProcessEnded = "process_ended",
+        /// Somebody else destroyed it: the device or its driver was removed.
+        DeviceRemoved = "device_removed",
+        /// Its number was given out again before its end was seen.
+        Replaced = "replaced",
+        /// It is no longer there, and its end was not seen.
+        Vanished = "vanished",
     }
 }
 

@@ -39,88 +39,41 @@ pub struct Verdict {
     pub guest_throttle_percent: Option<u32>,
 }
 
-/// How a migration goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Health {
-    /// As fast as it can, and it will end.
-    Healthy,
-    /// Held back, or far below its usual rate.
-    Slow,
-    /// Nothing arrives.
-    Stalled,
-    /// The guest dirties as fast as it is sent: it will not end by itself.
-    NotConverging,
-}
-
-impl Health {
-    /// All states.
-    pub const ALL: [Self; 4] = [Self::Healthy, Self::Slow, Self::Stalled, Self::NotConverging];
-
-    /// The label value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Healthy => "healthy",
-            Self::Slow => "slow",
-            Self::Stalled => "stalled",
-            Self::NotConverging => "not_converging",
-        }
+crate::named! {
+    /// How a migration goes.
+    pub enum Health {
+        /// As fast as it can, and it will end.
+        Healthy = "healthy",
+        /// Held back, or far below its usual rate.
+        Slow = "slow",
+        /// Nothing arrives.
+        Stalled = "stalled",
+        /// The guest dirties as fast as it is sent: it will not end by itself.
+        NotConverging = "not_converging",
     }
 }
 
-/// Where the sending side's time goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cause {
-    /// Its threads work.
-    Sending,
-    /// Data are on their way: congestion window, loss recovery, RTT, send buffer.
-    Network,
-    /// The receiver's window is closed, or its process does not run.
-    Receiver,
-    /// The threads want a CPU and have none.
-    SourceCpu,
-    /// Memory is registered with an RDMA device, at either end.
-    Registration,
-    /// The migrator's own bandwidth limit.
-    Throttled,
-    /// The migrator has nothing to send.
-    Application,
-    /// Pages that were sent before and that the guest has changed since.
-    GuestDirtying,
-    /// The manager (libvirt, KubeVirt, ...) has yet to let the migration or the guest go on.
-    Manager,
-}
-
-impl Cause {
-    /// All causes, in the order of [`Fractions`].
-    pub const ALL: [Self; 9] = [
-        Self::Sending,
-        Self::Network,
-        Self::Receiver,
-        Self::SourceCpu,
-        Self::Registration,
-        Self::Throttled,
-        Self::Application,
-        Self::GuestDirtying,
-        Self::Manager,
-    ];
-
-    /// The label value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Sending => "sending",
-            Self::Network => "network",
-            Self::Receiver => "receiver",
-            Self::SourceCpu => "source_cpu",
-            Self::Registration => "registration",
-            Self::Throttled => "throttled",
-            Self::Application => "application",
-            Self::GuestDirtying => "guest_dirtying",
-            Self::Manager => "manager",
-        }
+crate::named! {
+    /// Where the sending side's time goes.
+    pub enum Cause {
+        /// Its threads work.
+        Sending = "sending",
+        /// Data are on their way: congestion window, loss recovery, RTT, send buffer.
+        Network = "network",
+        /// The receiver's window is closed, or its process does not run.
+        Receiver = "receiver",
+        /// The threads want a CPU and have none.
+        SourceCpu = "source_cpu",
+        /// Memory is registered with an RDMA device, at either end.
+        Registration = "registration",
+        /// The migrator's own bandwidth limit.
+        Throttled = "throttled",
+        /// The migrator has nothing to send.
+        Application = "application",
+        /// Pages that were sent before and that the guest has changed since.
+        GuestDirtying = "guest_dirtying",
+        /// The manager (libvirt, KubeVirt, ...) has yet to let the migration or the guest go on.
+        Manager = "manager",
     }
 }
 

@@ -3,11 +3,29 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+
+/// A program that a unit test needs and not every machine has: `None`, and a line that says so, where it is missing. `cargo xtask test` has set
+/// up the machine and leaves nothing out.
+///
+/// # Panics
+/// When it is missing there.
+#[must_use]
+pub fn tool(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_file());
+    if found.is_none() {
+        let needed = std::env::var_os("DWCP_ALL_TOOLS").is_some();
+        assert!(!needed, "{name} is missing: run `cargo xtask setup`");
+        eprintln!("left out: {name} is not installed");
+    }
+    found
+}
 
 /// Ids of all processes that were started here.
 static STARTED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());

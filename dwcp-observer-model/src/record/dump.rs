@@ -52,26 +52,14 @@ pub enum FreezeMethod {
     PtraceStop,
 }
 
-/// What ends a freeze.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FreezeEnd {
-    /// The dumped process exited: it was killed when its dump was whole.
-    Exit,
-    /// Its tracer let it run again.
-    Resume,
-    /// Its tracer exited, by which the kernel lets go of what it traced.
-    TracerExit,
-}
-
-impl FreezeEnd {
-    /// The name in records.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Exit => "exit",
-            Self::Resume => "resume",
-            Self::TracerExit => "tracer_exit",
-        }
+crate::named! {
+    /// What ends a freeze.
+    pub enum FreezeEnd {
+        /// The dumped process exited: it was killed when its dump was whole.
+        Exit = "exit",
+        /// Its tracer let it run again.
+        Resume = "resume",
+        /// Its tracer exited, by which the kernel lets go of what it traced.
+        TracerExit = "tracer_exit",
     }
 }

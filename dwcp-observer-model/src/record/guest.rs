@@ -9,27 +9,13 @@ use crate::{
     verdict::Standing,
 };
 
-/// How an instant was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Method {
-    /// The migrator's own functions, by uprobe.
-    PhaseFunctions,
-    /// Guest CPUs in the scheduler.
-    VcpuScheduling,
-}
-
-impl Method {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::PhaseFunctions, Self::VcpuScheduling];
-
-    /// The name in records and labels.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::PhaseFunctions => "phase_functions",
-            Self::VcpuScheduling => "vcpu_scheduling",
-        }
+crate::named! {
+    /// How an instant was found.
+    pub enum Method {
+        /// The migrator's own functions, by uprobe.
+        PhaseFunctions = "phase_functions",
+        /// Guest CPUs in the scheduler.
+        VcpuScheduling = "vcpu_scheduling",
     }
 }
 
@@ -184,34 +170,17 @@ pub struct Standstill {
     pub standing: Standing,
 }
 
-/// What ends a standstill.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Awaited {
-    /// The migrator's own work: the last pass, the device state, loading.
-    SwitchOver,
-    /// `migrate-continue` by the manager, at the source (`pause-before-switchover`).
-    MigrateContinue,
-    /// `cont` by the manager, at a destination that has loaded everything (started with `-S`).
-    Resume,
-    /// `migrate-recover` and `migrate` with `resume`: postcopy is paused, guest CPUs stand as soon as they need a page.
-    Recovery,
-}
-
-impl Awaited {
-    /// All of them, for labels.
-    pub const ALL: [Self; 4] =
-        [Self::SwitchOver, Self::MigrateContinue, Self::Resume, Self::Recovery];
-
-    /// The name in records and labels.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::SwitchOver => "switch_over",
-            Self::MigrateContinue => "migrate_continue",
-            Self::Resume => "resume",
-            Self::Recovery => "recovery",
-        }
+crate::named! {
+    /// What ends a standstill.
+    pub enum Awaited {
+        /// The migrator's own work: the last pass, the device state, loading.
+        SwitchOver = "switch_over",
+        /// `migrate-continue` by the manager, at the source (`pause-before-switchover`).
+        MigrateContinue = "migrate_continue",
+        /// `cont` by the manager, at a destination that has loaded everything (started with `-S`).
+        Resume = "resume",
+        /// `migrate-recover` and `migrate` with `resume`: postcopy is paused, guest CPUs stand as soon as they need a page.
+        Recovery = "recovery",
     }
 }
 
@@ -238,50 +207,23 @@ pub struct Interruption {
     pub seconds: f64,
 }
 
-/// A phase of a migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PhaseName {
-    /// Connections are made, dirty logging is started; what is to be dumped still runs.
-    Setup,
-    /// The tasks of a process that is to be dumped are stopped, one after the other.
-    Freeze,
-    /// All of them stand while they are dumped.
-    Dump,
-    /// RAM is copied while the guest runs at the source.
-    Precopy,
-    /// The guest stands still.
-    StopAndCopy,
-    /// The guest runs at the destination, pages are still at the source.
-    Postcopy,
-    /// The guest runs, connections are closed; what was dumped has ended or runs on.
-    Completion,
-}
-
-impl PhaseName {
-    /// All phases, in order.
-    pub const ALL: [Self; 7] = [
-        Self::Setup,
-        Self::Freeze,
-        Self::Dump,
-        Self::Precopy,
-        Self::StopAndCopy,
-        Self::Postcopy,
-        Self::Completion,
-    ];
-
-    /// The name in records and labels.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Setup => "setup",
-            Self::Freeze => "freeze",
-            Self::Dump => "dump",
-            Self::Precopy => "precopy",
-            Self::StopAndCopy => "stop_and_copy",
-            Self::Postcopy => "postcopy",
-            Self::Completion => "completion",
-        }
+crate::named! {
+    /// A phase of a migration.
+    pub enum PhaseName {
+        /// Connections are made, dirty logging is started; what is to be dumped still runs.
+        Setup = "setup",
+        /// The tasks of a process that is to be dumped are stopped, one after the other.
+        Freeze = "freeze",
+        /// All of them stand while they are dumped.
+        Dump = "dump",
+        /// RAM is copied while the guest runs at the source.
+        Precopy = "precopy",
+        /// The guest stands still.
+        StopAndCopy = "stop_and_copy",
+        /// The guest runs at the destination, pages are still at the source.
+        Postcopy = "postcopy",
+        /// The guest runs, connections are closed; what was dumped has ended or runs on.
+        Completion = "completion",
     }
 }
 

@@ -228,100 +228,50 @@ impl Migration {
     }
 }
 
-/// Whether a migration is running.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// At least one stream is open.
-    Active,
-    /// The last stream has closed.
-    Finished,
-}
-
-impl State {
-    /// The name in records.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Finished => "finished",
-        }
+crate::named! {
+    /// Whether a migration is running.
+    pub enum State {
+        /// At least one stream is open.
+        Active = "active",
+        /// The last stream has closed.
+        Finished = "finished",
     }
 }
 
-/// How a migration ended; rests on the record's evidence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// The guest runs at the destination.
-    Completed,
-    /// An end died, or a connection was reset or timed out.
-    Failed,
-    /// Given up on purpose: the guest runs on at the source.
-    Cancelled,
-    /// The evidence does not tell.
-    #[serde(other)]
-    Unknown,
-}
-
-impl Outcome {
-    /// All outcomes, for metrics that start at zero.
-    pub const ALL: [Self; 4] = [Self::Completed, Self::Failed, Self::Cancelled, Self::Unknown];
-
-    /// The label value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::Unknown => "unknown",
-        }
+crate::named! {
+    /// How a migration ended; rests on the record's evidence.
+    pub enum Outcome {
+        /// The guest runs at the destination.
+        Completed = "completed",
+        /// An end died, or a connection was reset or timed out.
+        Failed = "failed",
+        /// Given up on purpose: the guest runs on at the source.
+        Cancelled = "cancelled",
+        /// The evidence does not tell.
+        #[serde(other)]
+        Unknown = "unknown",
     }
 }
 
-/// What carries the streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Transport {
-    /// TCP over IPv4 or IPv6.
-    Tcp,
-    /// RDMA verbs: InfiniBand, RoCE or iWARP.
-    Rdma,
-}
-
-impl Transport {
-    /// The label value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Rdma => "rdma",
-        }
+crate::named! {
+    /// What carries the streams.
+    pub enum Transport {
+        /// TCP over IPv4 or IPv6.
+        Tcp = "tcp",
+        /// RDMA verbs: InfiniBand, RoCE or iWARP.
+        Rdma = "rdma",
     }
 }
 
-/// The path a migration takes (contract: `datacenter`, `internet`, `hybrid`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Short RTT and a high rate.
-    Datacenter,
-    /// Long RTT.
-    Internet,
-    /// Neither.
-    Hybrid,
-}
-
-impl Mode {
-    /// The label value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Datacenter => "datacenter",
-            Self::Internet => "internet",
-            Self::Hybrid => "hybrid",
-        }
+crate::named! {
+    /// The path a migration takes (contract: `datacenter`, `internet`, `hybrid`).
+    pub enum Mode {
+        /// Short RTT and a high rate.
+        Datacenter = "datacenter",
+        /// Long RTT.
+        Internet = "internet",
+        /// Neither.
+        Hybrid = "hybrid",
     }
 }
 
@@ -336,24 +286,13 @@ pub struct Vm {
     pub memory_bytes: Option<u64>,
 }
 
-/// Which side of a migration a process or a flow is on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Sends the guest.
-    Source,
-    /// Receives the guest.
-    Destination,
-}
-
-impl Role {
-    /// The label value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Source => "source",
-            Self::Destination => "destination",
-        }
+crate::named! {
+    /// Which side of a migration a process or a flow is on.
+    pub enum Role {
+        /// Sends the guest.
+        Source = "source",
+        /// Receives the guest.
+        Destination = "destination",
     }
 }
 

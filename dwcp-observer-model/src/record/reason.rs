@@ -11,56 +11,39 @@ pub struct Reason {
     pub text: String,
 }
 
-macro_rules! classes {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// What kind of thing went wrong.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum ReasonClass { $($(#[$doc])* $variant,)* }
-
-        impl ReasonClass {
-            /// All classes, for counters that start at zero.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// The label value.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-        }
-    };
-}
-
-classes! {
-    /// The manager asked to give up (`migrate_cancel`).
-    CancelledByManager = "cancelled_by_manager",
-    /// It was given up, by whom was not seen.
-    Cancelled = "cancelled",
-    /// Nobody listened at the destination.
-    ConnectionRefused = "connection_refused",
-    /// The destination, or the way to it, did not answer in time.
-    ConnectionTimedOut = "connection_timed_out",
-    /// The connection broke.
-    ConnectionLost = "connection_lost",
-    /// The destination did not accept what the source had sent.
-    LoadFailed = "load_failed",
-    /// The migrator at the source ended.
-    SourceExited = "source_exited",
-    /// The migrator at the destination ended.
-    DestinationExited = "destination_exited",
-    /// Postcopy ended before all pages had arrived: the guest is lost.
-    GuestLost = "guest_lost",
-    /// All arrived, and nobody let the guest run at the destination.
-    NotResumed = "not_resumed",
-    /// The guest ran on at the source, where it was to leave.
-    RanOnAtSource = "ran_on_at_source",
-    /// The migrator gave up with words of its own, which are in the text.
-    MigratorError = "migrator_error",
-    /// The migrator gave up, and why was not seen.
-    Failed = "failed",
-    /// What is seen from this host does not tell how it ended.
-    #[serde(other)]
-    NotKnown = "not_known",
+crate::named! {
+    /// What kind of thing went wrong.
+    pub enum ReasonClass {
+        /// The manager asked to give up (`migrate_cancel`).
+        CancelledByManager = "cancelled_by_manager",
+        /// It was given up, by whom was not seen.
+        Cancelled = "cancelled",
+        /// Nobody listened at the destination.
+        ConnectionRefused = "connection_refused",
+        /// The destination, or the way to it, did not answer in time.
+        ConnectionTimedOut = "connection_timed_out",
+        /// The connection broke.
+        ConnectionLost = "connection_lost",
+        /// The destination did not accept what the source had sent.
+        LoadFailed = "load_failed",
+        /// The migrator at the source ended.
+        SourceExited = "source_exited",
+        /// The migrator at the destination ended.
+        DestinationExited = "destination_exited",
+        /// Postcopy ended before all pages had arrived: the guest is lost.
+        GuestLost = "guest_lost",
+        /// All arrived, and nobody let the guest run at the destination.
+        NotResumed = "not_resumed",
+        /// The guest ran on at the source, where it was to leave.
+        RanOnAtSource = "ran_on_at_source",
+        /// The migrator gave up with words of its own, which are in the text.
+        MigratorError = "migrator_error",
+        /// The migrator gave up, and why was not seen.
+        Failed = "failed",
+        /// What is seen from this host does not tell how it ended.
+        #[serde(other)]
+        NotKnown = "not_known",
+    }
 }
 
 #[cfg(test)]

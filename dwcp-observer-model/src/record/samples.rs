@@ -511,7 +511,7 @@ pub(super) fn words() -> BTreeMap<&'static str, Vec<String>> {
     BTreeMap::from([
         ("state", of(&[State::Active, State::Finished])),
         ("outcome", of(&Outcome::ALL)),
-        ("reason", of(ReasonClass::ALL)),
+        ("reason", of(&ReasonClass::ALL)),
         ("transport", of(&[Transport::Tcp, Transport::Rdma])),
         ("mode", of(&[Mode::Datacenter, Mode::Internet, Mode::Hybrid])),
         ("version", of(&[Version::V1, Version::V3])),

@@ -91,27 +91,15 @@ pub struct TcpStream {
     pub states: Vec<StateChange>,
 }
 
-/// A stream's place in its migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StreamRole {
-    /// The first connection: device state, and RAM without multifd.
-    Main,
-    /// A further connection.
-    Multifd,
-    /// The postcopy preempt channel.
-    Preempt,
-}
-
-impl StreamRole {
-    /// The label value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Main => "main",
-            Self::Multifd => "multifd",
-            Self::Preempt => "preempt",
-        }
+crate::named! {
+    /// A stream's place in its migration.
+    pub enum StreamRole {
+        /// The first connection: device state, and RAM without multifd.
+        Main = "main",
+        /// A further connection.
+        Multifd = "multifd",
+        /// The postcopy preempt channel.
+        Preempt = "preempt",
     }
 }
 

@@ -32,33 +32,17 @@ pub struct Thread {
     pub cpu_moves: u64,
 }
 
-/// What a thread does for a migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ThreadRole {
-    /// Drives the migration.
-    Main,
-    /// Moves data of one stream.
-    Stream,
-    /// Runs a guest CPU.
-    Vcpu,
-    /// Anything else.
-    #[serde(other)]
-    Other,
-}
-
-impl ThreadRole {
-    /// All roles.
-    pub const ALL: [Self; 4] = [Self::Main, Self::Stream, Self::Vcpu, Self::Other];
-
-    /// The label value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Main => "main",
-            Self::Stream => "stream",
-            Self::Vcpu => "vcpu",
-            Self::Other => "other",
-        }
+crate::named! {
+    /// What a thread does for a migration.
+    pub enum ThreadRole {
+        /// Drives the migration.
+        Main = "main",
+        /// Moves data of one stream.
+        Stream = "stream",
+        /// Runs a guest CPU.
+        Vcpu = "vcpu",
+        /// Anything else.
+        #[serde(other)]
+        Other = "other",
     }
 }

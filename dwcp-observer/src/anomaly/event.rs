@@ -1,61 +1,34 @@
 //! Kinds and text of anomaly events.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::detector::Floor;
 use crate::model::record::Mode;
 
-/// What is anomalous: the label `anomaly_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// Blackout of a finished migration, seconds.
-    Latency,
-    /// Delivered bytes per second.
-    Throughput,
-    /// Errors per second.
-    ErrorBurst,
-    /// How far the host's CPUs or memory are beyond 80 or 85 % in use, 0 to 1 (all of it).
-    ResourceSaturation,
-    /// Share of segments sent again, 0 to 1.
-    Retransmit,
-    /// Smoothed round-trip time, the lowest of the streams, seconds.
-    Rtt,
-    /// Run-queue wait of the migration's threads, seconds per second.
-    Runqueue,
-    /// How uneven the streams are, 0 (even) to 1.
-    StreamImbalance,
+crate::model::named! {
+    /// What is anomalous: the label `anomaly_type`.
+    pub enum Kind {
+        /// Blackout of a finished migration, seconds.
+        Latency = "latency",
+        /// Delivered bytes per second.
+        Throughput = "throughput",
+        /// Errors per second.
+        ErrorBurst = "error_burst",
+        /// How far the host's CPUs or memory are beyond 80 or 85 % in use, 0 to 1 (all of it).
+        ResourceSaturation = "resource_saturation",
+        /// Share of segments sent again, 0 to 1.
+        Retransmit = "retransmit",
+        /// Smoothed round-trip time, the lowest of the streams, seconds.
+        Rtt = "rtt",
+        /// Run-queue wait of the migration's threads, seconds per second.
+        Runqueue = "runqueue",
+        /// How uneven the streams are, 0 (even) to 1.
+        StreamImbalance = "stream_imbalance",
+    }
 }
 
 impl Kind {
-    /// All kinds, for metrics that start at zero.
-    pub const ALL: [Self; 8] = [
-        Self::Latency,
-        Self::Throughput,
-        Self::ErrorBurst,
-        Self::ResourceSaturation,
-        Self::Retransmit,
-        Self::Rtt,
-        Self::Runqueue,
-        Self::StreamImbalance,
-    ];
-
-    /// The label value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Latency => "latency",
-            Self::Throughput => "throughput",
-            Self::ErrorBurst => "error_burst",
-            Self::ResourceSaturation => "resource_saturation",
-            Self::Retransmit => "retransmit",
-            Self::Rtt => "rtt",
-            Self::Runqueue => "runqueue",
-            Self::StreamImbalance => "stream_imbalance",
-        }
-    }
-
     /// What varies without meaning, in the kind's unit: the resolution of the measurement, and what nobody would act on.
     #[must_use]
     pub const fn floor(self) -> Floor {
@@ -110,27 +83,13 @@ impl Kind {
     }
 }
 
-/// How far off it is: the label `severity`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// An anomaly.
-    Warning,
-    /// One that is more than six robust standard deviations off (contract 1.1), or on which the kinds of a migration agree.
-    Critical,
-}
-
-impl Severity {
-    /// All severities.
-    pub const ALL: [Self; 2] = [Self::Warning, Self::Critical];
-
-    /// The label value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-        }
+crate::model::named! {
+    /// How far off it is: the label `severity`.
+    pub enum Severity {
+        /// An anomaly.
+        Warning = "warning",
+        /// One that is more than six robust standard deviations off (contract 1.1), or on which the kinds of a migration agree.
+        Critical = "critical",
     }
 }
 
@@ -144,24 +103,24 @@ pub enum Direction {
     Below,
 }
 
-/// What contributed most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Method {
-    /// Far from the median of the samples before, in median absolute deviations.
-    RobustZ,
-    /// So far in the tail as the series has hardly been.
-    PeaksOverThreshold,
-    /// A shift that is small and lasts.
-    Cusum,
-    /// It varies more, or less, than usual.
-    Volatility,
-    /// Four samples such as were not seen before.
-    Shape,
-    /// A minute such as was not seen before.
-    Course,
-    /// Several kinds of one migration are off at once, none of them enough by itself.
-    Consensus,
+crate::model::named! {
+    /// What contributed most.
+    pub enum Method {
+        /// Far from the median of the samples before, in median absolute deviations.
+        RobustZ = "robust_z",
+        /// So far in the tail as the series has hardly been.
+        PeaksOverThreshold = "peaks_over_threshold",
+        /// A shift that is small and lasts.
+        Cusum = "cusum",
+        /// It varies more, or less, than usual.
+        Volatility = "volatility",
+        /// Four samples such as were not seen before.
+        Shape = "shape",
+        /// A minute such as was not seen before.
+        Course = "course",
+        /// Several kinds of one migration are off at once, none of them enough by itself.
+        Consensus = "consensus",
+    }
 }
 
 /// Where in its life an event is.
@@ -211,22 +170,6 @@ pub struct Event {
     /// When it was over; absent while it goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
-}
-
-impl Method {
-    /// As in the API.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::RobustZ => "robust_z",
-            Self::PeaksOverThreshold => "peaks_over_threshold",
-            Self::Cusum => "cusum",
-            Self::Volatility => "volatility",
-            Self::Shape => "shape",
-            Self::Course => "course",
-            Self::Consensus => "consensus",
-        }
-    }
 }
 
 impl Event {

@@ -1,34 +1,22 @@
 //! Judges the health of a component: a pure function of measurements.
 
-use serde::{Deserialize, Serialize};
-
-/// The word, best first but for `unknown`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// Nothing that belongs to it was ever seen, or nothing is there now.
-    #[default]
-    Unknown,
-    /// Nothing is wrong.
-    Healthy,
-    /// It works, with something wrong.
-    Degraded,
-    /// It does not work.
-    Unhealthy,
+crate::model::named! {
+    /// The word, best first but for `unknown`.
+    #[derive(Default)]
+    pub enum Status {
+        /// Nothing that belongs to it was ever seen, or nothing is there now.
+        #[default]
+        Unknown = "unknown",
+        /// Nothing is wrong.
+        Healthy = "healthy",
+        /// It works, with something wrong.
+        Degraded = "degraded",
+        /// It does not work.
+        Unhealthy = "unhealthy",
+    }
 }
 
 impl Status {
-    /// The name in JSON.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Healthy => "healthy",
-            Self::Degraded => "degraded",
-            Self::Unhealthy => "unhealthy",
-        }
-    }
-
     /// The value of `dwcp_v3_component_health`; `None` when there is nothing to say.
     #[must_use]
     pub const fn value(self) -> Option<f64> {

@@ -131,9 +131,6 @@ pub enum RolloutControl {
 }
 
 impl Component {
-    /// All six, in the order of their ports.
-    pub const ALL: [Self; 6] = [Self::Amst, Self::Hde, Self::Pba, Self::Acp, Self::Ass, Self::Itp];
-
     /// Its port by the contract.
     #[must_use]
     pub const fn default_port(self) -> u16 {

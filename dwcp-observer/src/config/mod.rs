@@ -400,38 +400,21 @@ const fn default_rule_confidence() -> f64 {
     0.9
 }
 
-/// The six components of DWCP v3.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, serde::Serialize,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Component {
-    /// Adaptive Multi-Stream Transport.
-    Amst,
-    /// Hierarchical Delta Encoding.
-    Hde,
-    /// Predictive Bandwidth Allocator.
-    Pba,
-    /// Adaptive Consensus Protocol.
-    Acp,
-    /// Adaptive State Synchronizer.
-    Ass,
-    /// Intelligent Task Placement.
-    Itp,
-}
-
-impl Component {
-    /// The label value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Amst => "amst",
-            Self::Hde => "hde",
-            Self::Pba => "pba",
-            Self::Acp => "acp",
-            Self::Ass => "ass",
-            Self::Itp => "itp",
-        }
+crate::model::named! {
+    /// The six components of DWCP v3.
+    pub enum Component {
+        /// Adaptive Multi-Stream Transport.
+        Amst = "amst",
+        /// Hierarchical Delta Encoding.
+        Hde = "hde",
+        /// Predictive Bandwidth Allocator.
+        Pba = "pba",
+        /// Adaptive Consensus Protocol.
+        Acp = "acp",
+        /// Adaptive State Synchronizer.
+        Ass = "ass",
+        /// Intelligent Task Placement.
+        Itp = "itp",
     }
 }
 

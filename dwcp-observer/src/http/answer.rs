@@ -8,12 +8,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{
-    cache::PerCycle, component::by_name, connections::Connections, health::health, summary::summary,
-};
+use super::{cache::PerCycle, connections::Connections, health::health, summary::summary};
 use crate::{
     anomaly::feed::View as Anomalies,
     component::{View as Components, rollout::Control},
+    config::Component,
     cycle::published::{Board, Published},
     metrics::{Exporter, Input, ProcessUsage},
     model::record::{List, Migration},
@@ -106,7 +105,7 @@ impl Endpoints {
             "/api/v1/anomalies" => anomalies(endpoint, published.as_deref()),
             "/api/v1/components" => components(endpoint, published.as_deref()),
             "/api/v1/rollout" => self.rollout(endpoint, published.as_deref()),
-            "/metrics/{component}" => match path.rsplit('/').next().and_then(by_name) {
+            "/metrics/{component}" => match path.rsplit('/').next().and_then(Component::by_name) {
                 Some(component) => self.component_metrics(endpoint, component),
                 None => error(endpoint, StatusCode::NOT_FOUND, "unknown component"),
             },
@@ -172,7 +171,7 @@ fn endpoint(path: &str) -> &'static str {
     if let Some(plain) = PLAIN.iter().find(|plain| **plain == path) {
         return plain;
     }
-    if path.strip_prefix("/metrics/").and_then(by_name).is_some() {
+    if path.strip_prefix("/metrics/").and_then(Component::by_name).is_some() {
         return "/metrics/{component}";
     }
     if path.strip_prefix(MIGRATION).is_some_and(|id| !id.is_empty() && !id.contains('/')) {

@@ -288,10 +288,10 @@ fn every_endpoint_of_the_contract_answers() {
                 assert!(!answer.body.is_empty() || path.starts_with("/metrics/"), "{path}");
             }
             Served::ComponentPort(path) => {
-                for component in crate::config::Component::ALL {
+                for component in Component::ALL {
                     let now = sample::at();
                     let answer = endpoints.component_answer(component, &Method::GET, path, now);
-                    let down = path == "/health" && component == crate::config::Component::Acp;
+                    let down = path == "/health" && component == Component::Acp;
                     assert_eq!(answer.status, if down { 503 } else { 200 }, "{component:?} {path}");
                 }
             }

@@ -18,11 +18,6 @@ use crate::{
 /// Longest body of `PUT /api/v1/rollout`, bytes.
 pub(super) const MAX_BODY: usize = 4 << 10;
 
-/// A component by its name in a path.
-pub(super) fn by_name(name: &str) -> Option<Component> {
-    Component::ALL.into_iter().find(|component| component.as_str() == name)
-}
-
 impl Endpoints {
     /// Answers on the port of a component.
     pub(super) fn component_answer(

@@ -10,31 +10,21 @@ use crate::model::facts::ProcessFacts;
 /// Number of the first rule of the configuration; smaller ones are [`Kind`]s, 0 is none.
 const FIRST_USER_RULE: u32 = 16;
 
-/// The migrators that are known without configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// QEMU, by itself or under libvirt, KubeVirt, Proxmox.
-    Qemu,
-    /// cloud-hypervisor.
-    CloudHypervisor,
-    /// CRIU.
-    Criu,
-    /// A daemon of DWCP.
-    Dwcp,
+crate::model::named! {
+    /// The migrators that are known without configuration.
+    pub enum Kind {
+        /// QEMU, by itself or under libvirt, KubeVirt, Proxmox.
+        Qemu = "qemu",
+        /// cloud-hypervisor.
+        CloudHypervisor = "cloud-hypervisor",
+        /// CRIU.
+        Criu = "criu",
+        /// A daemon of DWCP.
+        Dwcp = "dwcp",
+    }
 }
 
 impl Kind {
-    /// Its value in records.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Qemu => "qemu",
-            Self::CloudHypervisor => "cloud-hypervisor",
-            Self::Criu => "criu",
-            Self::Dwcp => "dwcp",
-        }
-    }
-
     /// Its rule number.
     const fn number(self) -> u32 {
         match self {

@@ -1,54 +1,28 @@
 //! The attach ladder: for each hook its attach fallbacks (rungs), and the choice between them.
 
-/// A way to attach to a hook, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Rung {
-    /// BTF-typed raw tracepoint: direct loads, local storage.
-    TpBtf,
-    /// Raw tracepoint: probe reads, tags in a hash.
-    RawTp,
-    /// Function entry by BTF.
-    Fentry,
-    /// Function entry by breakpoint.
-    Kprobe,
-    /// BPF iterator.
-    Iter,
-}
-
-impl Rung {
-    /// The name in metrics and in `check`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::TpBtf => "tp_btf",
-            Self::RawTp => "raw_tp",
-            Self::Fentry => "fentry",
-            Self::Kprobe => "kprobe",
-            Self::Iter => "iter",
-        }
+crate::model::named! {
+    /// A way to attach to a hook, best first.
+    pub enum Rung {
+        /// BTF-typed raw tracepoint: direct loads, local storage.
+        TpBtf = "tp_btf",
+        /// Raw tracepoint: probe reads, tags in a hash.
+        RawTp = "raw_tp",
+        /// Function entry by BTF.
+        Fentry = "fentry",
+        /// Function entry by breakpoint.
+        Kprobe = "kprobe",
+        /// BPF iterator.
+        Iter = "iter",
     }
 }
 
-/// An eBPF object: the same bodies with typed pointers, or with probe reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Object {
-    /// Direct loads of kernel memory, tags in local storage (Linux 5.11).
-    Typed,
-    /// `bpf_probe_read_kernel`, tags in hashes.
-    Probed,
-}
-
-impl Object {
-    /// Best first.
-    pub const ALL: [Self; 2] = [Self::Typed, Self::Probed];
-
-    /// The name in `check --programs`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Typed => "typed",
-            Self::Probed => "probed",
-        }
+crate::model::named! {
+    /// An eBPF object: the same bodies with typed pointers, or with probe reads.
+    pub enum Object {
+        /// Direct loads of kernel memory, tags in local storage (Linux 5.11).
+        Typed = "typed",
+        /// `bpf_probe_read_kernel`, tags in hashes.
+        Probed = "probed",
     }
 }
 

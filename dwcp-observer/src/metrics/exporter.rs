@@ -216,7 +216,7 @@ impl Exporter {
 
         let mut family = Family::new(&table::REASONS);
         for reason in ReasonClass::ALL {
-            let count = totals.reasons.get(reason).copied().unwrap_or(0);
+            let count = totals.reasons.get(&reason).copied().unwrap_or(0);
             family.add(&[reason.as_str()], count as f64);
         }
         family.finish(families);

@@ -23,28 +23,19 @@ pub struct Definition {
     pub absent: Option<&'static str>,
 }
 
-/// Type of a metric.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Only grows; restarts at zero with the observer.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// Cumulative buckets, sum and count.
-    Histogram,
+crate::model::named! {
+    /// Type of a metric.
+    pub enum Kind {
+        /// Only grows; restarts at zero with the observer.
+        Counter = "counter",
+        /// Goes up and down.
+        Gauge = "gauge",
+        /// Cumulative buckets, sum and count.
+        Histogram = "histogram",
+    }
 }
 
 impl Kind {
-    /// As in `# TYPE`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::Gauge => "gauge",
-            Self::Histogram => "histogram",
-        }
-    }
-
     pub(super) const fn proto(self) -> MetricType {
         match self {
             Self::Counter => MetricType::COUNTER,

@@ -87,52 +87,24 @@ pub struct ByteTotals {
     pub retransmitted_segments: u64,
 }
 
-/// Errors that the kernel shows on migration sockets and processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ErrorType {
-    /// A stream was reset.
-    ConnectionReset,
-    /// A stream was refused.
-    ConnectionRefused,
-    /// A stream timed out (`ETIMEDOUT`).
-    NetworkTimeout,
-    /// Another socket error.
-    SocketError,
-    /// A work request failed; its status is in `dwcp_v3_rdma_completion_errors_total`.
-    RdmaCompletion,
-    /// A migrator process died with streams open.
-    ProcessDied,
-    /// A migration failed, and no process died of it.
-    MigrationFailed,
-    /// A migration was cancelled.
-    MigrationCancelled,
-}
-
-impl ErrorType {
-    /// All types, for counters that start at zero.
-    pub const ALL: [Self; 8] = [
-        Self::ConnectionReset,
-        Self::ConnectionRefused,
-        Self::NetworkTimeout,
-        Self::SocketError,
-        Self::RdmaCompletion,
-        Self::ProcessDied,
-        Self::MigrationFailed,
-        Self::MigrationCancelled,
-    ];
-
-    /// The `error_type` label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::ConnectionReset => "connection_reset",
-            Self::ConnectionRefused => "connection_refused",
-            Self::NetworkTimeout => "network_timeout",
-            Self::SocketError => "socket_error",
-            Self::RdmaCompletion => "rdma_completion_error",
-            Self::ProcessDied => "process_died",
-            Self::MigrationFailed => "migration_failed",
-            Self::MigrationCancelled => "migration_cancelled",
-        }
+crate::model::named! {
+    /// Errors that the kernel shows on migration sockets and processes.
+    pub enum ErrorType {
+        /// A stream was reset.
+        ConnectionReset = "connection_reset",
+        /// A stream was refused.
+        ConnectionRefused = "connection_refused",
+        /// A stream timed out (`ETIMEDOUT`).
+        NetworkTimeout = "network_timeout",
+        /// Another socket error.
+        SocketError = "socket_error",
+        /// A work request failed; its status is in `dwcp_v3_rdma_completion_errors_total`.
+        RdmaCompletion = "rdma_completion_error",
+        /// A migrator process died with streams open.
+        ProcessDied = "process_died",
+        /// A migration failed, and no process died of it.
+        MigrationFailed = "migration_failed",
+        /// A migration was cancelled.
+        MigrationCancelled = "migration_cancelled",
     }
 }

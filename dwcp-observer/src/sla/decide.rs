@@ -19,31 +19,17 @@ const TOO_MANY: usize = 2;
 /// Kinds of critical anomalies at a time that stop a rollout (contract: `DWCPv3MultipleAnomalies`).
 const TOO_MANY_KINDS: usize = 3;
 
-/// The answer, from best to worst.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum GoNoGo {
-    /// Go on.
-    #[default]
-    Go,
-    /// Go on only with somebody watching.
-    Caution,
-    /// Stop.
-    NoGo,
-}
-
-impl GoNoGo {
-    /// All words, best first.
-    pub const ALL: [Self; 3] = [Self::Go, Self::Caution, Self::NoGo];
-
-    /// The name in JSON and labels.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Go => "go",
-            Self::Caution => "caution",
-            Self::NoGo => "no-go",
-        }
+crate::model::named! {
+    /// The answer, from best to worst.
+    #[derive(Default)]
+    pub enum GoNoGo {
+        /// Go on.
+        #[default]
+        Go = "go",
+        /// Go on only with somebody watching.
+        Caution = "caution",
+        /// Stop.
+        NoGo = "no-go",
     }
 }
 

@@ -21,38 +21,21 @@ use self::{
 };
 use crate::config::Targets;
 
-/// The spans that are judged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Window {
-    /// 5 minutes.
-    #[serde(rename = "5m")]
-    FiveMinutes,
-    /// One hour: what the contract's gauge and the decision rest on.
-    #[serde(rename = "1h")]
-    Hour,
-    /// 24 hours.
-    #[serde(rename = "24h")]
-    Day,
-    /// 30 days: the span of the error budget.
-    #[serde(rename = "30d")]
-    Month,
+crate::model::named! {
+    /// The spans that are judged.
+    pub enum Window {
+        /// 5 minutes.
+        FiveMinutes = "5m",
+        /// One hour: what the contract's gauge and the decision rest on.
+        Hour = "1h",
+        /// 24 hours.
+        Day = "24h",
+        /// 30 days: the span of the error budget.
+        Month = "30d",
+    }
 }
 
 impl Window {
-    /// All windows, shortest first.
-    pub const ALL: [Self; 4] = [Self::FiveMinutes, Self::Hour, Self::Day, Self::Month];
-
-    /// The label value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::FiveMinutes => "5m",
-            Self::Hour => "1h",
-            Self::Day => "24h",
-            Self::Month => "30d",
-        }
-    }
-
     /// Length, seconds.
     #[must_use]
     pub const fn seconds(self) -> i64 {
@@ -65,36 +48,21 @@ impl Window {
     }
 }
 
-/// What is promised about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SlaType {
-    /// p99 of the blackout, per mode.
-    Latency,
-    /// Mean rate while a transfer is active.
-    Throughput,
-    /// Failed of finished migrations.
-    ErrorRate,
-    /// Seconds in which the service was up.
-    Availability,
+crate::model::named! {
+    /// What is promised about.
+    pub enum SlaType {
+        /// p99 of the blackout, per mode.
+        Latency = "latency",
+        /// Mean rate while a transfer is active.
+        Throughput = "throughput",
+        /// Failed of finished migrations.
+        ErrorRate = "error_rate",
+        /// Seconds in which the service was up.
+        Availability = "availability",
+    }
 }
 
 impl SlaType {
-    /// All, in the order of the contract.
-    pub const ALL: [Self; 4] =
-        [Self::Latency, Self::Throughput, Self::ErrorRate, Self::Availability];
-
-    /// The label `sla_type`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Latency => "latency",
-            Self::Throughput => "throughput",
-            Self::ErrorRate => "error_rate",
-            Self::Availability => "availability",
-        }
-    }
-
     /// The label `metric` that the contract gives it.
     #[must_use]
     pub const fn metric(self) -> &'static str {
