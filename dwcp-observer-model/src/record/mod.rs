@@ -12,6 +12,7 @@ mod guest;
 mod rdma;
 mod reason;
 #[cfg(test)]
+#[path = "tests/samples.rs"]
 mod samples;
 mod storage;
 mod stream;

@@ -9,6 +9,7 @@ pub mod matcher;
 pub mod processes;
 pub mod rollout;
 #[cfg(test)]
+#[path = "tests/sample.rs"]
 pub(crate) mod sample;
 pub mod scrape;
 pub mod sockets;

@@ -490,5 +490,5 @@ pub(super) fn single(
 }
 
 #[cfg(test)]
-#[path = "exporter_tests.rs"]
+#[path = "tests/exporter.rs"]
 mod tests;

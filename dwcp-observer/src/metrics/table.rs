@@ -1,7 +1,5 @@
 //! All metrics. The exposition and the metric reference are generated from this table.
 
-use std::fmt::Write as _;
-
 use prometheus::proto::MetricType;
 
 /// Properties of a metric that never change.
@@ -589,34 +587,4 @@ pub fn is_own(sample: &str) -> bool {
             _ => part == Some(""),
         }
     })
-}
-
-/// The metric reference as Markdown, made from [`TABLE`].
-#[must_use]
-pub fn reference_markdown() -> String {
-    let mut text = String::from(
-        "# Metric reference\n\n\
-         Generated from `dwcp-observer/src/metrics/table.rs`; do not edit.\n\n\
-         Counters start at zero when the observer starts. A value that was not measured is missing; it is not reported as zero.\n\
-         A series cap (`limits.live_series_migrations`, `limits.live_series_streams`) bounds the series of single migrations.\n\
-         DWCP's components: AMST (multi-stream transport), HDE (delta encoding), PBA (bandwidth prediction), ACP (consensus), ASS (state sync), ITP (placement).\n\n\
-         | Metric | Type | Labels | Unit | Meaning | Source | Missing when |\n\
-         |---|---|---|---|---|---|---|\n",
-    );
-    for row in TABLE {
-        let labels: Vec<String> = row.labels.iter().map(|label| format!("`{label}`")).collect();
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "| `{}` | {} | {} | {} | {} | {} | {} |",
-            row.name,
-            row.kind.as_str(),
-            labels.join(", "),
-            row.unit,
-            row.help,
-            row.source,
-            row.absent.unwrap_or(""),
-        );
-    }
-    text
 }

@@ -7,7 +7,7 @@ use crate::config::Component;
 
 /// Where a name is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Served {
+pub(crate) enum Served {
     /// In the metric table: measured by the observer.
     Metric,
     /// Only the component itself can know it; carried on from its endpoint.
@@ -24,7 +24,7 @@ pub enum Served {
 
 /// A name of the contract.
 #[derive(Clone, Copy, Debug)]
-pub struct Name {
+pub(crate) struct Name {
     /// Section of the contract.
     pub section: &'static str,
     /// As the contract writes it.
@@ -48,7 +48,7 @@ const SLA: &[&str] = &["dwcp_v3_sla_compliance"];
 const ANOMALIES: &[&str] = &["dwcp_v3_anomaly_detections_total"];
 
 /// Sections 1.1, 1.2, 2 and 9, in the contract's order.
-pub static NAMES: &[Name] = &[
+pub(crate) static NAMES: &[Name] = &[
     name("1.1", "dwcp_v3_migration_latency_seconds", Metric),
     name("1.1", "dwcp_v3_throughput_bytes_per_second", Metric),
     name("1.1", "dwcp_v3_errors_total", Metric),
@@ -150,10 +150,10 @@ pub static NAMES: &[Name] = &[
 
 /// The table as Markdown.
 #[must_use]
-pub fn contract_markdown() -> String {
+pub(crate) fn contract_markdown() -> String {
     let mut text = String::from(
         "# The contract, name by name\n\n\
-         Generated from `dwcp-observer/src/metrics/contract.rs`; do not edit.\n\n\
+         Generated from `dwcp-observer/src/metrics/tests/contract.rs`; do not edit.\n\n\
          The names on which operators of DWCP v3 rely (metrics, alerts, endpoints of the original monitoring), and where each \
          is served. What only a component can know is carried on from the component's own endpoint \
          (`[components.NAME] mode = \"scrape\"`, see [components.md](components.md)) and is absent without one. \
@@ -198,13 +198,12 @@ fn place(entry: &Name) -> String {
 
 /// Whether a metric that an alert needs is served: by the observer, by a component, or by Prometheus itself.
 #[must_use]
-pub fn is_served(metric: &str) -> bool {
+pub(crate) fn is_served(metric: &str) -> bool {
     let by_component = |entry: &Name| matches!(entry.served, Served::Component(_));
     !metric.starts_with("dwcp_")
         || is_own(metric)
         || NAMES.iter().any(|entry| entry.name == metric && by_component(entry))
 }
 
-#[cfg(test)]
 #[path = "contract_tests.rs"]
 mod tests;

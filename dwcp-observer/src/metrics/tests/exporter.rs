@@ -7,11 +7,7 @@ use std::{
 
 use super::*;
 use crate::{
-    metrics::{
-        contract::NAMES,
-        sample,
-        table::{TABLE, reference_markdown},
-    },
+    metrics::{contract::NAMES, documents::reference_markdown, sample, table::TABLE},
     model::record::{StreamRole, Version},
 };
 
@@ -47,7 +43,7 @@ fn golden() {
         &format!("version=\"{}\",arch=\"{}\"", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH),
         "version=\"VERSION\",arch=\"ARCH\"",
     );
-    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/src/metrics/golden.prom");
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/src/metrics/tests/golden.prom");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(golden, &text).unwrap();
     }

@@ -8,7 +8,7 @@ use super::{
 };
 
 fn golden(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/record/golden/{name}"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/record/tests/golden/{name}"))
 }
 
 fn assert_golden(name: &str, got: &str) {
