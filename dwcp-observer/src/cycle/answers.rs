@@ -28,9 +28,9 @@ pub(super) fn answer(
     for process in ask.surroundings {
         answers.surroundings.insert(process, surroundings(kernel, process));
     }
-    for (process, quota_file) in ask.hindrances {
+    for (process, quota_files) in ask.hindrances {
         let hindrances = Hindrances {
-            quota_throttled_ns: quota_file.and_then(|file| process::quota::throttled_ns(&file)),
+            quota_throttled_ns: process::quota::throttled_ns(&quota_files),
             stopped: process::quota::is_stopped(process),
         };
         answers.hindrances.insert(process, hindrances);
@@ -78,5 +78,5 @@ fn surroundings(kernel: &mut Kernel, process: ProcessId) -> Surroundings {
     for key in &taps {
         kernel.watch_tap(*key);
     }
-    Surroundings { taps, quota_file: process::quota::file_of(process) }
+    Surroundings { taps, quota_files: process::quota::files_of(process) }
 }

@@ -95,7 +95,7 @@ pub struct EndState {
     /// Its tap devices and what they have carried since the migration began.
     pub taps: Vec<TapReading>,
     /// Where the CPU quota of its cgroup shows.
-    pub quota_file: Option<PathBuf>,
+    pub quota_files: Vec<PathBuf>,
     /// CPU quota of its cgroup has held it back so long, ns; `None` without a quota.
     pub quota_throttled_ns: Option<u64>,
     /// The process is stopped by a signal.

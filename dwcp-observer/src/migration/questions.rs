@@ -32,7 +32,7 @@ pub struct Questions {
     /// The name of the process with this id while the other one traces it.
     pub traced: Vec<(u32, ProcessId)>,
     /// What keeps a process from running, and where the CPU quota of its cgroup shows.
-    pub hindrances: Vec<(ProcessId, Option<PathBuf>)>,
+    pub hindrances: Vec<(ProcessId, Vec<PathBuf>)>,
     /// What a watched device has carried.
     pub taps: Vec<TapKey>,
     /// RTT quantiles of a flow that still holds its slot.
@@ -116,7 +116,7 @@ pub struct Surroundings {
     /// Its tap devices, which are watched now.
     pub taps: Vec<TapKey>,
     /// Where the CPU quota of its cgroup shows.
-    pub quota_file: Option<PathBuf>,
+    pub quota_files: Vec<PathBuf>,
 }
 
 /// What keeps a process from running.

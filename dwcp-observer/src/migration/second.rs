@@ -73,7 +73,12 @@ fn totals(live: &Live, now_ns: u64) -> TickTotals {
         quota_ns: live
             .ends
             .iter()
-            .filter_map(|end| Some((end.process, end.quota_throttled_ns?)))
+            .filter_map(|end| {
+                let now = end.quota_throttled_ns?;
+                let last =
+                    live.last_second.as_ref().and_then(|last| last.quota_ns.get(&end.process));
+                Some((end.process, [last.map_or(now, |last| last[1]), now]))
+            })
             .collect(),
         stolen_ns: live
             .ends
@@ -139,12 +144,14 @@ fn registration(end: &EndState, last: &TickTotals) -> Option<f64> {
     Some(now.since(was).ns as f64 / 1e9)
 }
 
-/// Time since the last tick for which the CPU quota of its cgroup was used up. The first look only sets the start: what the quota
-/// held back before has nothing to do with this migration.
+/// Time since the last tick for which the CPU quota of its cgroup was used up, or per tick of the last two if that is more: the kernel
+/// counts it when it ends (`unthrottle_cfs_rq`, kernel/sched/fair.c, 5.10 to 6.18), and a group in debt waits for many periods. The first look
+/// only sets the start: what the quota held back before has nothing to do with this migration.
 fn quota(end: &EndState, last: &TickTotals) -> Option<f64> {
     let now = end.quota_throttled_ns?;
-    let was = last.quota_ns.get(&end.process).copied().unwrap_or(now);
-    Some(now.saturating_sub(was) as f64 / 1e9)
+    let [before, was] = last.quota_ns.get(&end.process).copied().unwrap_or([now; 2]);
+    let per_tick = now.saturating_sub(before) / 2;
+    Some(now.saturating_sub(was).max(per_tick) as f64 / 1e9)
 }
 
 fn probes_limiter(end: &EndState) -> bool {

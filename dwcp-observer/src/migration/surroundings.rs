@@ -43,7 +43,7 @@ fn survey_end(end: &mut EndState, answers: &Answers, ask: &mut Questions) {
     if let Some(found) = found {
         let unheard = |key: &_| TapReading { key: *key, tap: Tap::default() };
         end.taps = found.taps.iter().map(unheard).collect();
-        end.quota_file.clone_from(&found.quota_file);
+        end.quota_files.clone_from(&found.quota_files);
         end.is_surveyed = true;
     }
 }
@@ -79,7 +79,7 @@ fn update_hindrances(end: &mut EndState, answers: &Answers, ask: &mut Questions)
             (end.quota_throttled_ns, end.stopped) = (found.quota_throttled_ns, found.stopped);
         }
         None if ask.hindrances.iter().any(|(asked, _)| *asked == id) => {}
-        None => ask.hindrances.push((id, end.quota_file.clone())),
+        None => ask.hindrances.push((id, end.quota_files.clone())),
     }
 }
 

@@ -41,8 +41,8 @@ pub struct TickTotals {
     /// Registrations of memory, by process.
     pub(super) registered: HashMap<u32, Registrations>,
     pub(super) limited_ns: u64,
-    /// Time for which the CPU quota was used up, by process.
-    pub(super) quota_ns: HashMap<u32, u64>,
+    /// Time for which the CPU quota was used up, at the tick before and at this one, by process.
+    pub(super) quota_ns: HashMap<u32, [u64; 2]>,
     pub(super) stolen_ns: u64,
 }
 

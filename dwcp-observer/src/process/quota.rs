@@ -13,21 +13,28 @@ use crate::model::facts::ProcessId;
 /// Bytes of the list of mounts that are read.
 const MAX_MOUNTS: u64 = 1 << 20;
 
-/// Where the CPU controller of the process' cgroup tells what its quota did; `None` when that cannot be found from here.
+/// Cgroups around a process that are looked at, the innermost first.
+const MAX_GROUPS: usize = 16;
+
+/// Where the CPU controller tells what the quotas of the process' cgroup and of those around it did: a container's and a pod's hold back
+/// what runs in a cgroup inside of them, whose own file says nothing of it. None when they cannot be found from here.
 #[must_use]
-pub fn file_of(id: ProcessId) -> Option<PathBuf> {
-    let process = open(id)?;
-    let cgroups = read(process.open_relative("cgroup").ok()?, MAX_FILE)?;
-    let mounts = read(File::open("/proc/self/mountinfo").ok()?, MAX_MOUNTS)?;
-    let found = files(&String::from_utf8_lossy(&cgroups), &String::from_utf8_lossy(&mounts));
-    found.into_iter().find(|path| path.exists())
+pub fn files_of(id: ProcessId) -> Vec<PathBuf> {
+    let found = || {
+        let cgroups = read(open(id)?.open_relative("cgroup").ok()?, MAX_FILE)?;
+        let mounts = read(File::open("/proc/self/mountinfo").ok()?, MAX_MOUNTS)?;
+        Some(files(&String::from_utf8_lossy(&cgroups), &String::from_utf8_lossy(&mounts)))
+    };
+    let groups = found().unwrap_or_default();
+    groups.into_iter().filter(|path| path.exists()).take(MAX_GROUPS).collect()
 }
 
-/// How long the quota has held the cgroup back so far, ns; over several CPUs the times add up (cgroup v1). `None` without a quota.
+/// How long the quotas have held the process back so far, ns: those of several groups add up, and in each those of several CPUs. `None` without one.
 #[must_use]
-pub fn throttled_ns(file: &Path) -> Option<u64> {
-    let content = read(File::open(file).ok()?, MAX_FILE)?;
-    parse(&String::from_utf8_lossy(&content))
+pub fn throttled_ns(files: &[PathBuf]) -> Option<u64> {
+    let of =
+        |file: &PathBuf| parse(&String::from_utf8_lossy(&read(File::open(file).ok()?, MAX_FILE)?));
+    files.iter().filter_map(of).reduce(u64::saturating_add)
 }
 
 /// Whether the process is stopped by a signal (state `T`).
@@ -37,7 +44,7 @@ pub fn is_stopped(id: ProcessId) -> bool {
     open(id).and_then(state) == Some(ProcState::Stopped)
 }
 
-/// Where the `cpu.stat` of a process may be: of the v1 `cpu` controller and of v2.
+/// Where the `cpu.stat` of a process may be: of the v1 `cpu` controller and of v2, and of the groups around its own.
 fn files(cgroups: &str, mounts: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for line in cgroups.lines() {
@@ -59,8 +66,9 @@ fn files(cgroups: &str, mounts: &str) -> Vec<PathBuf> {
                 kind == "cgroup" && options.split(',').any(|option| option == "cpu")
             };
             if fits {
-                let inside = path.trim_start_matches('/');
-                found.push(PathBuf::from(point).join(inside).join("cpu.stat"));
+                let inside = Path::new(path.trim_start_matches('/'));
+                let groups = inside.ancestors().map(|group| Path::new(point).join(group));
+                found.extend(groups.map(|group| group.join("cpu.stat")));
             }
         }
     }
@@ -102,8 +110,32 @@ mod tests {
         let v1 = files("4:cpu,cpuacct:/vm/a\n3:cpuset:/\n0::/\n", MOUNTS);
         assert_eq!(v1[0], PathBuf::from("/sys/fs/cgroup/cpu,cpuacct/vm/a/cpu.stat"));
         let v2 = files("0::/machine.slice/vm.scope\n", MOUNTS);
-        assert_eq!(v2, [PathBuf::from("/sys/fs/cgroup/unified/machine.slice/vm.scope/cpu.stat")]);
+        let around = ["machine.slice/vm.scope/", "machine.slice/", ""]
+            .map(|group| PathBuf::from(format!("/sys/fs/cgroup/unified/{group}cpu.stat")));
+        assert_eq!(v2, around);
         assert_eq!(files("nonsense\n::\n0::\n", "nonsense\n").len(), 0);
+    }
+
+    #[test]
+    fn a_quota_around_the_group_counts() {
+        let directory = std::env::temp_dir().join(format!("dwcp-quota-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let files = [
+            "nr_periods 0\n",
+            "nr_periods 9\nthrottled_usec 4\n",
+            "nr_periods 9\nthrottled_usec 3\n",
+        ];
+        let files: Vec<PathBuf> = (0..)
+            .zip(files)
+            .map(|(level, text): (u32, _)| {
+                let path = directory.join(level.to_string());
+                std::fs::write(&path, text).unwrap();
+                path
+            })
+            .collect();
+        assert_eq!(throttled_ns(&files), Some(7_000));
+        assert_eq!(throttled_ns(&files[..1]), None);
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

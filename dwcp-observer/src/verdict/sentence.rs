@@ -5,7 +5,7 @@ use super::{
     converge::Convergence,
     inputs::{Destination, Second, Source, Stream, Thread},
     neighbours,
-    slow::Slow,
+    slow::{HELD, Slow},
     split::{SATURATED, Split},
     standstill,
     streams::carriers,
@@ -253,6 +253,12 @@ fn receiver(figures: &Figures<'_>, share: &str) -> String {
     let unread = destination
         .unread_bytes
         .map_or_else(String::new, |unread| format!("; {} are unread", bytes(unread)));
+    let held = figures.split.is_none_or(|split| split.fractions[Cause::Receiver] > HELD);
+    let pace = if held {
+        format!("its window limits the sender {share} of the time")
+    } else {
+        "it reads more slowly than data arrive".to_owned()
+    };
     let pid = destination.pid;
     let off = figures.receiver_off_seconds;
     let seconds = figures.second.seconds;
@@ -269,7 +275,7 @@ fn receiver(figures: &Figures<'_>, share: &str) -> String {
     if let Some(quota) = destination.quota_throttled_seconds.filter(|quota| *quota >= 0.5 * seconds)
     {
         return format!(
-            "its window limits the sender {share} of the time{unread}; the CPU quota of its cgroup was used up for {quota:.1} s: raise the quota of pid {pid} on the destination"
+            "{pace}{unread}; the CPU quota of its cgroup was used up for {quota:.1} s: raise the quota of pid {pid} on the destination"
         );
     }
     let wait = most(destination, Thread::cpu_wait_seconds);
@@ -285,9 +291,7 @@ fn receiver(figures: &Figures<'_>, share: &str) -> String {
             percent(on_cpu / seconds)
         )
     } else {
-        format!(
-            "its window limits the sender {share} of the time{unread}: check what pid {pid} on the destination waits for"
-        )
+        format!("{pace}{unread}: check what pid {pid} on the destination waits for")
     }
 }
 

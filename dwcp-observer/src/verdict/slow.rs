@@ -22,6 +22,9 @@ const FASTER: f64 = 1.25;
 /// With the CPU quota used up for half of the time, this share without a CPU is enough.
 const HELD_BY_QUOTA: f64 = 1.0 / 3.0;
 
+/// A receiver without CPU that has not read what came in so many seconds is behind.
+const BACKLOG: f64 = 0.25;
+
 /// All that explain a low rate.
 const EXPLAINS: [Cause; 6] = [
     Cause::Network,
@@ -100,7 +103,9 @@ pub(super) fn fault(
     let behind = |here: &Destination| {
         here.stopped || has_no_cpu(here, second.seconds) || (is_idle(here, second) && !faster)
     };
-    if takes_most(Cause::Receiver) && destination.is_some_and(behind) {
+    if falls_behind(second, rate)
+        || (takes_most(Cause::Receiver) && destination.is_some_and(behind))
+    {
         return Some(Slow::Held(Cause::Receiver));
     }
     let quota = second.source.as_ref().and_then(|source| source.quota_throttled_seconds);
@@ -119,6 +124,16 @@ fn has_no_cpu(destination: &Destination, seconds: f64) -> bool {
     let starved = |thread: &Thread| thread.cpu_wait_seconds() > HELD * seconds;
     destination.threads.iter().any(starved)
         || destination.quota_throttled_seconds.is_some_and(|quota| quota >= HELD * seconds)
+}
+
+/// The receiver has no CPU, and what it has not read would take long to come again: its buffers hide that from the sender until they are full,
+/// and the switch-over waits for all of it.
+pub(super) fn falls_behind(second: &Second, rate: f64) -> bool {
+    let here = second.destination.as_ref();
+    let backlog = |here: &Destination| here.unread_bytes.unwrap_or_default() as f64;
+    here.is_some_and(|here| {
+        has_unread(here) && backlog(here) >= BACKLOG * rate && has_no_cpu(here, second.seconds)
+    })
 }
 
 /// Its threads together neither work nor want a CPU for most of the time.

@@ -306,7 +306,7 @@ fn end_of(slot: u32, known: &Known, role_hint: Option<Role>) -> EndState {
         coverage: known.coverage.clone(),
         own_work: [own_work(&known.reading); 2],
         taps: Vec::new(),
-        quota_file: None,
+        quota_files: Vec::new(),
         quota_throttled_ns: None,
         stopped: false,
         guest_cpus_found: None,

@@ -82,7 +82,7 @@ fn nothing_of_a_successor_is_taken_for_the_former_process() {
         std::thread::yield_now();
     }
     assert!(!quota::is_stopped(former));
-    assert_eq!(quota::file_of(former), None);
+    assert_eq!(quota::files_of(former), Vec::<std::path::PathBuf>::new());
     assert_eq!(netdev::taps_of(former), []);
     assert_eq!(traced_name(successor.pid(), former), None);
 }

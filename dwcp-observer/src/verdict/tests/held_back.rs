@@ -81,6 +81,25 @@ fn a_receiver_without_cpu_time_from_the_start_is_slow_and_no_norm() {
     }
 }
 
+/// Its buffers take what it does not read, and the path is the limit until they are full.
+#[test]
+fn a_receiver_without_cpu_time_is_told_before_its_buffers_are_full() {
+    let filling = |unread, quota| {
+        let mut second = plain(48 * MB, 0.02, 0.95);
+        let mut here = destination(0.02, unread);
+        here.quota_throttled_seconds = Some(quota);
+        second.destination = Some(here);
+        second
+    };
+    let (seconds, verdict) = until(&mut Judge::new(), &filling(20 * MB, 0.97), Health::Slow);
+    assert_eq!((seconds, verdict.cause), (2, Some(Cause::Receiver)));
+    has(&verdict.sentence, &["reads more slowly", "20.0 MB", "1.0 s", "quota of pid 9"]);
+    // A burst that is soon read, and a quota that is not used up.
+    for healthy in [filling(MB, 0.97), filling(20 * MB, 0.2)] {
+        assert_eq!(after(10, &healthy).judge(&healthy).state, Health::Healthy);
+    }
+}
+
 #[test]
 fn the_receivers_quota_is_named() {
     let second = behind(|here| here.quota_throttled_seconds = Some(0.97));
