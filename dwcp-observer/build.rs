@@ -3,9 +3,12 @@
 
 use std::{
     env, fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     time::SystemTime,
 };
+
+use flate2::{Compression, write::ZlibEncoder};
 
 /// What `cargo xtask build-ebpf` makes.
 const OBJECTS: [&str; 3] = ["typed.bpf.o", "probed.bpf.o", "rdma.bpf.o"];
@@ -25,7 +28,7 @@ fn main() {
     let source = if given.is_none() { newest(Path::new(SOURCES)) } else { None };
     let Some(lack) = lack(&directory, source) else {
         println!("cargo::rustc-cfg=ebpf_objects");
-        return point_at(&directory);
+        return pack(|name| fs::read(directory.join(name)));
     };
     // `lab` and all others that inherit from release are release here.
     if given.is_some() || env::var("PROFILE").as_deref() == Ok("release") {
@@ -34,10 +37,7 @@ fn main() {
     }
     println!("cargo::warning=built without eBPF programs, it cannot measure: {lack}; {FIX}");
     println!("cargo::rustc-env=DWCP_EBPF_LACK={lack}");
-    match empty_objects() {
-        Ok(directory) => point_at(&directory),
-        Err(error) => println!("cargo::error=cannot write empty eBPF objects: {error}"),
-    }
+    pack(|_| Ok(Vec::new()));
 }
 
 /// Has cargo look at the directory. A file that is not there would make it build the agent anew each time.
@@ -61,20 +61,19 @@ fn lack(directory: &Path, source: Option<SystemTime>) -> Option<String> {
     })
 }
 
-fn point_at(directory: &Path) {
-    match fs::canonicalize(directory) {
-        Ok(directory) => println!("cargo::rustc-env=DWCP_EBPF_OBJECTS={}", directory.display()),
-        Err(error) => println!("cargo::error=cannot resolve {}: {error}", directory.display()),
-    }
-}
-
-fn empty_objects() -> std::io::Result<PathBuf> {
-    let directory = env::var_os("OUT_DIR").map(PathBuf::from).unwrap_or_default().join("no-ebpf");
-    fs::create_dir_all(&directory)?;
+/// Writes the objects compressed, as `src/kernel/objects.rs` takes them in: they are read once, at the start.
+fn pack(object: impl Fn(&str) -> io::Result<Vec<u8>>) {
+    let directory = env::var_os("OUT_DIR").map(PathBuf::from).unwrap_or_default();
     for name in OBJECTS {
-        fs::write(directory.join(name), [])?;
+        let written = object(name).and_then(|bytes| {
+            let mut packed = ZlibEncoder::new(Vec::new(), Compression::best());
+            packed.write_all(&bytes)?;
+            fs::write(directory.join(name), packed.finish()?)
+        });
+        if let Err(error) = written {
+            println!("cargo::error=cannot pack the eBPF object {name}: {error}");
+        }
     }
-    Ok(directory)
 }
 
 /// The newest modification below `directory`.

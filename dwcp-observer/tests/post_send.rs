@@ -5,6 +5,7 @@
 
 use std::{
     hint::black_box,
+    io::Read as _,
     ptr::null,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -19,9 +20,10 @@ use aya::{
 };
 use dwcp_observer::kernel::stats;
 use dwcp_observer_ebpf::rdma::{Count, LOSSES, Loss, Operation, Qp};
+use flate2::read::ZlibDecoder;
 
-const OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("DWCP_EBPF_OBJECTS"), "/rdma.bpf.o"));
+/// As `build.rs` packs it.
+const PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rdma.bpf.o"));
 const PROGRAM: &str = "rdma_post_send";
 const QPN: u32 = 0x1234;
 const SLOT: u32 = 1;
@@ -106,9 +108,11 @@ unsafe impl Pod for PodLosses {}
 
 /// The object with one queue pair of this process, and the program loaded.
 fn load() -> Ebpf {
+    let mut object = Vec::new();
+    ZlibDecoder::new(PACKED).read_to_end(&mut object).unwrap();
     let mut loader = EbpfLoader::new();
     let mut ebpf =
-        loader.map_max_entries("QPS", 2).map_max_entries("QP_OWNERS", 2).load(OBJECT).unwrap();
+        loader.map_max_entries("QPS", 2).map_max_entries("QP_OWNERS", 2).load(&object).unwrap();
     let mut owners: HashMap<_, u64, u32> = ebpf.map_mut("QP_OWNERS").unwrap().try_into().unwrap();
     let owner = u64::from(std::process::id()) << 32 | u64::from(QPN);
     owners.insert(owner, SLOT, 0).unwrap();

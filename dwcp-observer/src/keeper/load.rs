@@ -1,9 +1,6 @@
 //! Loads the eBPF object and attaches each hook with the best method that works.
 
-use std::{
-    borrow::Cow,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -271,7 +268,12 @@ impl System {
 ///
 /// # Errors
 /// The kernel refuses, or the caller may not.
-pub fn open(object: Object, options: &LoadOptions, system: &System) -> Result<Ebpf, LoadError> {
+pub fn open(
+    object: Object,
+    bytes: &[u8],
+    options: &LoadOptions,
+    system: &System,
+) -> Result<Ebpf, LoadError> {
     let log_level = u8::from(options.log_lifecycle) * aya_log_debug_level();
     let mut loader = EbpfLoader::new();
     let flows = flow_slots(options.max_flows);
@@ -298,7 +300,7 @@ pub fn open(object: Object, options: &LoadOptions, system: &System) -> Result<Eb
     for (name, value) in system.globals.of(object) {
         loader.override_global(name, value, true);
     }
-    loader.load(&bytes_of(object, system)).map_err(|error| {
+    loader.load(bytes).map_err(|error| {
         if refusal::denied(&error) {
             LoadError::Permission
         } else {
@@ -308,15 +310,16 @@ pub fn open(object: Object, options: &LoadOptions, system: &System) -> Result<Eb
 }
 
 /// The object as this kernel takes it.
-#[must_use]
-pub fn bytes_of(object: Object, system: &System) -> Cow<'static, [u8]> {
-    match object {
-        Object::Typed => Cow::Borrowed(TYPED),
-        Object::Probed if system.layout.has("bpf_mem_alloc") => Cow::Borrowed(PROBED),
-        Object::Probed => {
-            prealloc::preallocated(PROBED, &HASHES).map_or(Cow::Borrowed(PROBED), Cow::Owned)
-        }
+///
+/// # Errors
+/// This executable is damaged.
+pub fn bytes_of(object: Object, system: &System) -> Result<Vec<u8>, NotBuilt> {
+    if object == Object::Typed {
+        return TYPED.unpack();
     }
+    let bytes = PROBED.unpack()?;
+    let changed = prealloc::preallocated(&bytes, &HASHES);
+    Ok(changed.filter(|_| !system.layout.has("bpf_mem_alloc")).unwrap_or(bytes))
 }
 
 fn attempt<T>(
@@ -325,13 +328,15 @@ fn attempt<T>(
     prepare: impl Fn(&mut Ebpf) -> Result<T, LoadError>,
     object: Object,
 ) -> Result<Loaded<T>, LoadError> {
-    let mut ebpf = open(object, options, system)?;
+    let bytes = bytes_of(object, system)?;
+    let mut ebpf = open(object, &bytes, options, system)?;
     // While the object still has all of its maps.
     let phases = if options.phase_functions {
-        phase::programs::load(&mut ebpf, &bytes_of(object, system), options.phase_rungs)
+        phase::programs::load(&mut ebpf, &bytes, options.phase_rungs)
     } else {
         (None, Vec::new())
     };
+    drop(bytes);
     let prepared = prepare(&mut ebpf)?;
     let mut climbed = Climbed::default();
     for hook in HOOKS {

@@ -56,7 +56,7 @@ pub fn survey(options: &LoadOptions) -> Result<Vec<Tried>, LoadError> {
     let system = System::read(options.btf_path.as_deref())?;
     let mut tried = Vec::new();
     for object in Object::ALL {
-        match load::open(object, options, &system) {
+        match load::open(object, &load::bytes_of(object, &system)?, options, &system) {
             Ok(mut ebpf) => tried.extend(all_of(object, &mut ebpf, &system)),
             Err(LoadError::Object(error)) => tried.push(Tried {
                 object: object.as_str(),

@@ -34,11 +34,12 @@ mod tests {
     #[test]
     #[cfg_attr(not(ebpf_objects), ignore = "built without eBPF objects")]
     fn one_flag_of_each_hash_changes_and_nothing_else() {
-        let changed = preallocated(PROBED, &HASHES).unwrap();
-        let differ = PROBED.iter().zip(&changed).filter(|(before, after)| before != after);
+        let probed = PROBED.unpack().unwrap();
+        let changed = preallocated(&probed, &HASHES).unwrap();
+        let differ = probed.iter().zip(&changed).filter(|(before, after)| before != after);
         assert_eq!(differ.map(|(before, after)| before ^ after).collect::<Vec<_>>(), [1, 1]);
         assert_eq!(preallocated(&changed, &HASHES).unwrap(), changed);
-        assert!(preallocated(PROBED, &["NO_SUCH_MAP"]).is_none());
+        assert!(preallocated(&probed, &["NO_SUCH_MAP"]).is_none());
         assert!(preallocated(b"not an object", &HASHES).is_none());
     }
 }

@@ -178,7 +178,8 @@ impl Attached {
             .map_max_entries("RING_FREE", options.max_send_queues)
             .map_max_entries("MEMORY", options.max_processes)
             .map_max_entries("REGIONS", options.max_regions);
-        let mut ebpf = loader.load(RDMA).map_err(|error| RdmaError::Object(error.into()))?;
+        let mut ebpf =
+            loader.load(&RDMA.unpack()?).map_err(|error| RdmaError::Object(error.into()))?;
         write_offsets(&mut ebpf, found.offsets)?;
         let prepared = prepare(&mut ebpf)?;
         let mut refused: Vec<(String, String)> = Vec::new();
@@ -390,7 +391,7 @@ mod tests {
     #[cfg_attr(not(ebpf_objects), ignore = "built without eBPF objects")]
     fn every_place_has_its_program_in_the_object_under_a_name_that_the_kernel_keeps_whole() {
         use object::{Object as _, ObjectSymbol as _};
-        let file = object::File::parse(RDMA).unwrap();
+        let file = object::File::parse(RDMA.unpack().unwrap().leak() as &[u8]).unwrap();
         let symbols: HashSet<&str> =
             file.symbols().filter_map(|symbol| symbol.name().ok()).collect();
         for program in PROBES.iter().map(|probe| probe.program).chain([post::PROGRAM]) {
