@@ -10,7 +10,7 @@ use std::{
 use anyhow::Result;
 use dwcp_observer::anomaly::{
     Event, Kind,
-    replay::{Second, replay},
+    replay::{RecordedSecond, replay},
 };
 use flate2::read::GzDecoder;
 use jiff::{SignedDuration, Timestamp};
@@ -142,7 +142,7 @@ fn recordings() -> Result<BTreeMap<String, (Vec<Event>, Labels)>> {
         let file = File::open(directory().join(format!("{set}.jsonl.gz")))?;
         let mut text = String::new();
         GzDecoder::new(file).read_to_string(&mut text)?;
-        let seconds: Vec<Second<'_>> =
+        let seconds: Vec<RecordedSecond<'_>> =
             text.lines().map(serde_json::from_str).collect::<serde_json::Result<_>>()?;
         let events = replay(seconds.into_iter().map(|second| (second.at, second.samples)));
         all.insert(set.to_owned(), (events, labels));

@@ -328,7 +328,7 @@ impl Stopped {
     pub fn complaints(&self) -> Vec<&str> {
         let complains =
             |line: &&str| ["ERROR", "WARN", "panicked"].iter().any(|sign| line.contains(sign));
-        let finding = |line: &&str| line.contains("dwcp_observer::ledger] SLA ");
+        let finding = |line: &&str| line.contains("dwcp_observer::journal] SLA ");
         self.output.lines().filter(complains).filter(|line| !finding(line)).collect()
     }
 }

@@ -26,7 +26,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         &["freeze", "netdev", "phase", "process", "rdma", "sched", "tcp", "keeper"],
     ),
     ("pure: readings in, records and actions out", &["identify", "verdict", "migration"]),
-    ("judgement and memory over records", &["anomaly", "component", "history", "ledger", "sla"]),
+    ("judgement and memory over records", &["anomaly", "component", "history", "journal", "sla"]),
     ("the conductor: read, step, act, publish", &["cycle"]),
     ("what readers get", &["http", "metrics", "report"]),
     ("commands", &["cli", "main"]),

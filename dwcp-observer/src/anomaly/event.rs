@@ -126,7 +126,7 @@ crate::model::named! {
 /// Where in its life an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Phase {
+pub enum Transition {
     /// It has begun.
     Began,
     /// It has become critical.
@@ -141,7 +141,7 @@ pub struct Event {
     /// Counts up from 1.
     pub id: u64,
     /// What happened last.
-    pub phase: Phase,
+    pub phase: Transition,
     /// What is anomalous.
     pub kind: Kind,
     /// The mode of the migrations; null for what is of the whole host.

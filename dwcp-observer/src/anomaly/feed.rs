@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    Event, Kind, Phase, Sample, Severity, Signals, features,
-    replay::{Recorder, Second},
+    Event, Kind, Sample, Severity, Signals, Transition, features,
+    replay::{RecordedSecond, Recorder},
 };
 use crate::{
     migration::{entry::Entry, totals::Totals},
@@ -147,7 +147,7 @@ impl Feed {
 
     fn record(&mut self, now: Timestamp, samples: &[Sample<'_>]) {
         let Some(recorder) = &mut self.recorder else { return };
-        if let Err(error) = recorder.write(&Second { at: now, samples: samples.to_vec() }) {
+        if let Err(error) = recorder.write(&RecordedSecond { at: now, samples: samples.to_vec() }) {
             let path = recorder.path().display();
             log::error!("cannot record further samples in {path}: {error}");
             self.recorder = None;
@@ -179,8 +179,8 @@ fn blackout(entry: &Entry) -> Option<Sample<'_>> {
 /// One line of JSON.
 fn log(event: &Event) {
     let level = match event.phase {
-        Phase::Ended => log::Level::Info,
-        Phase::Began | Phase::Worsened => log::Level::Warn,
+        Transition::Ended => log::Level::Info,
+        Transition::Began | Transition::Worsened => log::Level::Warn,
     };
     if let Ok(line) = serde_json::to_string(&ExplainedEvent::of(event)) {
         log::log!(target: LOG_TARGET, level, "{line}");

@@ -91,7 +91,7 @@ fn a_blackout_is_heard_once() {
     // What waits is written before it is gone.
     drop(host);
     let text = std::fs::read_to_string(&path).unwrap();
-    let seconds: Vec<Second<'_>> =
+    let seconds: Vec<RecordedSecond<'_>> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let latencies: Vec<&Sample<'_>> = seconds
         .iter()

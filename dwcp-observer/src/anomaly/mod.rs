@@ -27,6 +27,6 @@ pub mod window;
 mod tests;
 
 pub use self::{
-    event::{Direction, Event, Kind, Method, Phase, Severity},
+    event::{Direction, Event, Kind, Method, Severity, Transition},
     signals::{Sample, Signals},
 };

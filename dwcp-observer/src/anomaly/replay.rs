@@ -12,11 +12,11 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Event, Phase, Sample, Signals};
+use super::{Event, Sample, Signals, Transition};
 
 /// One second of a recording; one line of JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Second<'a> {
+pub struct RecordedSecond<'a> {
     /// Its end.
     pub at: Timestamp,
     /// What was measured in it.
@@ -31,7 +31,7 @@ pub fn replay<'a>(seconds: impl IntoIterator<Item = (Timestamp, Vec<Sample<'a>>)
     let mut began = Vec::new();
     for (now, samples) in seconds {
         let events = signals.observe(now, &samples);
-        began.extend(events.into_iter().filter(|event| event.phase == Phase::Began));
+        began.extend(events.into_iter().filter(|event| event.phase == Transition::Began));
     }
     began
 }
@@ -91,7 +91,7 @@ impl Recorder {
     ///
     /// # Errors
     /// Nothing is written any more.
-    pub fn write(&mut self, second: &Second<'_>) -> io::Result<()> {
+    pub fn write(&mut self, second: &RecordedSecond<'_>) -> io::Result<()> {
         let mut line = serde_json::to_vec(second)?;
         line.push(b'\n');
         match self.lines.as_ref().map(|lines| lines.try_send(line)) {
@@ -137,9 +137,9 @@ mod tests {
             value: 0.25,
         };
         let host = Sample { migration: None, mode: None, kind: Kind::ErrorBurst, value: 0.0 };
-        let second = Second { at: Timestamp::UNIX_EPOCH, samples: vec![sample, host] };
+        let second = RecordedSecond { at: Timestamp::UNIX_EPOCH, samples: vec![sample, host] };
         let text = serde_json::to_string(&second).unwrap();
-        assert_eq!(serde_json::from_str::<Second<'_>>(&text).unwrap(), second);
+        assert_eq!(serde_json::from_str::<RecordedSecond<'_>>(&text).unwrap(), second);
     }
 
     /// A disk that stands still until it is told to go on.
@@ -159,7 +159,7 @@ mod tests {
     fn a_disk_that_stands_still_costs_seconds_of_the_record_and_nothing_else() {
         let (go_on, told) = std::sync::mpsc::channel();
         let mut recorder = Recorder::to(Path::new("stuck"), Stuck(told)).unwrap();
-        let second = Second { at: Timestamp::UNIX_EPOCH, samples: Vec::new() };
+        let second = RecordedSecond { at: Timestamp::UNIX_EPOCH, samples: Vec::new() };
         for _ in 0..QUEUE + 10 {
             recorder.write(&second).unwrap();
         }

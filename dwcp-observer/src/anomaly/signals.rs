@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Direction, Event, Kind, Method, Phase, Severity,
+    Direction, Event, Kind, Method, Severity, Transition,
     alarm::{Alarm, Edge},
     detector::{Detector, LEVEL},
     watch::{Vote, Watch, agree},
@@ -314,7 +314,7 @@ impl Signals {
 
     /// Numbers, counts and remembers.
     fn note(&mut self, event: &mut Event) {
-        if event.phase == Phase::Began {
+        if event.phase == Transition::Began {
             self.last_id += 1;
             event.id = self.last_id;
             self.counts[event.kind as usize][event.severity as usize] += 1;
@@ -420,7 +420,7 @@ impl Series {
                 let worse = finding.score >= 1.0 && finding.severity() > event.severity;
                 worse.then(|| {
                     event.severity = finding.severity();
-                    event.phase = Phase::Worsened;
+                    event.phase = Transition::Worsened;
                     event.clone()
                 })
             }
@@ -430,7 +430,7 @@ impl Series {
     fn begin(&self, now: Timestamp, finding: &Finding) -> Event {
         Event {
             id: 0,
-            phase: Phase::Began,
+            phase: Transition::Began,
             kind: self.kind,
             mode: self.mode,
             migration: finding.migration.clone(),
@@ -462,7 +462,7 @@ impl Series {
 
     fn end(&mut self, now: Timestamp) -> Option<Event> {
         let mut event = self.event.take()?;
-        event.phase = Phase::Ended;
+        event.phase = Transition::Ended;
         event.ended_at = Some(now);
         Some(event)
     }

@@ -11,7 +11,7 @@ use crate::{
     history::Store,
     model::record::{List, State},
     report::{
-        data::{Data, Live},
+        data::{Data, LiveData},
         hourly::{put, write_markdown},
         report,
     },
@@ -105,13 +105,13 @@ fn begin(to: Timestamp, since: SignedDuration) -> Timestamp {
 }
 
 /// What a running observer adds to the report, if one answers.
-fn live(url: &Url) -> Live {
+fn live(url: &Url) -> LiveData {
     let list: Option<List> = ask(url, "/api/v1/migrations");
     let active = list.map(|list| {
         let running = list.migrations.into_iter().filter(|record| record.state == State::Active);
         running.map(Arc::new).collect()
     });
-    Live {
+    LiveData {
         sla: ask(url, "/api/v1/sla"),
         health: ask(url, "/health"),
         active,

@@ -24,10 +24,10 @@ use crate::{
     history::{History, Store},
     http::{self, HttpLimits, Site},
     identify::rules::RuleSet,
+    journal::Journal,
     keeper::Kernel,
-    ledger::Ledger,
     metrics::{Exporter, SeriesLimits, is_own},
-    migration::{look::Options, registry::Registry, v1::V1Rule},
+    migration::{observation::Options, registry::Registry, v1::V1Rule},
     rdma::Rdma,
     report::hourly::Hourly,
 };
@@ -105,7 +105,7 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
     let anomalies = Feed::new(recorder(config)?);
     let control = Control::new(&config.rollout);
     let components = component::Shared::default();
-    let ledger = ledger(config, &board)?;
+    let journal = journal(config, &board)?;
     let series = SeriesLimits {
         migrations: config.limits.live_series_migrations as usize,
         streams: config.limits.live_series_streams as usize,
@@ -132,7 +132,7 @@ async fn observe(config: &Config) -> anyhow::Result<()> {
         board,
         config.probes.program_stats,
         rdma,
-        ledger,
+        journal,
     )
     .with_components(components)
     .with_anomalies(anomalies);
@@ -181,10 +181,10 @@ fn component_sockets(config: &Config) -> Vec<(TcpListener, Site)> {
 }
 
 /// Restores the service levels of the last run, and starts the thread that writes the history.
-fn ledger(config: &Config, board: &Board) -> anyhow::Result<Ledger> {
+fn journal(config: &Config, board: &Board) -> anyhow::Result<Journal> {
     let now = Timestamp::now();
     if !config.history.enabled {
-        return Ok(Ledger::new(now, config.sla, None));
+        return Ok(Journal::new(now, config.sla, None));
     }
     let path = config.history.path.clone();
     let store = Store::open(&path);
@@ -199,16 +199,16 @@ fn ledger(config: &Config, board: &Board) -> anyhow::Result<Ledger> {
             trim_memory();
         }
     });
-    let mut ledger = Ledger::new(now, config.sla, None);
+    let mut journal = Journal::new(now, config.sla, None);
     if let Ok(store) = &store {
-        if let Err(error) = ledger.restore(store, now) {
+        if let Err(error) = journal.restore(store, now) {
             log::error!("cannot restore the service levels, they start from zero: {error}");
         }
         trim_memory();
     }
     let history = History::start(path, config.history.retention(), store, after)
         .context("cannot start the history thread")?;
-    Ok(ledger.with_history(history))
+    Ok(journal.with_history(history))
 }
 
 /// Forwards lifecycle messages of the kernel side to the log. Below level debug the loaded programs do not contain them.

@@ -7,7 +7,7 @@ use procfs::process::{FDTarget, Process, Stat, Task};
 use super::matcher::Matcher;
 use crate::{
     model::facts::ProcessId,
-    process::{Look, Looks, all, cgroup_of, id_of, open, open_now},
+    process::{Examination, Examinations, all, cgroup_of, id_of, open, open_now},
 };
 
 /// Where threads alone decide, all processes are looked at in each such scan, s.
@@ -58,12 +58,12 @@ struct Group {
 #[derive(Debug, Default)]
 pub struct Processes {
     groups: Vec<Group>,
-    looks: Looks,
+    looks: Examinations,
     scans: u64,
 }
 
 impl Processes {
-    /// Looks at `/proc`: one entry per rule, in their order. Rules that name no processes cost nothing.
+    /// Examinations at `/proc`: one entry per rule, in their order. Rules that name no processes cost nothing.
     pub fn sample(&mut self, rules: &[Matcher]) -> Vec<Usage> {
         self.groups.resize_with(rules.len(), Group::default);
         if rules.iter().any(Matcher::names_processes) {
@@ -97,7 +97,7 @@ impl Processes {
                 offer(groups, &process, rules, needs_cgroup);
             }
             // One that belongs to a component may belong to another as well, by the name that it takes next.
-            Look::Nothing
+            Examination::Nothing
         });
     }
 }

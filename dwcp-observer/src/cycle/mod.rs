@@ -9,8 +9,8 @@ mod program_stats;
 pub mod published;
 mod publisher;
 mod rdma;
+mod readiness;
 mod system;
-mod wake;
 mod watchdog;
 
 use std::{io, time::Instant};
@@ -18,14 +18,14 @@ use std::{io, time::Instant};
 use aya::maps::{MapData, RingBuf};
 use tokio::time::{Instant as Time, MissedTickBehavior, interval_at};
 
-pub use self::wake::pollable;
+pub use self::readiness::pollable;
 use self::{
     pace::{PERIOD, Pace},
     program_stats::ProgramStats,
     published::Board,
     publisher::Publisher,
+    readiness::{listen, readable, wait},
     system::System,
-    wake::{listen, readable, wait},
     watchdog::Watchdog,
 };
 use crate::{
@@ -33,9 +33,9 @@ use crate::{
     component,
     config::ProgramStats as StatsMode,
     identify::rules::RuleSet,
+    journal::Journal,
     keeper::Kernel,
-    ledger::Ledger,
-    migration::{look::Observation, registry::Registry},
+    migration::{observation::Observation, registry::Registry},
     rdma::Rdma,
 };
 
@@ -60,12 +60,12 @@ impl Cycle {
         board: Board,
         stats_mode: StatsMode,
         rdma: Rdma,
-        ledger: Ledger,
+        journal: Journal,
     ) -> Self {
         Self {
             system: System::new(kernel, rules, rdma),
             registry,
-            publisher: Publisher::new(board, ledger),
+            publisher: Publisher::new(board, journal),
             pace: Pace::new(Time::now()),
             program_stats: ProgramStats::new(stats_mode),
             number: 0,

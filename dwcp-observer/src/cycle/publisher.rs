@@ -10,8 +10,8 @@ use crate::{
     component::{self, Migrations},
     cycle::published::{Board, Published},
     history::Event,
-    ledger::{Ledger, Second},
-    migration::{entry::Entry, look::Observation, registry::Registry},
+    journal::{ClosedSecond, Journal},
+    migration::{entry::Entry, observation::Observation, registry::Registry},
     model::status::{CycleStats, KernelStatus},
     process::host::{HostSampler, HostUsage},
     rdma::RdmaStatus,
@@ -21,7 +21,7 @@ use crate::{
 /// All that readers get comes from here.
 pub(super) struct Publisher {
     board: Board,
-    ledger: Ledger,
+    journal: Journal,
     pub(super) components: component::Shared,
     pub(super) anomalies: Feed,
     host: HostSampler,
@@ -31,10 +31,10 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(board: Board, ledger: Ledger) -> Self {
+    pub(super) fn new(board: Board, journal: Journal) -> Self {
         Self {
             board,
-            ledger,
+            journal,
             components: component::Shared::default(),
             anomalies: Feed::default(),
             host: HostSampler::default(),
@@ -66,7 +66,7 @@ impl Publisher {
             let blind = self.kernel_status.blind();
             let unhealthy = components.unhealthy();
             let anomalies = self.signal(at, registry, &entries);
-            let second = Second {
+            let second = ClosedSecond {
                 entries: &entries,
                 totals: registry.totals(),
                 host: self.host_usage,
@@ -76,9 +76,9 @@ impl Publisher {
                 anomalies: Some(&anomalies),
                 unhealthy: unhealthy.as_deref(),
             };
-            self.ledger.second(at, &second);
+            self.journal.second(at, &second);
         } else {
-            self.ledger.look(at, &entries);
+            self.journal.look(at, &entries);
         }
         let errors = registry.totals().errors.values().sum();
         self.components.migrations.publish(Migrations { entries: entries.clone(), errors });
@@ -93,13 +93,13 @@ impl Publisher {
             kernel: self.kernel_status.clone(),
             rdma: rdma.clone(),
             cycle: cycle.clone(),
-            sla: self.ledger.view(),
-            history: self.ledger.history(),
+            sla: self.journal.view(),
+            history: self.journal.history(),
             anomalies: self.anomalies.view(),
         });
     }
 
-    /// Judges the second by what is usual, hands new anomalies to the ledger; those that go on.
+    /// Judges the second by what is usual, hands new anomalies to the journal; those that go on.
     fn signal(&mut self, at: Timestamp, registry: &Registry, entries: &[Entry]) -> Vec<Anomaly> {
         let seconds = registry.seconds();
         let features: Vec<_> = seconds.iter().map(|it| features::of_migration(it.second)).collect();
@@ -115,8 +115,8 @@ impl Publisher {
             host: self.host_usage,
         };
         for event in self.anomalies.second(at, &inputs) {
-            if event.phase == anomaly::Phase::Began {
-                self.ledger.note(Event {
+            if event.phase == anomaly::Transition::Began {
+                self.journal.note(Event {
                     at,
                     kind: "anomaly".to_owned(),
                     subject: event.kind.as_str().to_owned(),

@@ -16,7 +16,7 @@ use crate::{
     kernel::{clock_error_seconds, clock_ns},
     migration::{
         clock::WallClock,
-        look::{Actions, Observation},
+        observation::{Actions, Observation},
         questions::Answers,
         registry::{self, Registry},
     },

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::sla::counts::{Counts, Felt};
+use crate::sla::counts::{Counts, FinishedBlackout};
 
 /// One minute of one run of the observer. What was not measured is missing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -18,7 +18,7 @@ pub struct Minute {
     pub counts: Counts,
     /// Blackouts of the migrations that were settled in it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub blackouts: Vec<Felt>,
+    pub blackouts: Vec<FinishedBlackout>,
     /// Rate of all migrations, bytes/s, over the transfer seconds.
     #[serde(skip_serializing_if = "Spread::is_empty")]
     pub throughput: Spread,

@@ -17,7 +17,7 @@ use crate::{
     config::Retention,
     metrics::sample,
     model::record::{Mode, Outcome, PhaseName},
-    sla::counts::{Counts, Felt},
+    sla::counts::{Counts, FinishedBlackout},
 };
 
 /// A directory that goes with the test.
@@ -100,7 +100,7 @@ fn what_is_written_is_read() {
     store.write(&migration("1-1", 10)).unwrap();
     store.write(&migration("2-2", 5)).unwrap();
     let mut full = minute(1_795_350_600, 2);
-    full.blackouts = vec![Felt { mode: Some(Mode::Internet), seconds: 3.5 }];
+    full.blackouts = vec![FinishedBlackout { mode: Some(Mode::Internet), seconds: 3.5 }];
     full.throughput.observe(1e9);
     full.errors.insert("connection_reset".into(), 3);
     store.write(&minutes(vec![full.clone(), minute(1_795_350_660, 0)])).unwrap();

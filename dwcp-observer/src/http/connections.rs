@@ -24,7 +24,7 @@ const STALL_EVICTION: Duration = Duration::from_secs(1);
 /// What one connection is doing.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Activity {
-    phase: Phase,
+    phase: ConnectionState,
     /// Start of the phase.
     since: Instant,
     /// Last byte taken by the client.
@@ -32,7 +32,7 @@ pub(super) struct Activity {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum ConnectionState {
     /// The head of a request is awaited.
     Head,
     /// Nothing came since the last answer.
@@ -43,46 +43,46 @@ enum Phase {
 
 impl Activity {
     pub(super) fn new(now: Instant) -> Self {
-        Self { phase: Phase::Head, since: now, progress: now }
+        Self { phase: ConnectionState::Head, since: now, progress: now }
     }
 
-    fn enter(&mut self, phase: Phase, now: Instant) {
+    fn enter(&mut self, phase: ConnectionState, now: Instant) {
         *self = Self { phase, since: now, progress: now };
     }
 
     /// Bytes came in.
     pub(super) fn read(&mut self, now: Instant) {
-        if self.phase == Phase::Idle {
-            self.enter(Phase::Head, now);
+        if self.phase == ConnectionState::Idle {
+            self.enter(ConnectionState::Head, now);
         }
     }
 
     /// The head is complete.
     pub(super) fn request(&mut self, now: Instant) {
-        self.enter(Phase::Answering(false), now);
+        self.enter(ConnectionState::Answering(false), now);
     }
 
     /// The client's socket took bytes.
     pub(super) fn wrote(&mut self, now: Instant) {
-        if let Phase::Answering(_) = self.phase {
-            self.phase = Phase::Answering(true);
+        if let ConnectionState::Answering(_) = self.phase {
+            self.phase = ConnectionState::Answering(true);
             self.progress = now;
         }
     }
 
     /// Nothing is left to write.
     pub(super) fn flushed(&mut self, now: Instant) {
-        if self.phase == Phase::Answering(true) {
-            self.enter(Phase::Idle, now);
+        if self.phase == ConnectionState::Answering(true) {
+            self.enter(ConnectionState::Idle, now);
         }
     }
 
     fn overdue(&self, now: Instant) -> bool {
         let in_phase = now.saturating_duration_since(self.since);
         match self.phase {
-            Phase::Head => in_phase >= HEAD_TIMEOUT,
-            Phase::Idle => in_phase >= KEEP_ALIVE_TIMEOUT,
-            Phase::Answering(_) => {
+            ConnectionState::Head => in_phase >= HEAD_TIMEOUT,
+            ConnectionState::Idle => in_phase >= KEEP_ALIVE_TIMEOUT,
+            ConnectionState::Answering(_) => {
                 in_phase >= ANSWER_TIMEOUT
                     || now.saturating_duration_since(self.progress) >= STALL_TIMEOUT
             }
@@ -92,8 +92,8 @@ impl Activity {
     /// Lower goes first; `None` keeps its place.
     fn eviction_rank(&self, now: Instant) -> Option<(u8, Instant)> {
         match self.phase {
-            Phase::Head | Phase::Idle => Some((0, self.since)),
-            Phase::Answering(_) => {
+            ConnectionState::Head | ConnectionState::Idle => Some((0, self.since)),
+            ConnectionState::Answering(_) => {
                 let stalled = now.saturating_duration_since(self.progress) >= STALL_EVICTION;
                 stalled.then_some((1, self.progress))
             }
@@ -185,7 +185,7 @@ impl Connections {
     pub(super) fn answering(&self) -> bool {
         let inner = self.lock();
         inner.open.values().any(|connection| {
-            matches!(lock_activity(&connection.activity).phase, Phase::Answering(_))
+            matches!(lock_activity(&connection.activity).phase, ConnectionState::Answering(_))
         })
     }
 
@@ -303,10 +303,10 @@ mod tests {
         let mut activity = Activity::new(now);
         activity.request(now);
         activity.flushed(now);
-        assert_eq!(activity.phase, Phase::Answering(false));
+        assert_eq!(activity.phase, ConnectionState::Answering(false));
         activity.wrote(now);
         activity.flushed(now);
-        assert_eq!(activity.phase, Phase::Idle);
+        assert_eq!(activity.phase, ConnectionState::Idle);
     }
 
     #[test]

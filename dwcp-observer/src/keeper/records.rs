@@ -27,7 +27,7 @@ use crate::{
     freeze::{self, FreezeReading},
     model::{facts::ProcessId, status::MapUse},
     netdev,
-    phase::{attach::Attacher, remaining::Look},
+    phase::{attach::Attacher, remaining::Remaining},
     sched::{self, ThreadReading},
     tcp::{self, Clock, FlowReading},
 };
@@ -72,7 +72,7 @@ pub struct ProcessReading {
     /// What it has stopped to dump it.
     pub freeze: Option<FreezeReading>,
     /// What it last told to be left to send.
-    pub remaining: Option<Look>,
+    pub remaining: Option<Remaining>,
 }
 
 impl ProcessReading {
@@ -408,9 +408,9 @@ fn read_process(slot: u32, record: NonNull<Process>) -> ProcessReading {
 }
 
 /// What was left at the last look; its two numbers may be of looks that follow each other.
-fn remaining(record: NonNull<Process>) -> Option<Look> {
+fn remaining(record: NonNull<Process>) -> Option<Remaining> {
     let at_ns = peek!(record, remaining_ns);
-    (at_ns != 0).then(|| Look { bytes: peek!(record, remaining_bytes), at_ns })
+    (at_ns != 0).then(|| Remaining { bytes: peek!(record, remaining_bytes), at_ns })
 }
 
 /// Time in the rate limiter, the present stay included.

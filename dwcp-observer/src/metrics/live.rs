@@ -34,7 +34,7 @@ pub(super) fn families(
     limits: SeriesLimits,
     families: &mut Vec<MetricFamily>,
 ) -> Dropped {
-    let mut live = Live::new();
+    let mut live = LiveSeries::new();
     let mut dropped = Dropped::default();
     let mut seen = HashSet::new();
     let mut streams_left = limits.streams;
@@ -73,7 +73,7 @@ fn expired(record: &Migration, now: jiff::Timestamp) -> bool {
     record.state == State::Finished && age.is_ok_and(|age| age > LIVE_SERIES_EXPIRY)
 }
 
-struct Live {
+struct LiveSeries {
     info: Family,
     bytes: Family,
     throughput: Family,
@@ -100,7 +100,7 @@ struct Live {
     thread_wait: Family,
 }
 
-impl Live {
+impl LiveSeries {
     fn new() -> Self {
         Self {
             info: Family::new(&table::MIGRATION_INFO),

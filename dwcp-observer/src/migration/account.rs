@@ -5,7 +5,7 @@ use super::{
     dump,
     end::{EndState, StreamFlow},
     fate, guest,
-    live::Live,
+    live::LiveMigration,
     machine::Life,
     neighbours::{self, PathUse},
     outcome::{EndEnding, Ending, Judgement, outcome},
@@ -17,7 +17,7 @@ use crate::{
     config::ModeThresholds,
     identify::mode,
     migration::{
-        look::Observation,
+        observation::Observation,
         totals::{ErrorType, Totals},
     },
     model::{
@@ -34,7 +34,7 @@ const SETTLE_NS: u64 = 1_000_000_000;
 
 /// Takes one migration one look further; `paths`: what all running ones move, and over which paths.
 pub fn advance(
-    live: &mut Live,
+    live: &mut LiveMigration,
     observation: &Observation,
     thresholds: &ModeThresholds,
     paths: &[PathUse],
@@ -56,7 +56,7 @@ pub fn advance(
 }
 
 /// Settles the outcome once nothing can change it any more, or enough time has passed for it to show.
-fn settle(live: &mut Live, observation: &Observation, totals: &mut Totals) {
+fn settle(live: &mut LiveMigration, observation: &Observation, totals: &mut Totals) {
     let Life::Finished { ended_ns, .. } = live.life else { return };
     if live.outcome.is_some() {
         return;
@@ -79,7 +79,7 @@ fn settle(live: &mut Live, observation: &Observation, totals: &mut Totals) {
 }
 
 fn count_outcome(
-    live: &Live,
+    live: &LiveMigration,
     ending: &Ending,
     judgement: &Judgement,
     ended_ns: u64,
@@ -114,15 +114,15 @@ fn count_outcome(
 }
 
 /// Counts a blackout of which both instants are known.
-fn count_blackout(live: &Live, now_ns: u64, totals: &mut Totals) {
-    let Some(felt) = guest::felt(live, now_ns) else { return };
-    let Some(length_ns) = felt.instants.length() else { return };
+fn count_blackout(live: &LiveMigration, now_ns: u64, totals: &mut Totals) {
+    let Some(measured) = guest::measure(live, now_ns) else { return };
+    let Some(length_ns) = measured.instants.length() else { return };
     let seconds = length_ns as f64 / 1e9;
-    totals.blackouts.observe(&compose::path(live), live.mode, felt.method, seconds);
+    totals.blackouts.observe(&compose::path(live), live.mode, measured.method, seconds);
 }
 
 /// CPU time and run-queue wait of migration threads, then of guest CPUs, ns.
-fn cpu(live: &Live) -> [u64; 4] {
+fn cpu(live: &LiveMigration) -> [u64; 4] {
     let mut cpu = [0; 4];
     for end in &live.ends {
         for thread in end.threads.values() {
@@ -139,7 +139,12 @@ fn cpu(live: &Live) -> [u64; 4] {
     cpu
 }
 
-fn tick(live: &mut Live, observation: &Observation, paths: &[PathUse], totals: &mut Totals) {
+fn tick(
+    live: &mut LiveMigration,
+    observation: &Observation,
+    paths: &[PathUse],
+    totals: &mut Totals,
+) {
     judge(live, observation.now_ns, paths, totals);
     let (delivered, segments) = live.progress();
     let cpu = cpu(live);
@@ -204,7 +209,7 @@ fn tick(live: &mut Live, observation: &Observation, paths: &[PathUse], totals: &
 }
 
 /// Judges the second that has passed.
-fn judge(live: &mut Live, now_ns: u64, paths: &[PathUse], totals: &mut Totals) {
+fn judge(live: &mut LiveMigration, now_ns: u64, paths: &[PathUse], totals: &mut Totals) {
     let (second, next) = second::second(live, now_ns);
     live.last_second = Some(next);
     live.judged = None;
@@ -218,7 +223,7 @@ fn judge(live: &mut Live, now_ns: u64, paths: &[PathUse], totals: &mut Totals) {
 }
 
 /// The last stream has closed.
-fn finish(live: &mut Live) {
+fn finish(live: &mut LiveMigration) {
     live.rate = None;
     live.verdict = None;
     live.judged = None;
@@ -228,7 +233,7 @@ fn finish(live: &mut Live) {
     }
 }
 
-fn update_mode(live: &mut Live, now_ns: u64, thresholds: &ModeThresholds) {
+fn update_mode(live: &mut LiveMigration, now_ns: u64, thresholds: &ModeThresholds) {
     // Of one that was found under way, neither its best rate nor its shortest RTT may have been seen.
     if live.outcome.is_some() || live.found_under_way() {
         return;
@@ -254,13 +259,13 @@ fn update_mode(live: &mut Live, now_ns: u64, thresholds: &ModeThresholds) {
 }
 
 /// Adds what is new to the global counters.
-fn count_bytes(live: &mut Live, totals: &mut Totals) {
+fn count_bytes(live: &mut LiveMigration, totals: &mut Totals) {
     // What was counted as sent cannot be taken back once it turns out to be received.
     if !live.life.is_finished() && !live.roles_are_clear() {
         return;
     }
     let now: Vec<(Role, EndTotals)> =
-        live.roles().map(|(role, end)| (role, Live::totals(role, end))).collect();
+        live.roles().map(|(role, end)| (role, LiveMigration::totals(role, end))).collect();
     for (role, now) in now {
         let last = live.counted.entry(role).or_default();
         let to = totals.bytes.entry((role, live.mode)).or_default();
@@ -278,7 +283,7 @@ fn count_bytes(live: &mut Live, totals: &mut Totals) {
 }
 
 /// Counts each error of a flow once.
-fn count_errors(live: &mut Live, totals: &mut Totals) {
+fn count_errors(live: &mut LiveMigration, totals: &mut Totals) {
     let mut found = Vec::new();
     for flow in live.flows() {
         let reading = &flow.reading;
@@ -310,7 +315,7 @@ fn error_type(errno: u32, resets: u32) -> Option<ErrorType> {
 }
 
 /// What is known at the end; `rested`: long enough ago for a running guest to have used its CPUs.
-fn ending(live: &Live, now_ns: u64, rested: bool) -> Ending {
+fn ending(live: &LiveMigration, now_ns: u64, rested: bool) -> Ending {
     let mut ending = Ending::default();
     let sender = live.end(Role::Source).or_else(|| live.ends.first());
     for flow in sender.into_iter().flat_map(|end| end.flows.values()) {
@@ -348,8 +353,8 @@ fn ending(live: &Live, now_ns: u64, rested: bool) -> Ending {
         .end(Role::Destination)
         .is_some_and(|end| end.timeline.is_whole && end.timeline.resumed_ns.is_none());
     ending.handed_over = !refuted
-        && guest::felt(live, now_ns).is_some_and(|felt| {
-            felt.method == Method::VcpuScheduling && felt.instants.length().is_some()
+        && guest::measure(live, now_ns).is_some_and(|measured| {
+            measured.method == Method::VcpuScheduling && measured.instants.length().is_some()
         });
     ending.errors = live
         .flows()
@@ -372,7 +377,7 @@ fn failed_completions(flow: &StreamFlow) -> Vec<String> {
 }
 
 /// What is known of one end; `rested`: long enough ago for a running guest to have used its CPUs.
-fn end_ending(live: &Live, role: Role, end: &EndState, rested: bool) -> EndEnding {
+fn end_ending(live: &LiveMigration, role: Role, end: &EndState, rested: bool) -> EndEnding {
     let exited = end.exited_ns.map(|_| exit_of(end));
     EndEnding {
         state: end.timeline.state(),
@@ -395,7 +400,7 @@ fn end_ending(live: &Live, role: Role, end: &EndState, rested: bool) -> EndEndin
 }
 
 /// Whether a hypervisor exited before its part was done; other migrators end by exiting.
-fn exited_early(live: &Live, role: Role, end: &EndState) -> bool {
+fn exited_early(live: &LiveMigration, role: Role, end: &EndState) -> bool {
     let Some(exited_ns) = end.exited_ns else { return false };
     if live.migrator != "qemu" && live.migrator != "cloud-hypervisor" {
         return false;

@@ -1,6 +1,6 @@
 //! Migrators that dump processes and end with their work (CRIU): their exit tells how it went.
 
-use super::{clock::WallClock, end::EndState, live::Live};
+use super::{clock::WallClock, end::EndState, live::LiveMigration};
 use crate::{
     freeze::FreezeReading,
     model::record::{DumpedProcess, FreezeEnd, FreezeMethod, Frozen, PhaseName, Role},
@@ -17,7 +17,7 @@ pub fn ends_by_exit(migrator: &str) -> bool {
 
 /// Whether the end waits for the exit of a dump: of the source's program, else of the one that takes the pages in.
 #[must_use]
-pub(super) fn is_held(live: &Live, closed_ns: u64, now_ns: u64) -> bool {
+pub(super) fn is_held(live: &LiveMigration, closed_ns: u64, now_ns: u64) -> bool {
     let end = live.end(Role::Source).or_else(|| live.end(Role::Destination));
     end.is_some_and(|end| end.exited_ns.is_none())
         && closed_ns != 0
@@ -26,19 +26,19 @@ pub(super) fn is_held(live: &Live, closed_ns: u64, now_ns: u64) -> bool {
 
 /// When the last of its programs exited, ns; 0 while none has.
 #[must_use]
-pub(super) fn exited_ns(live: &Live) -> u64 {
+pub(super) fn exited_ns(live: &LiveMigration) -> u64 {
     live.ends.iter().filter_map(|end| end.exited_ns).max().unwrap_or_default()
 }
 
 /// The process that is dumped, by the command line, else as the kernel saw it stopped.
-pub(super) fn dumped_process(live: &Live, wall: WallClock) -> Option<DumpedProcess> {
+pub(super) fn dumped_process(live: &LiveMigration, wall: WallClock) -> Option<DumpedProcess> {
     let end = live.end(Role::Source).filter(|_| ends_by_exit(&live.migrator))?;
     let stopped = || end.freeze.as_ref().map(|freeze| (freeze.tgid, freeze.comm.clone()));
     let (pid, name) = end.dumped.clone().or_else(stopped)?;
     Some(DumpedProcess { pid, name, frozen: frozen(live, end, wall) })
 }
 
-fn frozen(live: &Live, end: &EndState, wall: WallClock) -> Frozen {
+fn frozen(live: &LiveMigration, end: &EndState, wall: WallClock) -> Frozen {
     let none = Frozen {
         seconds: None,
         incomplete: None,
@@ -69,7 +69,7 @@ fn frozen(live: &Live, end: &EndState, wall: WallClock) -> Frozen {
 }
 
 /// The freeze of a dump, if its begin is known; else why not.
-fn begin<'a>(live: &Live, end: &'a EndState) -> Result<&'a FreezeReading, &'static str> {
+fn begin<'a>(live: &LiveMigration, end: &'a EndState) -> Result<&'a FreezeReading, &'static str> {
     let by_cgroup = end.facts.cmdline.iter().any(|word| word.starts_with("--freeze-cgroup"));
     match &end.freeze {
         None => Err("the observer did not see its stop"),
@@ -95,7 +95,7 @@ fn ended(freeze: &FreezeReading, end: &EndState) -> Result<(u64, FreezeEnd), &'s
 }
 
 /// Where the phases of a dump begin: connected, first task stopped, all stopped, let go. None where its stop was not seen.
-pub(super) fn edges(live: &Live) -> Vec<(PhaseName, u64)> {
+pub(super) fn edges(live: &LiveMigration) -> Vec<(PhaseName, u64)> {
     let Some(end) = live.end(Role::Source) else { return Vec::new() };
     let Ok(freeze) = begin(live, end) else { return Vec::new() };
     let began_ns = freeze.began_ns();
@@ -122,7 +122,7 @@ pub(super) fn target(cmdline: &[String]) -> Option<u32> {
 }
 
 /// Whether the end is one of a migrator that says nothing until it exits: its exit code as `wait(2)` gives it.
-pub(super) fn exit_code(live: &Live, end: &EndState) -> Option<u32> {
+pub(super) fn exit_code(live: &LiveMigration, end: &EndState) -> Option<u32> {
     end.exited_ns.filter(|_| ends_by_exit(&live.migrator)).map(|_| end.exit_code)
 }
 

@@ -16,7 +16,7 @@ use crate::{
         record::{Quantiles, Role, ThreadRole},
     },
     netdev::TapReading,
-    phase::{attach::Coverage, remaining::Look, timeline::Timeline},
+    phase::{attach::Coverage, remaining::Remaining, timeline::Timeline},
     rdma::MemoryReading,
     sched::ThreadReading,
     tcp::FlowReading,
@@ -149,7 +149,7 @@ pub struct OwnWork {
     /// Pages that it asked for as a postcopy destination.
     pub page_requests: u64,
     /// What it last told to be left to send.
-    pub remaining: Option<Look>,
+    pub remaining: Option<Remaining>,
 }
 
 /// Streams of one end that keep their detail; the oldest closed ones beyond are folded into totals.

@@ -1,7 +1,7 @@
 //! What is still to come of a migration, by its migrator's own words: where a guest stands still and for what it waits, whether the
 //! end is held up, and when it came.
 
-use super::{dump, end::EndState, live::Live, machine::Streams};
+use super::{dump, end::EndState, live::LiveMigration, machine::Streams};
 use crate::model::{
     qemu::{MigratorState, Request},
     record::{Awaited, Role},
@@ -30,7 +30,7 @@ pub struct Still {
 
 /// What the state machine needs to know.
 #[must_use]
-pub fn streams(live: &Live, now_ns: u64) -> Streams {
+pub fn streams(live: &LiveMigration, now_ns: u64) -> Streams {
     let mut streams = Streams::default();
     for flow in live.flows() {
         let reading = &flow.reading;
@@ -62,7 +62,7 @@ pub fn streams(live: &Live, now_ns: u64) -> Streams {
 
 /// Where the guest of a running migration stands still; `None` while it runs, or where nothing tells.
 #[must_use]
-pub fn still(live: &Live) -> Option<Still> {
+pub fn still(live: &LiveMigration) -> Option<Still> {
     if live.life.is_finished() || paused_all_along(live) {
         return None;
     }
@@ -87,7 +87,7 @@ pub fn still(live: &Live) -> Option<Still> {
 }
 
 /// Since when postcopy has had no connection, by the end that noticed first.
-fn broken_since(live: &Live) -> Option<u64> {
+fn broken_since(live: &LiveMigration) -> Option<u64> {
     let broken = live.ends.iter().filter(|end| {
         end.exited_ns.is_none()
             && end.timeline.state().is_some_and(MigratorState::is_broken_postcopy)
@@ -97,7 +97,7 @@ fn broken_since(live: &Live) -> Option<u64> {
 
 /// Whether the guest was paused when its state was sent: the migration had nothing to stop, and leaves it as it was.
 #[must_use]
-pub fn paused_all_along(live: &Live) -> bool {
+pub fn paused_all_along(live: &LiveMigration) -> bool {
     let source = live.end(Role::Source).map(|end| &end.timeline);
     match source.filter(|timeline| timeline.entered(MigratorState::Setup).is_some()) {
         Some(timeline) => {
@@ -110,7 +110,7 @@ pub fn paused_all_along(live: &Live) -> bool {
 }
 
 /// Whether the destination was told that the guest did not run at its source.
-fn arrived_paused(live: &Live) -> bool {
+fn arrived_paused(live: &LiveMigration) -> bool {
     let destination = live.end(Role::Destination);
     destination.is_some_and(|end| end.timeline.ran_at_source() == Some(false))
 }
@@ -118,7 +118,7 @@ fn arrived_paused(live: &Live) -> bool {
 /// How the guest was stopped by its manager for this migration: shortly before it or meanwhile, and, where that is seen, let run as soon
 /// as all was loaded.
 #[must_use]
-pub fn manager_stop(live: &Live) -> Option<Stop> {
+pub fn manager_stop(live: &LiveMigration) -> Option<Stop> {
     let timeline = &live.end(Role::Source)?.timeline;
     let stop = timeline.manager_stop.filter(|_| timeline.stop.is_none())?;
     let requests = [timeline.requested(Request::Migrate), timeline.entered(MigratorState::Setup)];
@@ -135,7 +135,7 @@ fn is_let_run_at_once(timeline: &Timeline) -> bool {
 }
 
 /// Whether the manager that has stopped the guest may be about to let it run at the destination.
-fn may_be_resumed(live: &Live, now_ns: u64) -> bool {
+fn may_be_resumed(live: &LiveMigration, now_ns: u64) -> bool {
     let Some(end) = live.end(Role::Destination) else { return false };
     let stopped = match live.end(Role::Source) {
         Some(source) if source.timeline.state().is_some() => manager_stop(live).is_some(),
@@ -149,7 +149,7 @@ fn may_be_resumed(live: &Live, now_ns: u64) -> bool {
 
 /// Whether the guest runs, or ran, at the destination before all its pages were there.
 #[must_use]
-pub fn is_postcopy(live: &Live) -> bool {
+pub fn is_postcopy(live: &LiveMigration) -> bool {
     live.ends.iter().any(|end| {
         end.timeline
             .states
@@ -160,7 +160,7 @@ pub fn is_postcopy(live: &Live) -> bool {
 
 /// Whether the migrator still has to do something though no stream is open. `closed_ns`: the last close, 0 without a stream.
 #[must_use]
-pub fn is_held(live: &Live, closed_ns: u64, now_ns: u64) -> bool {
+pub fn is_held(live: &LiveMigration, closed_ns: u64, now_ns: u64) -> bool {
     if let Some(Still { awaits: Awaited::Resume | Awaited::Recovery, .. }) = still(live) {
         return live.ends.iter().all(|end| end.exited_ns.is_none());
     }
@@ -190,7 +190,7 @@ fn completed(end: &EndState) -> bool {
 
 /// When the migrator said that it is over, ns; 0 while it has not.
 #[must_use]
-pub fn over_ns(live: &Live) -> u64 {
+pub fn over_ns(live: &LiveMigration) -> u64 {
     let Some(source) = live.end(Role::Source).filter(|end| end.timeline.is_over()) else {
         return 0;
     };
@@ -207,7 +207,7 @@ pub fn over_ns(live: &Live) -> u64 {
 
 /// What settled the guest's fate apart from connections, ns; 0 when nothing did.
 #[must_use]
-pub fn settled_ns(live: &Live) -> u64 {
+pub fn settled_ns(live: &LiveMigration) -> u64 {
     if dump::ends_by_exit(&live.migrator) {
         return dump::exited_ns(live);
     }

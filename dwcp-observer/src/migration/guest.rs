@@ -1,4 +1,4 @@
-//! What the guest felt: gathers stops, starts and edges from a migration's ends.
+//! What the guest measured: gathers stops, starts and edges from a migration's ends.
 
 use dwcp_observer_ebpf::sched::CpuTimes;
 
@@ -7,7 +7,7 @@ use super::{
     cpus::{self, Arrival, StopMarks},
     end::EndState,
     fate::{self, Still},
-    live::Live,
+    live::LiveMigration,
 };
 use crate::model::record::{Method, Role, ThreadRole};
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 
 /// A blackout, or the half of it that is seen from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Felt {
+pub struct GuestBlackout {
     /// Which method gave `instants`.
     pub method: Method,
     /// When the guest stopped and ran again.
@@ -32,7 +32,7 @@ pub struct Felt {
 
 /// What is known of the blackout so far; `None` while the guest has not been stopped, or was not running in the first place.
 #[must_use]
-pub fn felt(live: &Live, now_ns: u64) -> Option<Felt> {
+pub fn measure(live: &LiveMigration, now_ns: u64) -> Option<GuestBlackout> {
     let (source, destination) = (live.end(Role::Source), live.end(Role::Destination));
     let timelines = (source.map(|end| &end.timeline), destination.map(|end| &end.timeline));
     let by_manager = fate::manager_stop(live);
@@ -59,12 +59,18 @@ pub fn felt(live: &Live, now_ns: u64) -> Option<Felt> {
         }
         _ => None,
     };
-    Some(Felt { method, instants, by_method: [functions, scheduling], ran_on_at_source, breakdown })
+    Some(GuestBlackout {
+        method,
+        instants,
+        by_method: [functions, scheduling],
+        ran_on_at_source,
+        breakdown,
+    })
 }
 
 /// The guest that stands still now, for the verdict.
 #[must_use]
-pub fn standing(live: &Live, now_ns: u64) -> Option<Standing> {
+pub fn standing(live: &LiveMigration, now_ns: u64) -> Option<Standing> {
     let Still { at, since_ns, awaits } = fate::still(live)?;
     Some(Standing {
         at,
@@ -76,11 +82,11 @@ pub fn standing(live: &Live, now_ns: u64) -> Option<Standing> {
 
 /// Why the length of a blackout is not known.
 #[must_use]
-pub fn incomplete(live: &Live, felt: &Felt) -> Option<String> {
-    if felt.instants.length().is_some() {
+pub fn incomplete(live: &LiveMigration, measured: &GuestBlackout) -> Option<String> {
+    if measured.instants.length().is_some() {
         return None;
     }
-    let missing = match felt.instants.stopped_ns {
+    let missing = match measured.instants.stopped_ns {
         None => Role::Source,
         Some(_) => Role::Destination,
     };
@@ -109,7 +115,7 @@ pub fn incomplete(live: &Live, felt: &Felt) -> Option<String> {
 
 /// Each instant from the best that is known of its end.
 fn choose(
-    live: &Live,
+    live: &LiveMigration,
     functions: Instants,
     scheduling: Instants,
     now_ns: u64,
@@ -167,7 +173,7 @@ fn instant(
 
 /// Whether the guest was let run at a destination whose guest CPUs are followed, and none of them has run since.
 #[must_use]
-pub fn start_is_awaited(live: &Live, now_ns: u64) -> bool {
+pub fn start_is_awaited(live: &LiveMigration, now_ns: u64) -> bool {
     let Some(end) = live.end(Role::Destination) else { return false };
     let cpus = guest_cpus(end);
     end.timeline.resumed_ns.is_some_and(|resumed| {
@@ -177,7 +183,7 @@ pub fn start_is_awaited(live: &Live, now_ns: u64) -> bool {
 
 /// The scheduler alone, as for a migrator whose functions are not known.
 fn by_scheduling(
-    live: &Live,
+    live: &LiveMigration,
     source: Option<&EndState>,
     destination: Option<&EndState>,
     now_ns: u64,
@@ -212,12 +218,12 @@ fn not_refuted(scheduling: Instants, functions: Instants) -> Instants {
 }
 
 /// When the source's guest was asked to stop, by its functions.
-fn asked_to_stop(live: &Live) -> Option<u64> {
+fn asked_to_stop(live: &LiveMigration) -> Option<u64> {
     Some(live.end(Role::Source)?.timeline.stop?.asked.at_ns)
 }
 
 /// Whether a CPU of the guest was halted when the source's functions asked it to stop.
-fn was_halted(live: &Live) -> bool {
+fn was_halted(live: &LiveMigration) -> bool {
     let halted = |end: &EndState| {
         asked_to_stop(live).is_some_and(|asked_ns| cpus::some_halted(&guest_cpus(end), asked_ns))
     };

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr};
 
-use super::{end::FlowKey, live::Live};
+use super::{end::FlowKey, live::LiveMigration};
 use crate::tcp::FlowReading;
 
 /// A flow's identity.
@@ -13,7 +13,7 @@ pub const fn key(reading: &FlowReading) -> FlowKey {
 
 /// A flow of the migration at position `at`.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct FlowEntry {
     at: usize,
     flow: FlowKey,
     netns: u32,
@@ -27,13 +27,13 @@ struct Place {
 pub struct Index {
     members: HashMap<FlowKey, usize>,
     /// By own and by peer address.
-    addresses: HashMap<(SocketAddr, SocketAddr), Vec<Place>>,
+    addresses: HashMap<(SocketAddr, SocketAddr), Vec<FlowEntry>>,
 }
 
 impl Index {
     /// Indexes all flows.
     #[must_use]
-    pub fn new(live: &[Live]) -> Self {
+    pub fn new(live: &[LiveMigration]) -> Self {
         let mut index = Self::default();
         for (at, live) in live.iter().enumerate() {
             for flow in live.flows() {
@@ -46,7 +46,7 @@ impl Index {
     /// Adds a flow of the migration at position `at`.
     pub fn insert(&mut self, at: usize, reading: &FlowReading) {
         self.members.insert(key(reading), at);
-        let place = Place {
+        let place = FlowEntry {
             at,
             flow: key(reading),
             netns: reading.netns,

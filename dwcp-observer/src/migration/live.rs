@@ -18,14 +18,14 @@ use crate::{
         record::{Evidence, Mode, Role, Transport, Version},
         verdict::Verdict,
     },
-    phase::remaining::Look,
+    phase::remaining::Remaining,
     tcp::FlowReading,
     verdict::{Judge, inputs::Second},
 };
 
 /// A migration.
 #[derive(Debug)]
-pub struct Live {
+pub struct LiveMigration {
     /// Identifier for the API.
     pub id: String,
     /// Kind of migrator.
@@ -78,7 +78,7 @@ pub struct Live {
     pub errors_counted: BTreeSet<(FlowKey, u32)>,
 }
 
-impl Live {
+impl LiveMigration {
     /// The end with this role.
     #[must_use]
     pub fn end(&self, role: Role) -> Option<&EndState> {
@@ -159,7 +159,7 @@ impl Live {
 
     /// What the source last told to be left to send. A look from before the guest's stop tells nothing after it.
     #[must_use]
-    pub fn remaining(&self) -> Option<Look> {
+    pub fn remaining(&self) -> Option<Remaining> {
         let source = self.end(Role::Source).filter(|_| !self.life.is_finished())?;
         let stopped_ns = source.timeline.stop.map_or(0, |stop| stop.asked.at_ns);
         let since_ns = stopped_ns.max(self.started_ns);

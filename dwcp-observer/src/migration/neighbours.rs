@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::{end::EndState, live::Live};
+use super::{end::EndState, live::LiveMigration};
 use crate::model::record::Role;
 use crate::{process::vm_from_cmdline, verdict::inputs::Neighbour};
 
@@ -22,12 +22,12 @@ pub struct PathUse {
 }
 
 /// Of all running migrations of which a rate is known.
-pub(super) fn paths(all: &[Live]) -> Vec<PathUse> {
+pub(super) fn paths(all: &[LiveMigration]) -> Vec<PathUse> {
     all.iter().filter(|live| !live.life.is_finished()).filter_map(path).collect()
 }
 
 /// The others over the path of this one, in the same direction: full duplex carries both ways at once.
-pub(super) fn of(live: &Live, paths: &[PathUse]) -> Vec<Neighbour> {
+pub(super) fn of(live: &LiveMigration, paths: &[PathUse]) -> Vec<Neighbour> {
     let Some(own) = paths.iter().find(|path| path.id == live.id) else { return Vec::new() };
     paths.iter().filter(|other| shares(own, other)).map(neighbour).collect()
 }
@@ -42,7 +42,7 @@ fn neighbour(other: &PathUse) -> Neighbour {
     Neighbour { name: other.name.clone(), bytes_per_second: other.bytes_per_second }
 }
 
-fn path(live: &Live) -> Option<PathUse> {
+fn path(live: &LiveMigration) -> Option<PathUse> {
     let (role, end) = live.roles().next()?;
     let open = end.flows.values().map(|flow| &flow.reading).filter(|reading| !reading.closed);
     let addresses = open
@@ -59,7 +59,7 @@ fn path(live: &Live) -> Option<PathUse> {
 }
 
 /// The VM's name, or the migration's id.
-fn name(live: &Live, end: &EndState) -> String {
+fn name(live: &LiveMigration, end: &EndState) -> String {
     let known = |end: &EndState| vm_from_cmdline(&end.facts.cmdline).name;
     let named = known(end).or_else(|| live.ends.iter().find_map(known));
     let named = named.filter(|name| !name.is_empty()).unwrap_or_else(|| live.id.clone());

@@ -1,6 +1,6 @@
 //! The phases that a migration passed, as spans, and its rounds over RAM.
 
-use super::{dump, end::EndState, guest::Felt, live::Live, machine::Life};
+use super::{dump, end::EndState, guest::GuestBlackout, live::LiveMigration, machine::Life};
 use crate::model::record::{PhaseName, Role};
 use crate::{
     model::qemu::MigratorState,
@@ -35,7 +35,7 @@ pub struct Round {
 
 /// The phases, in order and without gaps from the first sign to the end.
 #[must_use]
-pub fn spans(live: &Live, felt: Option<&Felt>) -> Vec<Span> {
+pub fn spans(live: &LiveMigration, measured: Option<&GuestBlackout>) -> Vec<Span> {
     let end_ns = match live.life {
         Life::Finished { ended_ns, .. } => Some(ended_ns),
         _ => None,
@@ -47,8 +47,8 @@ pub fn spans(live: &Live, felt: Option<&Felt>) -> Vec<Span> {
     let timeline = probed.map(|(_, end)| &end.timeline);
     let source = live.end(Role::Source).map(|end| &end.timeline);
     let postcopy = source.and_then(|source| source.entered(MigratorState::PostcopyActive));
-    let stopped = felt.and_then(|felt| felt.instants.stopped_ns);
-    let started = felt.and_then(|felt| felt.instants.started_ns);
+    let stopped = measured.and_then(|measured| measured.instants.stopped_ns);
+    let started = measured.and_then(|measured| measured.instants.started_ns);
     let setup = timeline.and_then(|timeline| timeline.entered(MigratorState::Setup));
     let active = timeline.and_then(|timeline| timeline.entered(MigratorState::Active));
     let completed = source.and_then(|source| source.entered(MigratorState::Completed));

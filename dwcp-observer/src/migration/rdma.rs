@@ -1,10 +1,10 @@
 //! What registered memory gives to the record.
 
-use super::{end::Registrations, live::Live};
+use super::{end::Registrations, live::LiveMigration};
 use crate::model::record::RegisteredMemory;
 
 /// What each end has registered since the migration began.
-pub(super) fn registered_memory(live: &Live) -> Vec<RegisteredMemory> {
+pub(super) fn registered_memory(live: &LiveMigration) -> Vec<RegisteredMemory> {
     let ends = live
         .roles()
         .filter_map(|(role, end)| Some((role, end.registered_base, end.registered.as_ref()?)));

@@ -3,7 +3,7 @@
 use super::{
     end::{EndState, EndThread, FlowKey, Registrations, StreamFlow},
     guest,
-    live::Live,
+    live::LiveMigration,
     phases,
     tick::{FlowTotals, TickTotals},
 };
@@ -21,7 +21,7 @@ const ROUNDS: usize = 256;
 
 /// The second since the last tick, and what the next one starts from. The first second of a migration that was found under way has
 /// no begin: it only sets the start.
-pub(super) fn second(live: &Live, now_ns: u64) -> (Option<Second>, TickTotals) {
+pub(super) fn second(live: &LiveMigration, now_ns: u64) -> (Option<Second>, TickTotals) {
     let totals = totals(live, now_ns);
     // Nothing can be said of data that are not seen, nor of what holds them up where no request can be timed.
     let hidden = |flow: &StreamFlow| {
@@ -47,7 +47,7 @@ pub(super) fn second(live: &Live, now_ns: u64) -> (Option<Second>, TickTotals) {
     (Some(difference(live, last, &totals)), totals)
 }
 
-fn totals(live: &Live, now_ns: u64) -> TickTotals {
+fn totals(live: &LiveMigration, now_ns: u64) -> TickTotals {
     let source = live.end(Role::Source);
     TickTotals {
         at_ns: now_ns,
@@ -90,7 +90,7 @@ fn totals(live: &Live, now_ns: u64) -> TickTotals {
 }
 
 /// Threads that work for the migration.
-fn own_threads(live: &Live) -> impl Iterator<Item = &EndThread> {
+fn own_threads(live: &LiveMigration) -> impl Iterator<Item = &EndThread> {
     live.ends.iter().flat_map(|end| end.threads.values()).filter(|thread| works(thread))
 }
 
@@ -102,7 +102,7 @@ fn times(totals: &dwcp_observer_ebpf::sched::SchedTotals) -> [u64; 3] {
     [totals.on_cpu_ns, totals.run_delay_ns, totals.runs]
 }
 
-fn difference(live: &Live, last: &TickTotals, now: &TickTotals) -> Second {
+fn difference(live: &LiveMigration, last: &TickTotals, now: &TickTotals) -> Second {
     let seconds = |now: u64, last: u64| now.saturating_sub(last) as f64 / 1e9;
     let memory = live.roles().find_map(|(_, end)| vm_from_cmdline(&end.facts.cmdline).memory_bytes);
     Second {
@@ -253,12 +253,12 @@ fn unread(end: &EndState) -> Option<u64> {
 }
 
 /// The phase now; `None` where the migrator's functions are not probed.
-fn phase(live: &Live, now_ns: u64) -> Option<Phase> {
+fn phase(live: &LiveMigration, now_ns: u64) -> Option<Phase> {
     if !live.ends.iter().any(|end| end.probed() && !end.timeline.states.is_empty()) {
         return None;
     }
-    let felt = guest::felt(live, now_ns);
-    let last = phases::spans(live, felt.as_ref()).last().map(|span| span.phase);
+    let measured = guest::measure(live, now_ns);
+    let last = phases::spans(live, measured.as_ref()).last().map(|span| span.phase);
     Some(match last? {
         PhaseName::Setup | PhaseName::Freeze => Phase::Setup,
         PhaseName::Precopy | PhaseName::Dump => Phase::Precopy,
@@ -268,7 +268,7 @@ fn phase(live: &Live, now_ns: u64) -> Option<Phase> {
     })
 }
 
-fn rounds(live: &Live, now_ns: u64) -> Vec<Round> {
+fn rounds(live: &LiveMigration, now_ns: u64) -> Vec<Round> {
     let Some(end) = live.end(Role::Source) else { return Vec::new() };
     let all = phases::rounds(end, None);
     let skipped = all.len().saturating_sub(ROUNDS);

@@ -7,8 +7,8 @@ use dwcp_observer_ebpf::netdev::Tap;
 use super::{
     dump,
     end::{EndState, EndThread},
-    live::Live,
-    look::{Actions, Observation, since_birth},
+    live::LiveMigration,
+    observation::{Actions, Observation, since_birth},
     questions::{Answers, Questions, answered},
     vcpus::name_guest_cpus,
 };
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Asks what surrounds all ends, and takes in what is answered.
-pub(super) fn survey(lives: &mut [Live], observation: &Observation, ask: &mut Questions) {
+pub(super) fn survey(lives: &mut [LiveMigration], observation: &Observation, ask: &mut Questions) {
     let answers = &observation.answers;
     for live in lives {
         let judged = observation.tick && !live.life.is_finished();
@@ -84,7 +84,7 @@ fn update_hindrances(end: &mut EndState, answers: &Answers, ask: &mut Questions)
 }
 
 /// Asks for the waits of threads that have run since.
-pub(super) fn ask_waits(lives: &[Live], observation: &Observation, ask: &mut Questions) {
+pub(super) fn ask_waits(lives: &[LiveMigration], observation: &Observation, ask: &mut Questions) {
     let mut ends: HashMap<u32, Vec<&EndState>> = HashMap::new();
     for end in lives.iter().flat_map(|live| &live.ends) {
         ends.entry(end.process).or_default().push(end);
@@ -105,7 +105,11 @@ pub(super) fn ask_waits(lives: &[Live], observation: &Observation, ask: &mut Que
 }
 
 /// Takes in the threads of all ends, their roles and their waits; frees those of processes that do not migrate.
-pub(super) fn update_threads(lives: &mut [Live], observation: &Observation, actions: &mut Actions) {
+pub(super) fn update_threads(
+    lives: &mut [LiveMigration],
+    observation: &Observation,
+    actions: &mut Actions,
+) {
     let mut by_process: HashMap<u32, Vec<&ThreadReading>> = HashMap::new();
     for reading in &observation.threads {
         by_process.entry(reading.process).or_default().push(reading);

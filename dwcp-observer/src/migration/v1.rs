@@ -1,6 +1,6 @@
 //! Which migrations run DWCP v1.
 
-use super::live::Live;
+use super::live::LiveMigration;
 use crate::config::{
     PortRange, V1Config,
     pattern::{CommPattern, any_cgroup, any_comm, any_port, patterns},
@@ -27,7 +27,7 @@ impl V1Rule {
 
     /// Whether a migration runs v1: one of its ends and one of its streams say so.
     #[must_use]
-    pub fn matches(&self, live: &Live) -> bool {
+    pub fn matches(&self, live: &LiveMigration) -> bool {
         let by_process = live.ends.iter().any(|end| {
             any_comm(&self.process, &end.facts.comm)
                 && any_cgroup(&self.cgroup, end.facts.cgroup.as_deref())

@@ -1,6 +1,6 @@
 //! Finds the guest CPUs of a migration whose threads have no telling names.
 
-use super::{end::EndState, live::Live, look::Actions};
+use super::{end::EndState, live::LiveMigration, observation::Actions};
 use crate::model::record::{Role, ThreadRole};
 use crate::{
     identify::vcpus::{Candidate, by_cpu_time, by_order, smp},
@@ -14,7 +14,11 @@ fn runs_a_guest(migrator: &str) -> bool {
 
 /// Gives guest CPUs their role: by CPU time at the source, and at the destination by their place in the order of creation, or by
 /// the CPU time since the guest runs there.
-pub(super) fn name_guest_cpus(live: &mut Live, boot_offset_ns: u64, actions: &mut Actions) {
+pub(super) fn name_guest_cpus(
+    live: &mut LiveMigration,
+    boot_offset_ns: u64,
+    actions: &mut Actions,
+) {
     if !runs_a_guest(&live.migrator) {
         return;
     }

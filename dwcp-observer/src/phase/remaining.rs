@@ -6,7 +6,7 @@ use super::timeline::Moment;
 
 /// What is left now, as a migrator last told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
+pub struct Remaining {
     /// Bytes of pages that are dirty, and of what else it sends in rounds.
     pub bytes: u64,
     /// When it told, `CLOCK_MONOTONIC` ns.
@@ -38,7 +38,7 @@ pub struct Unsent {
     pub bytes: u64,
     /// QEMU told it right before the fetch. Otherwise what was handed to the sockets since the last look is taken off, which is
     /// right where pages go as they are.
-    pub told: bool,
+    pub reported: bool,
 }
 
 impl Left {
@@ -51,10 +51,10 @@ impl Left {
             // `ram_save_pending` (migration/ram.c, QEMU 5.2 to 7.2) fetches before it tells.
             (_, NOT_TOLD) if form == PENDING_OF_THREE => None,
             _ if form == PENDING_OF_THREE => {
-                Some(Unsent { bytes: before.saturating_sub(sent), told: false })
+                Some(Unsent { bytes: before.saturating_sub(sent), reported: false })
             }
             // `migration_iteration_run` asks for an estimate in the same turn (8.0 to 11.1).
-            _ => Some(Unsent { bytes: before, told: true }),
+            _ => Some(Unsent { bytes: before, reported: true }),
         };
         Self { bytes, unsent }
     }
@@ -67,7 +67,7 @@ impl Pass {
     pub fn dirtied(&self, next: &Self) -> Option<u64> {
         let left = next.left?;
         let unsent = left.unsent?;
-        (unsent.told || self.sent_as_it_is(next, unsent.bytes))
+        (unsent.reported || self.sent_as_it_is(next, unsent.bytes))
             .then(|| left.bytes.saturating_sub(unsent.bytes))
     }
 
@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(dirtied(10 * MB, 0, 60, PENDING_OF_TWO), Some(50 * MB));
         let untold = pass(590, None);
         assert_eq!(pass(500, None).dirtied(&untold), None);
-        let told = pass(590, Some(Left::of([60 * MB, 25 * MB, 15 * MB], PENDING_OF_THREE)));
-        assert_eq!(untold.dirtied(&told), None);
+        let reported = pass(590, Some(Left::of([60 * MB, 25 * MB, 15 * MB], PENDING_OF_THREE)));
+        assert_eq!(untold.dirtied(&reported), None);
     }
 }

@@ -314,7 +314,7 @@ fn the_first_look_after_a_fetch_tells_what_a_pass_begins_with() {
     // Nobody has counted another pass.
     pass(MarkKind::Pending, 102, [50, 60, 10]);
     let left: Vec<_> = found.rounds.iter().filter_map(|pass| pass.left).collect();
-    let unsent = Some(Unsent { bytes: 10, told: false });
+    let unsent = Some(Unsent { bytes: 10, reported: false });
     assert_eq!(left, [Left { bytes: 90, unsent: None }, Left { bytes: 60, unsent }]);
     assert_eq!(found.rounds[0].dirtied(&found.rounds[1]), Some(50));
 }

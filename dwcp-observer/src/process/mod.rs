@@ -13,7 +13,7 @@ use std::path::Path;
 use procfs::process::{FDTarget, Process};
 
 pub use cmdline::CommandLines;
-pub use scan::{Look, Looks, Scanner};
+pub use scan::{Examination, Examinations, Scanner};
 pub use vm::vm_from_cmdline;
 
 use crate::model::facts::{ProcessFacts, ProcessId, TICK_NS, ThreadFacts};

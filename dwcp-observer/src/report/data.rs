@@ -15,7 +15,7 @@ use crate::{
     model::record::Migration,
     sla::{
         View, Window,
-        counts::Felt,
+        counts::FinishedBlackout,
         judge::{Levels, judge},
         windows::Content,
     },
@@ -37,12 +37,12 @@ pub struct Data {
     /// What happened, oldest first.
     pub events: Vec<Event>,
     /// What the running observer says.
-    pub live: Live,
+    pub live: LiveData,
 }
 
 /// What a running observer says at the end of the period; each part is absent when none answers.
 #[derive(Clone, Debug, Default)]
-pub struct Live {
+pub struct LiveData {
     /// Service levels.
     pub sla: Option<View>,
     /// The body of `/health`.
@@ -63,7 +63,7 @@ impl Data {
         from: Timestamp,
         to: Timestamp,
         node: String,
-        live: Live,
+        live: LiveData,
     ) -> Result<Self, HistoryError> {
         let mut finished = Vec::new();
         store.migrations(from, to, |migration| finished.push(migration.without_detail()))?;
@@ -108,9 +108,11 @@ impl Data {
 
     /// Blackouts of the migrations of v3 that ended in the period.
     #[must_use]
-    pub fn blackouts(&self) -> Vec<Felt> {
+    pub fn blackouts(&self) -> Vec<FinishedBlackout> {
         self.v3()
-            .filter_map(|one| Some(Felt { mode: one.mode, seconds: one.blackout_seconds()? }))
+            .filter_map(|one| {
+                Some(FinishedBlackout { mode: one.mode, seconds: one.blackout_seconds()? })
+            })
             .collect()
     }
 

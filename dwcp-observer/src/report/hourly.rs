@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    data::{Data, Live},
+    data::{Data, LiveData},
     document::Document,
     report,
 };
@@ -131,7 +131,7 @@ impl Hourly {
 
 /// What the running observer says, from inside it.
 #[must_use]
-pub fn live(published: &Published, now: Timestamp) -> Live {
+pub fn live(published: &Published, now: Timestamp) -> LiveData {
     let active = published
         .entries
         .iter()
@@ -139,7 +139,7 @@ pub fn live(published: &Published, now: Timestamp) -> Live {
         .filter(|record| record.state == State::Active)
         .cloned()
         .collect();
-    Live {
+    LiveData {
         sla: Some(published.sla.as_ref().clone()),
         health: Some(crate::http::health_body(published, now)),
         active: Some(active),

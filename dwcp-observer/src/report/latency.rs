@@ -81,9 +81,10 @@ pub(super) fn latency(data: &Data, document: &mut Document) {
 
 /// The contract's ladder holds for a data centre.
 fn ladder(data: &Data, document: &mut Document) {
-    let felt = data.blackouts();
-    let near = felt.iter().filter(|felt| matches!(felt.mode, Some(Mode::Datacenter) | None));
-    let ms = Ranked::new(near.map(|felt| felt.seconds * 1e3));
+    let blackout = data.blackouts();
+    let near =
+        blackout.iter().filter(|blackout| matches!(blackout.mode, Some(Mode::Datacenter) | None));
+    let ms = Ranked::new(near.map(|blackout| blackout.seconds * 1e3));
     let rows: Vec<Vec<String>> = LADDER
         .iter()
         .filter_map(|(permille, target)| {

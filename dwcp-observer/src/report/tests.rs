@@ -1,7 +1,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    data::{Data, Live},
+    data::{Data, LiveData},
     hourly::{Hourly, live},
     report,
 };
@@ -10,7 +10,7 @@ use crate::{
     history::{Batch, Event, Store, minute::Minute, tests::Directory},
     metrics::sample,
     model::record::{Mode, Outcome, Version},
-    sla::counts::{Counts, Felt},
+    sla::counts::{Counts, FinishedBlackout},
 };
 
 /// Begin of an hour.
@@ -75,7 +75,7 @@ fn stored(directory: &Directory) -> Store {
     store
 }
 
-fn data(store: &Store, live: Live) -> Data {
+fn data(store: &Store, live: LiveData) -> Data {
     let end = begin() + SignedDuration::from_hours(1);
     Data::read(store, begin(), end, "node-7".into(), live).unwrap()
 }
@@ -93,7 +93,7 @@ fn one_line_has(text: &str, facts: &[&str]) -> bool {
 #[test]
 fn every_section_of_the_template_is_there() {
     let directory = Directory::new();
-    let text = report(&data(&stored(&directory), Live::default())).markdown(|_| None);
+    let text = report(&data(&stored(&directory), LiveData::default())).markdown(|_| None);
     let headings: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     // The template's numbers, and what stands first in each name.
     let begins: Vec<String> = headings
@@ -124,7 +124,7 @@ fn every_section_of_the_template_is_there() {
 #[test]
 fn figures_are_those_of_the_history() {
     let directory = Directory::new();
-    let text = report(&data(&stored(&directory), Live::default())).markdown(|_| None);
+    let text = report(&data(&stored(&directory), LiveData::default())).markdown(|_| None);
     assert!(one_line_has(&text, &["| latency |", "750.0 ms", "500 ms", "1 of 2", "| FAIL |"]));
     assert_eq!(
         line(&text, "| datacenter |"),
@@ -153,7 +153,7 @@ fn figures_are_those_of_the_history() {
 fn an_empty_history_claims_nothing() {
     let directory = Directory::new();
     let store = Store::open(&directory.file()).unwrap();
-    let document = report(&data(&store, Live::default()));
+    let document = report(&data(&store, LiveData::default()));
     let text = document.markdown(|_| None);
     assert_eq!(document.figures().count(), 0);
     assert!(!text.contains("PASS") && !text.contains("FAIL") && !text.contains("NaN"), "{text}");
@@ -200,7 +200,7 @@ fn migrations_of_v1_count_in_their_own_section_only() {
         let migrations = vec![(entry.record, entry.history)];
         store.write(&Batch { migrations, ..Batch::default() }).unwrap();
     }
-    let text = report(&data(&store, Live::default())).markdown(|_| None);
+    let text = report(&data(&store, LiveData::default())).markdown(|_| None);
     assert!(one_line_has(&text, &["ended: 3", "2 of v1"]), "{text}");
     assert!(one_line_has(&text, &["| latency |", "200.0 ms", "500 ms", "0 of 1", "| PASS |"]));
     assert_eq!(row_of(&text, "3", "| failed |"), "| failed | 0 | 0.0 % |");
@@ -229,7 +229,7 @@ fn what_the_observer_says_of_components_and_the_rollout_is_there() {
     assert!(rollout.contains(&row), "{row}: {rollout}");
     assert!(row_of(&text, "0", "| rollout progress |").contains(" migrations run v3) |"), "{text}");
     // Without an observer neither is claimed.
-    let text = report(&data(&stored(&directory), Live::default())).markdown(|_| None);
+    let text = report(&data(&stored(&directory), LiveData::default())).markdown(|_| None);
     assert!(!text.contains("| amst |"), "{text}");
     assert_eq!(
         row_of(&text, "0", "| rollout progress |"),
@@ -257,7 +257,7 @@ fn violations_have_a_begin_and_an_end() {
         event(50, "latency", "sla_violated"),
     ];
     store.write(&Batch { events, ..Batch::default() }).unwrap();
-    let text = report(&data(&store, Live::default())).markdown(|_| None);
+    let text = report(&data(&store, LiveData::default())).markdown(|_| None);
     let (_, rest) = text.split_once("### 5.3").unwrap();
     let (rest, _) = rest.split_once("\n## ").unwrap();
     let rows: Vec<&str> = rest
@@ -288,7 +288,7 @@ fn anomalies_are_counted_by_type() {
         })
         .collect();
     store.write(&Batch { events, ..Batch::default() }).unwrap();
-    let text = report(&data(&store, Live::default())).markdown(|_| None);
+    let text = report(&data(&store, LiveData::default())).markdown(|_| None);
     assert_eq!(row_of(&text, "6", "| rtt |"), "| rtt | 10 | 5 | 5 |");
     assert_eq!(row_of(&text, "6", "| runqueue |"), "| runqueue | 50 | 25 | 25 |");
     assert!(text.contains("last 50 of 60"), "{text}");
@@ -299,7 +299,7 @@ fn anomalies_are_counted_by_type() {
 #[test]
 fn plots_are_svg_with_what_they_show() {
     let directory = Directory::new();
-    let document = report(&data(&stored(&directory), Live::default()));
+    let document = report(&data(&stored(&directory), LiveData::default()));
     let names: Vec<&str> = document.figures().map(|figure| figure.name).collect();
     assert_eq!(names, ["blackout", "throughput", "resources"]);
     for figure in document.figures() {
@@ -318,16 +318,16 @@ fn plots_are_svg_with_what_they_show() {
 fn two_runs_of_the_observer_within_a_minute_are_one_minute() {
     let directory = Directory::new();
     let mut store = Store::open(&directory.file()).unwrap();
-    let felt = Felt { mode: Some(Mode::Datacenter), seconds: 0.1 };
+    let blackout = FinishedBlackout { mode: Some(Mode::Datacenter), seconds: 0.1 };
     let half = |run_ms| Minute {
         at: begin().as_second(),
         run_ms,
         counts: Counts { observed_seconds: 20, ..Counts::default() },
-        blackouts: vec![felt],
+        blackouts: vec![blackout],
         ..Minute::default()
     };
     store.write(&Batch { minutes: vec![half(1), half(2)], ..Batch::default() }).unwrap();
-    let data = data(&store, Live::default());
+    let data = data(&store, LiveData::default());
     assert_eq!(data.minutes.len(), 1);
     assert_eq!(data.minutes[0].counts.observed_seconds, 40);
     assert_eq!(data.minutes[0].blackouts.len(), 2);

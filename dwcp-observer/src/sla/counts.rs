@@ -64,7 +64,7 @@ impl Counts {
 
 /// The blackout of one finished migration.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Felt {
+pub struct FinishedBlackout {
     /// Path of the migration; absent when there never was an RTT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,

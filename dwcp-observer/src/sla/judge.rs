@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{SlaType, Window, counts::Felt, windows::Content};
+use super::{SlaType, Window, counts::FinishedBlackout, windows::Content};
 use crate::config::Targets;
 use crate::model::record::Mode;
 
@@ -170,12 +170,12 @@ pub fn judge(window: Window, content: &Content, targets: &Targets) -> Levels {
     }
 }
 
-fn latency_by_mode(blackouts: &[Felt], targets: &Targets) -> Vec<ModeLatency> {
+fn latency_by_mode(blackouts: &[FinishedBlackout], targets: &Targets) -> Vec<ModeLatency> {
     [Some(Mode::Datacenter), Some(Mode::Internet), Some(Mode::Hybrid), None]
         .into_iter()
         .filter_map(|mode| {
-            let of_mode = blackouts.iter().filter(|felt| felt.mode == mode);
-            let mut seconds: Vec<f64> = of_mode.map(|felt| felt.seconds).collect();
+            let of_mode = blackouts.iter().filter(|blackout| blackout.mode == mode);
+            let mut seconds: Vec<f64> = of_mode.map(|blackout| blackout.seconds).collect();
             let target_seconds = targets.latency_seconds(mode);
             let above = seconds.iter().filter(|seconds| **seconds >= target_seconds).count();
             let max_seconds = seconds.iter().copied().reduce(f64::max)?;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::{
     Window,
-    counts::{Counts, Felt},
+    counts::{Counts, FinishedBlackout},
 };
 
 /// Length of a fine bucket, seconds.
@@ -26,7 +26,7 @@ pub struct Windows {
     minutes: Series,
     hours: Series,
     /// At most [`MAX_BLACKOUTS`]: the oldest go first.
-    blackouts: VecDeque<(i64, Felt)>,
+    blackouts: VecDeque<(i64, FinishedBlackout)>,
 }
 
 /// Buckets of one length, oldest first; those in which nothing was observed are missing.
@@ -65,7 +65,7 @@ pub struct Content {
     /// Sums.
     pub counts: Counts,
     /// Single blackouts, in no order.
-    pub blackouts: Vec<Felt>,
+    pub blackouts: Vec<FinishedBlackout>,
 }
 
 impl Windows {
@@ -76,9 +76,9 @@ impl Windows {
     }
 
     /// Adds the blackout of a migration that ended at `at` (seconds since 1970).
-    pub fn felt(&mut self, at: i64, felt: Felt) {
+    pub fn add_blackout(&mut self, at: i64, blackout: FinishedBlackout) {
         let place = self.blackouts.partition_point(|(earlier, _)| *earlier <= at);
-        self.blackouts.insert(place, (at, felt));
+        self.blackouts.insert(place, (at, blackout));
         if self.blackouts.len() > MAX_BLACKOUTS {
             self.blackouts.pop_front();
         }
@@ -105,7 +105,7 @@ impl Windows {
             .blackouts
             .range(begin..)
             .take_while(|(at, _)| *at <= now)
-            .map(|(_, felt)| *felt)
+            .map(|(_, blackout)| *blackout)
             .collect();
         Content { counts: series.sum(from, now), blackouts }
     }

@@ -24,7 +24,7 @@ pub struct Convergence {
     /// Bytes that the guest dirtied per second during the last round of which that is known.
     pub dirty_rate: Option<f64>,
     /// The migrator itself counted them; otherwise they are what was sent again, which may be less.
-    pub dirty_rate_told: bool,
+    pub dirty_rate_reported: bool,
     /// Bytes of the last rounds, at most three, oldest first, the running one last.
     pub last_bytes: Vec<u64>,
 }
@@ -74,8 +74,8 @@ pub fn convergence(rounds: &[Round], usual_rate: Option<f64>) -> Convergence {
     // The running round tells only once it has grown to the size in question, hence both views.
     let stuck = do_not_shrink(finished)
         || usual_rate.is_some_and(|rate| outrun(finished, rate) || outrun(&all, rate));
-    let told = |pair: &Pair| Some(pair.before.dirtied? as f64 / pair.before.seconds);
-    let told = all.last().and_then(told);
+    let reported = |pair: &Pair| Some(pair.before.dirtied? as f64 / pair.before.seconds);
+    let reported = all.last().and_then(reported);
     let dirty_rate = |pair: &Pair| pair.after.bytes as f64 / pair.before.seconds;
     let running = all.last().filter(|pair| !pair.after.finished).map(dirty_rate);
     let mut last_bytes: Vec<u64> =
@@ -83,12 +83,12 @@ pub fn convergence(rounds: &[Round], usual_rate: Option<f64>) -> Convergence {
     last_bytes.reverse();
     Convergence {
         stuck,
-        dirty_rate: told.or(match (finished.last().map(dirty_rate), running) {
+        dirty_rate: reported.or(match (finished.last().map(dirty_rate), running) {
             // So far: a lower bound.
             (Some(finished), Some(running)) => Some(finished.max(running)),
             (finished, running) => finished.or(running),
         }),
-        dirty_rate_told: told.is_some(),
+        dirty_rate_reported: reported.is_some(),
         last_bytes,
     }
 }

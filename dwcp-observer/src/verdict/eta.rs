@@ -78,16 +78,17 @@ fn first_pass(
     round: Option<&Round>,
     [slow, usual, _]: [f64; 3],
 ) -> Option<(f64, f64, f64)> {
-    let told = second.remaining_bytes.map(|left| left as f64);
-    let left = match (told, second.guest_memory_bytes) {
+    let reported = second.remaining_bytes.map(|left| left as f64);
+    let left = match (reported, second.guest_memory_bytes) {
         (Some(left), _) => left,
         (None, memory) => (memory? as f64 - sent).max(0.0),
     };
     // What was sent of a byte of memory so far.
-    let share = told.zip(round.and_then(|round| round.left_at_begin)).map_or(1.0, |(left, all)| {
-        let passed = all as f64 - left;
-        if passed > 0.0 { (sent / passed).min(1.0) } else { 1.0 }
-    });
+    let share =
+        reported.zip(round.and_then(|round| round.left_at_begin)).map_or(1.0, |(left, all)| {
+            let passed = all as f64 - left;
+            if passed > 0.0 { (sent / passed).min(1.0) } else { 1.0 }
+        });
     let pass = round.map_or(sent / usual, |round| round.seconds) + left / slow;
     let ratio = UNKNOWN_RATIO[1];
     Some((0.0, share * left / usual, left / slow + pass * ratio / (1.0 - ratio)))
@@ -130,9 +131,9 @@ fn later_round(
         return None;
     }
     let sent = if last.finished { 0.0 } else { last.bytes as f64 };
-    let told = second.remaining_bytes.zip(last.left_at_begin).filter(|_| !last.finished);
+    let reported = second.remaining_bytes.zip(last.left_at_begin).filter(|_| !last.finished);
     let seconds = |ratio: f64, rate: f64| {
-        let (mut size, mut left) = told.map_or_else(
+        let (mut size, mut left) = reported.map_or_else(
             || {
                 let size = (ratio * sent_meanwhile(before)).max(sent);
                 (size, size - sent)

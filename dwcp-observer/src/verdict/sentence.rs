@@ -125,7 +125,7 @@ fn not_converging(figures: &Figures<'_>) -> String {
     let mut dirties = figures.rounds.dirty_rate.map_or_else(
         || "the guest dirties memory as fast as it is sent".to_owned(),
         |dirty| {
-            let least = if figures.rounds.dirty_rate_told { "" } else { "at least " };
+            let least = if figures.rounds.dirty_rate_reported { "" } else { "at least " };
             format!("the guest dirties {least}{}", rate(dirty))
         },
     );

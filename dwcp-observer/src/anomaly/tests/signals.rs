@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::Noise;
 use crate::anomaly::{
-    Direction, Event, Kind, Method, Phase, Sample, Severity, Signals,
+    Direction, Event, Kind, Method, Sample, Severity, Signals, Transition,
     alarm::{Alarm, Edge},
     replay::replay,
     signals::{EVENTS, LASTING, MIGRATIONS},
@@ -89,16 +89,16 @@ fn a_collapse_is_counted_once_and_ends() {
         all.extend(host.usual(&["a"], if second < 30 { 0.01 } else { 1.0 }));
     }
     let of = |phase| all.iter().filter(move |event| event.phase == phase);
-    let began: Vec<_> = of(Phase::Began).collect();
+    let began: Vec<_> = of(Transition::Began).collect();
     let [event] = began[..] else { panic!("{all:?}") };
     assert_eq!((event.kind, event.direction), (Kind::Throughput, Direction::Below));
     assert_eq!((event.severity, event.migration.as_deref()), (Severity::Critical, Some("a")));
     assert!(event.value < 2e7 && event.expected_low > 5e8 && event.expected_high < 1.5e9);
-    assert_eq!(of(Phase::Ended).count(), 1);
+    assert_eq!(of(Transition::Ended).count(), 1);
     assert_eq!(host.count(Kind::Throughput), 1);
     let kept = host.signals.events();
     assert_eq!(kept.len(), 1);
-    assert_eq!((kept[0].phase, kept[0].id), (Phase::Ended, event.id));
+    assert_eq!((kept[0].phase, kept[0].id), (Transition::Ended, event.id));
     assert!(kept[0].ended_at.is_some_and(|end| end > kept[0].began_at));
 }
 
@@ -176,7 +176,7 @@ fn silence_ends_an_event_and_forgets_a_migration() {
         ended.extend(host.second(&[]));
     }
     assert_eq!(ended.len(), 1);
-    assert_eq!(ended[0].phase, Phase::Ended);
+    assert_eq!(ended[0].phase, Transition::Ended);
     // Its own past is gone; the mode's is not.
     let again = host.second(&[("a", Kind::Runqueue, 0.5)]);
     assert!(again.iter().all(|event| event.method != Method::Consensus));
@@ -194,7 +194,7 @@ fn a_blackout_that_is_long_is_one_event_for_each_migration() {
             _ => 0.05 * (1.0 + 0.1 * host.noise.normal()),
         };
         let events = host.second(&[(&name, Kind::Latency, value)]);
-        for event in events.iter().filter(|event| event.phase == Phase::Began) {
+        for event in events.iter().filter(|event| event.phase == Transition::Began) {
             assert_eq!(event.migration.as_deref(), Some(&*name));
             assert!(value > 1.0, "{event:?}");
             began += 1;
@@ -217,7 +217,7 @@ fn after_silence_a_usual_second_is_usual() {
         assert_eq!(host.second(&[(migration, Kind::Rtt, value)]), []);
     }
     let events: Vec<_> = (0..LASTING).flat_map(|_| host.second(&[("a", Kind::Rtt, 0.5)])).collect();
-    assert!(matches!(&events[..], [event] if event.phase == Phase::Began), "{events:?}");
+    assert!(matches!(&events[..], [event] if event.phase == Transition::Began), "{events:?}");
     for _ in 0..70 {
         host.second(&[]);
     }
@@ -258,7 +258,9 @@ fn losses_are_over_when_nothing_is_lost() {
             phases.push((second, event.phase));
         }
     }
-    let [(200, Phase::Began), (ended, Phase::Ended)] = phases[..] else { panic!("{phases:?}") };
+    let [(200, Transition::Began), (ended, Transition::Ended)] = phases[..] else {
+        panic!("{phases:?}")
+    };
     assert_eq!(ended, 207 + Kind::Retransmit.calm() as usize, "{phases:?}");
 }
 
@@ -283,7 +285,7 @@ fn that_the_second_migration_differs_from_the_first_is_no_anomaly() {
             }
         }
         let other = (0..30).flat_map(|_| host.second(&[("other", Kind::Rtt, 0.03)]));
-        other.filter(|event| event.phase == Phase::Began).count()
+        other.filter(|event| event.phase == Transition::Began).count()
     };
     assert_eq!(after(&["a"]), 0);
     assert_eq!(after(&["a", "b"]), 0);

@@ -15,7 +15,7 @@ use crate::{
     cycle::published::Published,
     history,
     identify::rejection::Rejection,
-    ledger::{Ledger, Second},
+    journal::{ClosedSecond, Journal},
     migration::{
         entry::Entry,
         history::History,
@@ -441,14 +441,14 @@ pub(crate) fn published() -> Published {
     }
 }
 
-/// What the ledger says of these migrations.
+/// What the journal says of these migrations.
 fn sla() -> Arc<sla::View> {
-    let mut ledger = Ledger::new(at() - seconds(100), Targets::default(), None);
+    let mut journal = Journal::new(at() - seconds(100), Targets::default(), None);
     let entries = [
         entry(active("1795350596500-4711")),
         entry(finished("1795350585500-4600", Outcome::Completed, 5)),
     ];
-    let second = Second {
+    let second = ClosedSecond {
         entries: &entries,
         totals: &totals(),
         host: None,
@@ -458,8 +458,8 @@ fn sla() -> Arc<sla::View> {
         anomalies: None,
         unhealthy: None,
     };
-    ledger.second(at(), &second);
-    ledger.view()
+    journal.second(at(), &second);
+    journal.view()
 }
 
 pub(crate) fn http_counts() -> HttpCounts {

@@ -11,8 +11,8 @@ use super::{
     dump,
     end::{EndState, StreamFlow},
     fate,
-    guest::{self, Felt},
-    live::Live,
+    guest::{self, GuestBlackout},
+    live::LiveMigration,
     machine::Life,
     phases::{self, Span},
     rdma,
@@ -35,7 +35,7 @@ use crate::{
 
 /// Builds the record as of `now_ns`.
 #[must_use]
-pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
+pub fn record(live: &LiveMigration, now_ns: u64, wall: WallClock) -> Migration {
     let ended_ns = match live.life {
         Life::Finished { ended_ns, .. } => Some(ended_ns),
         _ => None,
@@ -44,8 +44,8 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
     let endings = judgement.map(|judgement| judgement.evidence.clone()).unwrap_or_default();
     let not_yet = ended_ns.map(|_| Outcome::Unknown);
     let streams = streams::streams(live, wall);
-    let felt = guest::felt(live, now_ns);
-    let felt = felt.as_ref();
+    let measured = guest::measure(live, now_ns);
+    let measured = measured.as_ref();
     Migration {
         id: live.id.clone(),
         state: if ended_ns.is_some() { State::Finished } else { State::Active },
@@ -74,10 +74,13 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
         ended_at: ended_ns.map(|ns| wall.at(ns)),
         duration_seconds: seconds(ended_ns.unwrap_or(now_ns).saturating_sub(live.started_ns)),
         connection_key: connection_key(live, &streams),
-        blackout: felt.map(|felt| blackout(live, felt, wall)),
+        blackout: measured.map(|measured| blackout(live, measured, wall)),
         standstill: standstill(live, now_ns, wall),
-        network_blackout: network_blackout(live, felt, wall),
-        phases: phases::spans(live, felt).iter().map(|span| phase(span, now_ns, wall)).collect(),
+        network_blackout: network_blackout(live, measured, wall),
+        phases: phases::spans(live, measured)
+            .iter()
+            .map(|span| phase(span, now_ns, wall))
+            .collect(),
         verdict: live.verdict.clone(),
         rounds: rounds(live, ended_ns, now_ns, wall),
         remaining_bytes: live.remaining().map(|look| look.bytes),
@@ -106,7 +109,7 @@ pub fn record(live: &Live, now_ns: u64, wall: WallClock) -> Migration {
 }
 
 /// Mean rate from the begin, or from the first look at a migration that was under way, bytes/s.
-fn mean_rate(live: &Live, ended_ns: u64) -> Option<f64> {
+fn mean_rate(live: &LiveMigration, ended_ns: u64) -> Option<f64> {
     let moved = live.bytes_are_seen().then(|| live.progress().0)?;
     let (from_ns, before) = match live.first_tick {
         _ if !live.found_under_way() => (live.started_ns, 0),
@@ -118,7 +121,7 @@ fn mean_rate(live: &Live, ended_ns: u64) -> Option<f64> {
 }
 
 /// What the blackout and the phases of each end rest on.
-fn methods(live: &Live) -> Vec<Evidence> {
+fn methods(live: &LiveMigration) -> Vec<Evidence> {
     let mut evidence = Vec::new();
     let mut say = |kind: &str, detail: String| {
         evidence.push(Evidence { kind: kind.to_owned(), detail, weight: None });
@@ -175,7 +178,7 @@ fn methods(live: &Live) -> Vec<Evidence> {
 }
 
 /// The labels under which a migration's blackout is counted.
-pub(super) fn path(live: &Live) -> Path {
+pub(super) fn path(live: &LiveMigration) -> Path {
     let main = live.roles().find_map(|(role, end)| {
         let flow = end.flows.values().min_by_key(|flow| flow.reading.opened_ns())?;
         let (local, peer) = (flow.reading.local.ip(), flow.reading.peer.ip());
@@ -199,26 +202,26 @@ fn size_text(bytes: u64) -> String {
 }
 
 /// Where both hosts see the same addresses, both derive the same key.
-fn connection_key(live: &Live, streams: &[Stream]) -> Option<String> {
+fn connection_key(live: &LiveMigration, streams: &[Stream]) -> Option<String> {
     let main = streams.first()?;
     live.roles().next()?;
     Some(format!("{}:{}>{}", live.transport()?.as_str(), main.local, main.peer))
 }
 
 /// Whether the guest was let run at both ends.
-pub(super) fn runs_twice(live: &Live) -> bool {
+pub(super) fn runs_twice(live: &LiveMigration) -> bool {
     let source = live.end(Role::Source).is_some_and(|end| end.timeline.ran_on().is_some());
     let destination =
         live.end(Role::Destination).is_some_and(|end| end.timeline.resumed_ns.is_some());
     source && destination
 }
 
-fn standstill(live: &Live, now_ns: u64, wall: WallClock) -> Option<Standstill> {
+fn standstill(live: &LiveMigration, now_ns: u64, wall: WallClock) -> Option<Standstill> {
     let standing = guest::standing(live, now_ns)?;
     Some(Standstill { since: wall.at(fate::still(live)?.since_ns), standing })
 }
 
-fn requests(live: &Live, wall: WallClock) -> Vec<ManagerRequest> {
+fn requests(live: &LiveMigration, wall: WallClock) -> Vec<ManagerRequest> {
     let mut all: Vec<(u64, Role, Request)> = live
         .roles()
         .flat_map(|(role, end)| {
@@ -231,24 +234,24 @@ fn requests(live: &Live, wall: WallClock) -> Vec<ManagerRequest> {
         .collect()
 }
 
-fn blackout(live: &Live, felt: &Felt, wall: WallClock) -> Blackout {
-    let Instants { stopped_ns, started_ns } = felt.instants;
-    let length = felt.instants.length();
-    let [functions, scheduling] = felt.by_method.map(|instants| instants.length().map(seconds));
+fn blackout(live: &LiveMigration, measured: &GuestBlackout, wall: WallClock) -> Blackout {
+    let Instants { stopped_ns, started_ns } = measured.instants;
+    let length = measured.instants.length();
+    let [functions, scheduling] = measured.by_method.map(|instants| instants.length().map(seconds));
     Blackout {
         seconds: length.map(seconds),
-        method: felt.method,
+        method: measured.method,
         complete: length.is_some(),
         half: match live.ends.as_slice() {
             [only] if length.is_none() => Some(only.role()),
             _ => None,
         },
-        incomplete: guest::incomplete(live, felt),
+        incomplete: guest::incomplete(live, measured),
         stopped_at: stopped_ns.map(|ns| wall.at(ns)),
         started_at: started_ns.map(|ns| wall.at(ns)),
-        ran_on_at_source: felt.ran_on_at_source,
+        ran_on_at_source: measured.ran_on_at_source,
         by_method: ByMethod { phase_functions: functions, vcpu_scheduling: scheduling },
-        breakdown: felt.breakdown.map(|parts| BlackoutParts {
+        breakdown: measured.breakdown.map(|parts| BlackoutParts {
             stop: parts.stop.map(seconds),
             ram: parts.ram.map(seconds),
             device: parts.device.map(seconds),
@@ -262,14 +265,18 @@ fn blackout(live: &Live, felt: &Felt, wall: WallClock) -> Blackout {
 }
 
 /// The first packet of any device of the destination, against the guest's stop.
-fn network_blackout(live: &Live, felt: Option<&Felt>, wall: WallClock) -> Option<NetworkBlackout> {
+fn network_blackout(
+    live: &LiveMigration,
+    measured: Option<&GuestBlackout>,
+    wall: WallClock,
+) -> Option<NetworkBlackout> {
     let taps = |role| live.end(role).map(|end| end.taps.as_slice()).unwrap_or_default();
     let first = taps(Role::Destination)
         .iter()
         .filter(|reading| reading.tap.packets > 0)
         .min_by_key(|reading| reading.tap.first_ns)?;
     let last = taps(Role::Source).iter().max_by_key(|reading| reading.tap.last_ns);
-    let stopped_ns = felt.and_then(|felt| felt.instants.stopped_ns);
+    let stopped_ns = measured.and_then(|measured| measured.instants.stopped_ns);
     let length = stopped_ns.and_then(|stopped| first.tap.first_ns.checked_sub(stopped));
     Some(NetworkBlackout {
         seconds: length.map(seconds),
@@ -291,7 +298,7 @@ fn phase(span: &Span, now_ns: u64, wall: WallClock) -> Phase {
     }
 }
 
-fn rounds(live: &Live, ended_ns: Option<u64>, now_ns: u64, wall: WallClock) -> Vec<Round> {
+fn rounds(live: &LiveMigration, ended_ns: Option<u64>, now_ns: u64, wall: WallClock) -> Vec<Round> {
     let Some(source) = live.end(Role::Source) else { return Vec::new() };
     let seen = live.bytes_are_seen();
     (1..)
@@ -317,7 +324,7 @@ fn rounds(live: &Live, ended_ns: Option<u64>, now_ns: u64, wall: WallClock) -> V
         .collect()
 }
 
-fn states(live: &Live, wall: WallClock) -> Vec<MigratorStateChange> {
+fn states(live: &LiveMigration, wall: WallClock) -> Vec<MigratorStateChange> {
     let timeline = live.roles().map(|(_, end)| &end.timeline).find(|line| !line.states.is_empty());
     timeline
         .into_iter()
@@ -327,7 +334,7 @@ fn states(live: &Live, wall: WallClock) -> Vec<MigratorStateChange> {
 }
 
 /// Page waits of the destination's guest CPUs, and times without a connection.
-fn postcopy(live: &Live, now_ns: u64, wall: WallClock) -> Option<Postcopy> {
+fn postcopy(live: &LiveMigration, now_ns: u64, wall: WallClock) -> Option<Postcopy> {
     let interruptions = interruptions(live, now_ns, wall);
     let destination = live.end(Role::Destination);
     let page_requests = destination.map(|end| {
@@ -358,7 +365,7 @@ fn postcopy(live: &Live, now_ns: u64, wall: WallClock) -> Option<Postcopy> {
 }
 
 /// From each break of a postcopy to when pages flow again, by the end that tells: the source, else the destination.
-fn interruptions(live: &Live, now_ns: u64, wall: WallClock) -> Vec<Interruption> {
+fn interruptions(live: &LiveMigration, now_ns: u64, wall: WallClock) -> Vec<Interruption> {
     let Some((_, end)) = live.roles().next() else { return Vec::new() };
     let end_ns = match live.life {
         Life::Finished { ended_ns, .. } => ended_ns,
@@ -399,7 +406,7 @@ fn end_of(role: Role, end: &EndState) -> End {
 }
 
 /// Each byte once: what was sent from the source's sockets, what arrived from the destination's, each from the end that is here.
-fn bytes(live: &Live) -> Bytes {
+fn bytes(live: &LiveMigration) -> Bytes {
     let sum = |end: &EndState, of: fn(&StreamFlow) -> u64| end.flows.values().map(of).sum::<u64>();
     let mut bytes = Bytes::default();
     let (source, destination) = (live.end(Role::Source), live.end(Role::Destination));

@@ -1,14 +1,14 @@
 //! The part of the record that is about disks.
 
 use super::{
-    super::{clock::WallClock, end::EndState, live::Live, machine::Life},
+    super::{clock::WallClock, end::EndState, live::LiveMigration, machine::Life},
     seconds,
 };
 use crate::model::record::{Bytes, Role, Storage, StorageStream};
 use crate::tcp::FlowReading;
 
 /// `None` where no disk is copied along.
-pub(super) fn storage(live: &Live, now_ns: u64, wall: WallClock) -> Option<Storage> {
+pub(super) fn storage(live: &LiveMigration, now_ns: u64, wall: WallClock) -> Option<Storage> {
     let (role, seen) = live.roles().find(|(_, end)| !end.storage.is_empty())?;
     let flows = || seen.storage.values();
     let started_ns = flows().map(FlowReading::opened_ns).min()?;

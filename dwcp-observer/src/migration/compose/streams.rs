@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use super::{
-    super::{clock::WallClock, end::StreamFlow, live::Live},
+    super::{clock::WallClock, end::StreamFlow, live::LiveMigration},
     seconds,
 };
 use crate::model::record::{
@@ -22,7 +22,7 @@ struct Pair<'a> {
     destination: Option<&'a StreamFlow>,
 }
 
-pub(super) fn streams(live: &Live, wall: WallClock) -> Vec<Stream> {
+pub(super) fn streams(live: &LiveMigration, wall: WallClock) -> Vec<Stream> {
     let mut pairs: BTreeMap<(SocketAddr, SocketAddr, u64), Pair<'_>> = BTreeMap::new();
     // A port may be used twice within a migration: the n-th socket of an address pair belongs to the n-th at the other end.
     for (role, end) in live.roles() {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::{
     super::{
         index::key,
-        look::{Actions, Observation},
+        observation::{Actions, Observation},
         questions::{Questions, answered},
     },
     Registry,

@@ -1,9 +1,9 @@
 //! Which flows belong to which migration, from one look at the kernel side to the next. Pure: all that is known of the kernel and of
 //! `/proc`, and the time, come with the [`Observation`]; what is missing is asked for, and comes with it the next time.
 
+mod assign;
 mod candidates;
 mod ids;
-mod place;
 mod processes;
 mod retire;
 mod storage;
@@ -27,9 +27,9 @@ use super::{
     compose,
     end::FlowKey,
     index::{Index, key},
-    live::Live,
-    look::{Actions, Observation, Options, take_in},
+    live::LiveMigration,
     neighbours,
+    observation::{Actions, Observation, Options, take_in},
     questions::{Answers, Questions},
     surroundings,
 };
@@ -77,7 +77,7 @@ pub struct Registry {
     processes: HashMap<u32, Known>,
     candidates: HashMap<FlowKey, Candidate>,
     strangers: Strangers,
-    live: Vec<Live>,
+    live: Vec<LiveMigration>,
     index: Index,
     finished: VecDeque<Entry>,
     totals: Totals,
@@ -156,9 +156,9 @@ impl Registry {
     /// Records of all migrations: running ones first, then finished ones, newest first.
     #[must_use]
     pub fn entries(&self, now_ns: u64, wall: WallClock) -> Vec<Entry> {
-        let (running, over): (Vec<&Live>, Vec<&Live>) =
+        let (running, over): (Vec<&LiveMigration>, Vec<&LiveMigration>) =
             self.live.iter().partition(|live| !live.life.is_finished());
-        let built = |live: &Live| Entry {
+        let built = |live: &LiveMigration| Entry {
             record: Arc::new(compose::record(live, now_ns, wall)),
             history: Arc::clone(&live.history),
             settled: false,
@@ -174,7 +174,8 @@ impl Registry {
     /// The last second of each running migration of DWCP v3; of a look between two ticks, what the tick before said.
     #[must_use]
     pub fn seconds(&self) -> Vec<Judged<'_>> {
-        let of_v3 = |live: &&Live| !live.life.is_finished() && live.version != Some(Version::V1);
+        let of_v3 =
+            |live: &&LiveMigration| !live.life.is_finished() && live.version != Some(Version::V1);
         self.live
             .iter()
             .filter(of_v3)

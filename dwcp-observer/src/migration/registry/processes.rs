@@ -10,8 +10,8 @@ use dwcp_observer_ebpf::{phase::NOT_TOLD, process::FlowOverflow};
 use super::{
     super::{
         end::{OwnWork, Registrations},
-        live::Live,
-        look::Observation,
+        live::LiveMigration,
+        observation::Observation,
         questions::Questions,
     },
     Registry,
@@ -232,7 +232,7 @@ fn coverage(known: &Known, observation: &Observation) -> Option<Coverage> {
 }
 
 /// Payload that each process' queue pairs were posted for, those included that are closed.
-fn sent_by_queue_pairs(observation: &Observation, live: &[Live]) -> HashMap<u32, u64> {
+fn sent_by_queue_pairs(observation: &Observation, live: &[LiveMigration]) -> HashMap<u32, u64> {
     let mut sent: HashMap<u32, u64> = HashMap::new();
     for flow in observation.flows.iter().filter(|flow| flow.queue_pair.is_some()) {
         *sent.entry(flow.process).or_default() += flow.payload.queued;

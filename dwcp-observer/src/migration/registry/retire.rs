@@ -13,9 +13,9 @@ use super::{
         compose,
         end::{FlowKey, Registrations},
         index::{Index, key},
-        live::Live,
-        look::{Actions, Observation},
+        live::LiveMigration,
         machine::Life,
+        observation::{Actions, Observation},
     },
     Registry,
     processes::{Departed, Known},
@@ -26,12 +26,12 @@ use crate::{migration::entry::Entry, tcp::FlowReading};
 impl Registry {
     /// Moves migrations whose totals are final to the finished ones.
     pub(super) fn retire(&mut self, observation: &Observation, actions: &mut Actions) {
-        let done = |live: &Live| {
+        let done = |live: &LiveMigration| {
             live.outcome.is_some()
                 && matches!(live.life, Life::Finished { drained: true, .. })
                 && !awaits_packet(live, observation.now_ns)
         };
-        let (over, running): (Vec<Live>, Vec<Live>) =
+        let (over, running): (Vec<LiveMigration>, Vec<LiveMigration>) =
             std::mem::take(&mut self.live).into_iter().partition(done);
         self.live = running;
         if over.is_empty() {
@@ -72,7 +72,7 @@ impl Registry {
     }
 
     /// Keeps in mind that the source's guest runs elsewhere on this host from now on.
-    fn note_departure(&mut self, live: &Live) {
+    fn note_departure(&mut self, live: &LiveMigration) {
         let completed =
             live.outcome.as_ref().is_some_and(|found| found.outcome == Outcome::Completed);
         let destination = live.end(Role::Destination).map(|end| end.process);
@@ -233,7 +233,7 @@ pub(super) fn left_behind(
 const SILENCE_NS: u64 = 20 * 60 * 1_000_000_000;
 
 /// Whether the first packet of the guest is still to come out of the destination's device, for a while after the end.
-fn awaits_packet(live: &Live, now_ns: u64) -> bool {
+fn awaits_packet(live: &LiveMigration, now_ns: u64) -> bool {
     const PATIENCE_NS: u64 = 5_000_000_000;
     let Life::Finished { ended_ns, .. } = live.life else { return false };
     let completed = live.outcome.as_ref().is_some_and(|found| found.outcome == Outcome::Completed);

@@ -4,7 +4,7 @@
 //! way: same process, same peer.
 
 use super::{
-    super::{compose, end::EndState, index::key, live::Live, look::Observation},
+    super::{compose, end::EndState, index::key, live::LiveMigration, observation::Observation},
     Registry,
 };
 use crate::tcp::FlowReading;
@@ -44,7 +44,7 @@ fn is_copy(reading: &FlowReading) -> bool {
 
 /// The end whose disk the connection copies.
 fn end_of_copy<'a>(
-    live: &'a mut Live,
+    live: &'a mut LiveMigration,
     reading: &FlowReading,
     observation: &Observation,
 ) -> Option<&'a mut EndState> {
@@ -65,7 +65,7 @@ fn end_of_copy<'a>(
 }
 
 /// The rate over the last cycle.
-fn rate(live: &mut Live, now_ns: u64) {
+fn rate(live: &mut LiveMigration, now_ns: u64) {
     let Some(delivered) = live
         .roles()
         .find(|(_, end)| !end.storage.is_empty())

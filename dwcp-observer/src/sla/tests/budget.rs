@@ -3,16 +3,16 @@ use proptest::prelude::*;
 use super::{
     super::{
         SlaType, Window,
-        counts::{Counts, Felt},
+        counts::{Counts, FinishedBlackout},
         judge::{Budget, judge, nearest_rank},
         windows::Content,
     },
-    felt,
+    blackout,
 };
 use crate::config::Targets;
 use crate::model::record::{Mode, Outcome};
 
-fn content(counts: Counts, blackouts: Vec<Felt>) -> Content {
+fn content(counts: Counts, blackouts: Vec<FinishedBlackout>) -> Content {
     Content { counts, blackouts }
 }
 
@@ -33,20 +33,20 @@ fn each_mode_has_its_own_limit() {
         judge(Window::Hour, &content(Counts::default(), blackouts), &Targets::default()).latency
     };
     // 30 s are fine over the internet, and would be a disaster within a data centre.
-    let fine = judged(vec![felt(Mode::Internet, 30.0), felt(Mode::Datacenter, 0.499)]);
+    let fine = judged(vec![blackout(Mode::Internet, 30.0), blackout(Mode::Datacenter, 0.499)]);
     assert_eq!(fine.compliant, Some(true));
-    let bad = judged(vec![felt(Mode::Internet, 30.0), felt(Mode::Datacenter, 0.5)]);
+    let bad = judged(vec![blackout(Mode::Internet, 30.0), blackout(Mode::Datacenter, 0.5)]);
     assert_eq!((bad.compliant, bad.value, bad.target), (Some(false), Some(0.5), 0.5));
     assert_eq!((bad.events, bad.bad_events), (2, 1));
     // A mode that is not known is judged by the strictest limit.
-    assert_eq!(judged(vec![Felt { mode: None, seconds: 0.6 }]).compliant, Some(false));
+    assert_eq!(judged(vec![FinishedBlackout { mode: None, seconds: 0.6 }]).compliant, Some(false));
 }
 
 #[test]
 fn a_p99_is_a_p99() {
     let of = |bad: usize, good: usize| {
-        let mut blackouts = vec![felt(Mode::Datacenter, 0.1); good];
-        blackouts.extend(vec![felt(Mode::Datacenter, 9.0); bad]);
+        let mut blackouts = vec![blackout(Mode::Datacenter, 0.1); good];
+        blackouts.extend(vec![blackout(Mode::Datacenter, 9.0); bad]);
         judge(Window::Hour, &content(Counts::default(), blackouts), &Targets::default()).latency
     };
     assert_eq!(of(1, 99).compliant, Some(true), "the mean would say no");
@@ -106,7 +106,7 @@ proptest! {
     #[test]
     fn the_p99_and_its_budget_agree(seconds in proptest::collection::vec(0.0f64..1.0, 1..400)) {
         let bad = seconds.iter().filter(|seconds| **seconds >= 0.5).count();
-        let blackouts = seconds.iter().map(|seconds| felt(Mode::Datacenter, *seconds)).collect();
+        let blackouts = seconds.iter().map(|seconds| blackout(Mode::Datacenter, *seconds)).collect();
         let level = judge(Window::Hour, &content(Counts::default(), blackouts), &Targets::default()).latency;
         prop_assert_eq!(level.compliant, Some(bad <= seconds.len() / 100));
         prop_assert_eq!(level.bad_events as usize, bad);
@@ -127,7 +127,7 @@ proptest! {
 
     #[test]
     fn quantiles_are_those_of_the_sorted_blackouts(seconds in proptest::collection::vec(0.0f64..1.0, 1..400)) {
-        let blackouts = seconds.iter().map(|&seconds| Felt { mode: Some(Mode::Datacenter), seconds }).collect();
+        let blackouts = seconds.iter().map(|&seconds| FinishedBlackout { mode: Some(Mode::Datacenter), seconds }).collect();
         let content = Content { counts: Counts::default(), blackouts };
         let levels = judge(Window::Hour, &content, &Targets::default());
         let mut sorted = seconds;

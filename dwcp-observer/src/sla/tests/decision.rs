@@ -6,7 +6,7 @@ use super::{
         judge::Levels,
         windows::Windows,
     },
-    felt, levels,
+    blackout, levels,
 };
 use crate::config::Targets;
 use crate::{
@@ -24,10 +24,10 @@ fn judged(windows: &[Levels]) -> Decision {
 }
 
 /// Migrations that finished `age` seconds ago, with their blackouts.
-fn finished(windows: &mut Windows, age: i64, completed: u64, failed: u64, blackout: f64) {
+fn finished(windows: &mut Windows, age: i64, completed: u64, failed: u64, seconds: f64) {
     windows.add(NOW - age, &Counts { completed, failed, ..Counts::default() });
     for _ in 0..completed {
-        windows.felt(NOW - age, felt(Mode::Datacenter, blackout));
+        windows.add_blackout(NOW - age, blackout(Mode::Datacenter, seconds));
     }
 }
 

@@ -4,15 +4,15 @@ mod windows;
 
 use super::{
     Window,
-    counts::Felt,
+    counts::FinishedBlackout,
     judge::{Levels, judge},
     windows::Windows,
 };
 use crate::config::Targets;
 use crate::model::record::Mode;
 
-fn felt(mode: Mode, seconds: f64) -> Felt {
-    Felt { mode: Some(mode), seconds }
+fn blackout(mode: Mode, seconds: f64) -> FinishedBlackout {
+    FinishedBlackout { mode: Some(mode), seconds }
 }
 
 fn levels(windows: &Windows, now: i64) -> Vec<Levels> {

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::super::{
     Window,
-    counts::{Counts, Felt},
+    counts::{Counts, FinishedBlackout},
     windows::{MAX_BLACKOUTS, Windows, minute_of},
 };
 
@@ -30,7 +30,7 @@ fn a_second_leaves_each_window_at_its_end() {
 fn what_comes_after_now_is_not_in_a_window() {
     let mut windows = Windows::default();
     windows.add(NOW + 3600, &counts(1));
-    windows.felt(NOW + 3600, Felt { mode: None, seconds: 1.0 });
+    windows.add_blackout(NOW + 3600, FinishedBlackout { mode: None, seconds: 1.0 });
     let content = windows.content(Window::Day, NOW);
     assert_eq!((content.counts.failed, content.blackouts.len()), (0, 0));
 }
@@ -39,13 +39,13 @@ fn what_comes_after_now_is_not_in_a_window() {
 fn memory_is_bounded() {
     let mut windows = Windows::default();
     for second in 0..(MAX_BLACKOUTS as i64 + 5) {
-        windows.felt(NOW + second, Felt { mode: None, seconds: second as f64 });
+        windows.add_blackout(NOW + second, FinishedBlackout { mode: None, seconds: second as f64 });
     }
     let end = NOW + MAX_BLACKOUTS as i64 + 4;
     let content = windows.content(Window::Month, end);
     assert_eq!(content.blackouts.len(), MAX_BLACKOUTS);
     // The oldest went.
-    assert!(content.blackouts.iter().all(|felt| felt.seconds >= 5.0));
+    assert!(content.blackouts.iter().all(|blackout| blackout.seconds >= 5.0));
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn forgetting_changes_no_window() {
     let mut kept = Windows::default();
     for hour in 0..(40 * 24) {
         kept.add(NOW - hour * 3600, &counts(1));
-        kept.felt(NOW - hour * 3600, Felt { mode: None, seconds: hour as f64 });
+        kept.add_blackout(NOW - hour * 3600, FinishedBlackout { mode: None, seconds: hour as f64 });
     }
     let mut forgot = kept.clone();
     forgot.forget(NOW);
@@ -75,7 +75,7 @@ proptest! {
         let mut windows = Windows::default();
         for (age, failed) in &ages {
             windows.add(now - age, &counts(*failed));
-            windows.felt(now - age, Felt { mode: None, seconds: *age as f64 });
+            windows.add_blackout(now - age, FinishedBlackout { mode: None, seconds: *age as f64 });
         }
         windows.forget(now);
         for window in Window::ALL {

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::{
     super::{
         clock::WallClock,
-        look::{Actions, Observation, Options},
+        observation::{Actions, Observation, Options},
         questions::{Answers, Hindrances, Questions, Surroundings},
     },
     Registry,

@@ -7,7 +7,7 @@ use dwcp_observer_ebpf::phase::{MarkKind, NOT_TOLD};
 use super::*;
 use crate::{
     model::record::{Awaited, ReasonClass, Round},
-    phase::{MarkReading, TextReading, remaining::Look, states::Names},
+    phase::{MarkReading, TextReading, remaining::Remaining, states::Names},
 };
 
 /// Object of the outgoing and of the incoming state.
@@ -143,7 +143,7 @@ fn what_is_left_is_in_the_record_until_the_guest_stops() {
     look.marks.extend([sync(0.75), pending(0.75, [60, 20, 0])]);
     for process in &mut look.processes {
         let own = process.slot == 1;
-        process.remaining = own.then_some(Look { bytes: 50, at_ns: START + 4 * SECOND / 5 });
+        process.remaining = own.then_some(Remaining { bytes: 50, at_ns: START + 4 * SECOND / 5 });
     }
     registry.look_at(&look, &world);
     let found = &records(&registry, &look)[0];

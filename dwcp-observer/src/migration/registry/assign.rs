@@ -12,9 +12,9 @@ use super::{
         end::EndState,
         history::History,
         index::{Index, key},
-        live::Live,
-        look::{Actions, Observation, take_in},
+        live::LiveMigration,
         machine::Life,
+        observation::{Actions, Observation, take_in},
     },
     Registry,
     processes::{Known, own_work},
@@ -110,8 +110,8 @@ impl Registry {
             let mut own = self.candidates.values().filter(|flow| flow.process == process);
             own.any(|flow| flow.rejected.is_none())
         };
-        let is_file = |live: &mut Live| writes_to_a_file(live, now_ns, may_connect);
-        let files: Vec<Live> = self.live.extract_if(.., is_file).collect();
+        let is_file = |live: &mut LiveMigration| writes_to_a_file(live, now_ns, may_connect);
+        let files: Vec<LiveMigration> = self.live.extract_if(.., is_file).collect();
         if files.is_empty() {
             return;
         }
@@ -139,7 +139,12 @@ impl Registry {
         })
     }
 
-    fn begin(&mut self, reading: &FlowReading, migrator: &str, observation: &Observation) -> Live {
+    fn begin(
+        &mut self,
+        reading: &FlowReading,
+        migrator: &str,
+        observation: &Observation,
+    ) -> LiveMigration {
         let pid =
             self.processes.get(&reading.process).map_or(reading.tgid, |known| known.facts.pid);
         let mut live = self.new_live(reading.opened_ns(), pid, migrator, observation);
@@ -154,9 +159,9 @@ impl Registry {
         pid: u32,
         migrator: &str,
         observation: &Observation,
-    ) -> Live {
+    ) -> LiveMigration {
         let started_ms = observation.wall.at(started_ns).as_millisecond();
-        Live {
+        LiveMigration {
             id: format!("{started_ms}-{pid}-{}", self.ids.next()),
             migrator: migrator.to_owned(),
             version: None,
@@ -250,7 +255,7 @@ fn connects_since(known: &Known) -> Option<u64> {
 
 /// Whether a migration was begun by its migrator's words, and sends without a connection. `may_connect`: whether a flow of a process
 /// may yet be its connection.
-fn writes_to_a_file(live: &Live, now_ns: u64, may_connect: impl Fn(u32) -> bool) -> bool {
+fn writes_to_a_file(live: &LiveMigration, now_ns: u64, may_connect: impl Fn(u32) -> bool) -> bool {
     let [end] = live.ends.as_slice() else { return false };
     let sends = end.timeline.entered(MigratorState::Active);
     live.flows().next().is_none()

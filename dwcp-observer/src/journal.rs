@@ -18,7 +18,7 @@ use crate::{
     process::host::HostUsage,
     sla::{
         SlaType, View, Window,
-        counts::{Counts, Felt},
+        counts::{Counts, FinishedBlackout},
         decide::{Anomaly, Decision, Running, Situation, Unhealthy, decide, measured},
         judge::{Levels, judge},
         windows::{Windows, minute_of},
@@ -35,7 +35,7 @@ const MAX_NOTED: usize = 100;
 
 /// What one second brought.
 #[derive(Clone, Copy, Debug)]
-pub struct Second<'a> {
+pub struct ClosedSecond<'a> {
     /// All migrations, as published.
     pub entries: &'a [Entry],
     /// Totals since the start.
@@ -56,7 +56,7 @@ pub struct Second<'a> {
 
 /// Keeps the minute, the windows, and what was stored already.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct Journal {
     targets: Targets,
     windows: Windows,
     minute: Minute,
@@ -85,11 +85,11 @@ struct Before {
     missed: u64,
 }
 
-impl Ledger {
+impl Journal {
     /// Nothing has happened yet. Without a `history` all of it is forgotten at the end.
     #[must_use]
     pub fn new(started_at: Timestamp, targets: Targets, history: Option<History>) -> Self {
-        let mut ledger = Self {
+        let mut journal = Self {
             targets,
             windows: Windows::default(),
             minute: Minute {
@@ -117,8 +117,8 @@ impl Ledger {
                 unhealthy_components: None,
             }),
         };
-        ledger.judge(started_at.as_second(), Window::Month);
-        ledger
+        journal.judge(started_at.as_second(), Window::Month);
+        journal
     }
 
     /// Keeps on disk what comes from now on.
@@ -137,8 +137,8 @@ impl Ledger {
         let from = Timestamp::from_second(begin).unwrap_or(Timestamp::MIN);
         store.minutes(from, Timestamp::MAX, |minute| {
             self.windows.add(minute.at, &minute.counts);
-            for felt in minute.blackouts {
-                self.windows.felt(minute.at, felt);
+            for blackout in minute.blackouts {
+                self.windows.add_blackout(minute.at, blackout);
             }
         })?;
         self.windows.forget(now.as_second());
@@ -167,7 +167,7 @@ impl Ledger {
     }
 
     /// Takes in a second.
-    pub fn second(&mut self, now: Timestamp, second: &Second<'_>) {
+    pub fn second(&mut self, now: Timestamp, second: &ClosedSecond<'_>) {
         let at = now.as_second();
         let mut batch = Batch { events: std::mem::take(&mut self.noted), ..Batch::default() };
         let turned = self.turn(at, &mut batch);
@@ -221,7 +221,7 @@ impl Ledger {
     }
 
     /// What the second adds to the counts, and to the rest of the minute.
-    fn count(&mut self, second: &Second<'_>) -> Counts {
+    fn count(&mut self, second: &ClosedSecond<'_>) -> Counts {
         let mut counts = Counts { observed_seconds: 1, ..Counts::default() };
         let transfers: Vec<&Migration> = second
             .entries
@@ -274,7 +274,7 @@ impl Ledger {
     }
 
     /// What has no place in the counts.
-    fn account_for(&mut self, second: &Second<'_>) {
+    fn account_for(&mut self, second: &ClosedSecond<'_>) {
         let minute = &mut self.minute;
         if let Some(host) = second.host {
             minute.cpu_percent.observe(host.cpu_percent.unwrap_or(f64::NAN));
@@ -323,11 +323,11 @@ impl Ledger {
             held.insert(&record.id);
             if !self.known.contains_key(&record.id) {
                 self.known.insert(record.id.clone(), false);
-                let felt = record.blackout.as_ref().filter(|_| !is_v1(record));
-                if let Some(seconds) = felt.and_then(|felt| felt.seconds) {
-                    let felt = Felt { mode: record.mode, seconds };
-                    self.windows.felt(now.as_second().max(self.minute.at), felt);
-                    self.minute.blackouts.push(felt);
+                let blackout = record.blackout.as_ref().filter(|_| !is_v1(record));
+                if let Some(seconds) = blackout.and_then(|blackout| blackout.seconds) {
+                    let blackout = FinishedBlackout { mode: record.mode, seconds };
+                    self.windows.add_blackout(now.as_second().max(self.minute.at), blackout);
+                    self.minute.blackouts.push(blackout);
                 }
                 ended = true;
             }
@@ -393,7 +393,7 @@ impl Ledger {
         }
     }
 
-    fn look_at(&self, now: Timestamp, second: &Second<'_>) -> View {
+    fn look_at(&self, now: Timestamp, second: &ClosedSecond<'_>) -> View {
         let running: Vec<Running<'_>> = second
             .entries
             .iter()
@@ -432,7 +432,7 @@ impl Ledger {
     }
 }
 
-impl Drop for Ledger {
+impl Drop for Journal {
     /// The minute so far is kept; dropping the history writes it.
     fn drop(&mut self) {
         let minute = std::mem::take(&mut self.minute);
@@ -466,5 +466,5 @@ fn finished(totals: &Totals) -> BTreeMap<Outcome, u64> {
 }
 
 #[cfg(test)]
-#[path = "ledger_tests.rs"]
+#[path = "journal_tests.rs"]
 mod tests;
