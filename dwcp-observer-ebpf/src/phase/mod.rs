@@ -150,7 +150,7 @@ impl Own {
         (*self.process).remaining_ns = at_ns;
     }
 
-    /// What is written at these addresses, together. A struct says its own sum: another layout betrays itself.
+    /// What is written at these addresses, together. A struct says its own sum: another layout does not add up.
     #[inline(always)]
     unsafe fn sum(&self, [first, second, third]: [u64; 3]) -> Option<u64> {
         let mut sum = number(first)?.wrapping_add(number(second)?);

@@ -11,7 +11,7 @@ pub(super) struct ThreadName {
     pub(super) comm: &'static str,
     /// `ROLE_*`.
     pub(super) role: u32,
-    /// The migrator that a thread of this name betrays, whatever its process is called.
+    /// The migrator to which a thread of this name belongs, whatever its process is called.
     pub(super) kind: Option<Kind>,
 }
 

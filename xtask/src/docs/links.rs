@@ -89,10 +89,10 @@ fn every_link_leads_somewhere() {
     assert!(links > 100, "{links} links");
 }
 
-/// Paths below `docs/` in a text; what holds a placeholder (`docs/NAME.md`) is left out.
-fn named(text: &str) -> Vec<&str> {
+/// Paths below a folder in a text; what holds a placeholder (`docs/NAME.md`) is left out.
+fn named<'a>(text: &'a str, folder: &str) -> Vec<&'a str> {
     let mut found = Vec::new();
-    for (start, _) in text.match_indices("docs/") {
+    for (start, _) in text.match_indices(folder) {
         let before = text[..start].chars().next_back();
         if before.is_some_and(|c| c.is_alphanumeric() || "/._-".contains(c)) {
             continue;
@@ -113,13 +113,47 @@ fn named(text: &str) -> Vec<&str> {
 fn every_document_that_is_named_exists() {
     let mut missing = Vec::new();
     for (path, text) in all_texts() {
-        for document in named(&text) {
+        for document in named(&text, "docs/") {
             if !workspace().join(document).exists() {
                 missing.push(format!("{}: {document}", path.display()));
             }
         }
     }
     assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+/// The journal tells of its day.
+#[test]
+fn every_source_that_a_document_names_exists() {
+    let mut missing = Vec::new();
+    let mut sources = 0;
+    for (path, text) in all_texts() {
+        let is_document = path.extension().is_some_and(|end| end == "md");
+        if !is_document
+            || path.ends_with("CHANGELOG.md")
+            || path.components().any(|it| it.as_os_str() == "journal")
+        {
+            continue;
+        }
+        for folder in [
+            "dwcp-observer/",
+            "dwcp-observer-model/",
+            "dwcp-observer-ebpf/",
+            "tests/",
+            "xtask/",
+            "dashboards/",
+            "scripts/",
+        ] {
+            for source in named(&text, folder) {
+                sources += 1;
+                if !workspace().join(source).exists() {
+                    missing.push(format!("{}: {source}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+    assert!(sources > 30, "{sources} sources");
 }
 
 #[test]
@@ -148,5 +182,5 @@ fn links_and_anchors_are_read_from_markdown() {
     let text =
         "see DOCS/a/b.md. and `DOCS/c`; myDOCS/d DOCS/NAME.md DOCS/{e}".replace("DOCS", "docs");
     let docs = |path: &str| format!("{}/{path}", "docs");
-    assert_eq!(named(&text), [docs("a/b.md"), docs("c")]);
+    assert_eq!(named(&text, "docs/"), [docs("a/b.md"), docs("c")]);
 }
