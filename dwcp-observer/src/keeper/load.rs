@@ -318,8 +318,10 @@ pub fn bytes_of(object: Object, system: &System) -> Result<Vec<u8>, NotBuilt> {
         return TYPED.unpack();
     }
     let bytes = PROBED.unpack()?;
-    let changed = prealloc::preallocated(&bytes, &HASHES);
-    Ok(changed.filter(|_| !system.layout.has("bpf_mem_alloc")).unwrap_or(bytes))
+    if system.layout.has("bpf_mem_alloc") {
+        return Ok(bytes);
+    }
+    Ok(prealloc::preallocated(&bytes, &HASHES).unwrap_or(bytes))
 }
 
 fn attempt<T>(

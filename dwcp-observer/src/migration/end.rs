@@ -94,7 +94,7 @@ pub struct EndState {
     pub own_work: [OwnWork; 2],
     /// Its tap devices and what they have carried since the migration began.
     pub taps: Vec<TapReading>,
-    /// Where the CPU quota of its cgroup shows.
+    /// Where the CPU quotas of its cgroup and of those around it show.
     pub quota_files: Vec<PathBuf>,
     /// CPU quota of its cgroup has held it back so long, ns; `None` without a quota.
     pub quota_throttled_ns: Option<u64>,

@@ -31,7 +31,7 @@ pub struct Questions {
     pub surroundings: Vec<ProcessId>,
     /// The name of the process with this id while the other one traces it.
     pub traced: Vec<(u32, ProcessId)>,
-    /// What keeps a process from running, and where the CPU quota of its cgroup shows.
+    /// What keeps a process from running, and where the CPU quotas around it show.
     pub hindrances: Vec<(ProcessId, Vec<PathBuf>)>,
     /// What a watched device has carried.
     pub taps: Vec<TapKey>,
@@ -115,7 +115,7 @@ impl Answers {
 pub struct Surroundings {
     /// Its tap devices, which are watched now.
     pub taps: Vec<TapKey>,
-    /// Where the CPU quota of its cgroup shows.
+    /// Where the CPU quotas of its cgroup and of those around it show.
     pub quota_files: Vec<PathBuf>,
 }
 

@@ -391,7 +391,8 @@ mod tests {
     #[cfg_attr(not(ebpf_objects), ignore = "built without eBPF objects")]
     fn every_place_has_its_program_in_the_object_under_a_name_that_the_kernel_keeps_whole() {
         use object::{Object as _, ObjectSymbol as _};
-        let file = object::File::parse(RDMA.unpack().unwrap().leak() as &[u8]).unwrap();
+        let object = RDMA.unpack().unwrap();
+        let file = object::File::parse(object.as_slice()).unwrap();
         let symbols: HashSet<&str> =
             file.symbols().filter_map(|symbol| symbol.name().ok()).collect();
         for program in PROBES.iter().map(|probe| probe.program).chain([post::PROGRAM]) {

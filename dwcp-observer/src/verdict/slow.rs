@@ -128,7 +128,7 @@ fn has_no_cpu(destination: &Destination, seconds: f64) -> bool {
 
 /// The receiver has no CPU, and what it has not read would take long to come again: its buffers hide that from the sender until they are full,
 /// and the switch-over waits for all of it.
-pub(super) fn falls_behind(second: &Second, rate: f64) -> bool {
+fn falls_behind(second: &Second, rate: f64) -> bool {
     let here = second.destination.as_ref();
     let backlog = |here: &Destination| here.unread_bytes.unwrap_or_default() as f64;
     here.is_some_and(|here| {
